@@ -1,0 +1,17 @@
+.PHONY: help test slow lint format types check clean
+help:  ## list the verbs
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+test:  ## the fast tests
+	python -m pytest -m "not slow"
+slow:  ## all tests
+	python -m pytest
+lint:  ## style and format
+	ruff check . && ruff format --check .
+format:  ## mend what can be mended
+	ruff check --fix . && ruff format .
+types:  ## static types
+	mypy
+check:  ## everything CI does
+	bash .ci/run
+clean:  ## remove what builds and tests left
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Learners and controllers: a model, how to train it, and classical baselines."""

@@ -1,0 +1,379 @@
+"""The one supervised training loop: schedules, early stopping, exact resume, curves."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
+from steerlab.agents.run_log import RunLog, read_log
+from steerlab.devices import torch_device
+from steerlab.errors import InputError, unknown_name
+from steerlab.files import atomic_path
+
+SCHEDULES = ("cosine", "step", "plateau", "none")
+Batch = dict[str, Tensor]
+#: Gets the model, a batch and a random generator; returns scalars, "loss" the one to minimise.
+Loss = Callable[[nn.Module, Batch, torch.Generator], dict[str, Tensor]]
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Options of :func:`fit`; a study's options inherit from it."""
+
+    epochs: int = _option(100, "passes over the training data at the most")
+    batch_size: int = _option(256, "examples a step")
+    learning_rate: float = _option(1e-3, "largest step size of AdamW")
+    weight_decay: float = _option(0.0, "decoupled weight decay")
+    schedule: str = _option("cosine", "learning rate over time: cosine, step, plateau or none")
+    warmup_steps: int = _option(0, "steps over which the learning rate rises linearly")
+    patience: int = _option(0, "epochs without a better validation loss before stopping; 0 = never")
+    gradient_clip: float = _option(1.0, "largest norm of the gradient; 0 = no limit")
+    ema_decay: float = _option(0.0, "decay of the averaged weights that are kept; 0 = no average")
+    seed: int = _option(0, "seed of the initial weights, the order of batches and the noise")
+    device: str = _option("auto", "auto, cpu or cuda")
+
+
+class Dataset(Protocol):
+    """Anything with a length that gives a batch for an index tensor."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        """Return the examples at ``indices`` (B,), each entry with the batch axis first."""
+
+
+class TensorData:
+    """A :class:`Dataset` of tensors in memory, all with the same first axis."""
+
+    def __init__(self, **tensors: Tensor) -> None:
+        lengths = {name: len(t) for name, t in tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise InputError(f"the tensors of a data set differ in length: {lengths}")
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        return {name: t[indices] for name, t in self.tensors.items()}
+
+    def to(self, device: torch.device | str) -> "TensorData":
+        """Return the data on ``device``; worth it when it fits, as it saves a copy a batch."""
+        return TensorData(**{name: t.to(device) for name, t in self.tensors.items()})
+
+
+@dataclass
+class FitResult:
+    """What :func:`fit` returns.
+
+    Attributes:
+        best: State dictionary of the epoch with the lowest validation loss (averaged weights if
+            ``ema_decay`` is set). It is loaded into the model as well.
+        history: One dictionary of scalars an epoch.
+        best_epoch: Epoch of ``best``, from 0.
+        seconds: Training time, that of resumed parts included.
+        stopped_early: Whether patience ran out.
+    """
+
+    best: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    best_epoch: int
+    seconds: float
+    stopped_early: bool
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    train: Dataset,
+    valid: Dataset,
+    config: FitConfig,
+    output: str | Path,
+    metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    describe: Mapping[str, Any] | None = None,
+) -> FitResult:
+    """Minimise ``loss`` on ``train``, keep the weights that are best on ``valid``.
+
+    Writes into ``output``: ``last.pt`` after every epoch and ``best.pt``, ``metrics.jsonl`` and
+    TensorBoard events, ``training_stats.json`` and ``training_curves.png``. If ``last.pt`` exists,
+    training goes on after it, and ends with the same numbers as an uninterrupted run.
+
+    Every epoch draws its order and noise from ``(seed, epoch)``; a loss that needs noise takes it
+    from the generator it is given. Dropout and other global draws are seeded the same way, without
+    touching the caller's global generator.
+
+    Args:
+        model: Network; moved to the device of ``config``.
+        loss: See :data:`Loss`.
+        train: Training examples.
+        valid: Validation examples; their loss is always computed with the same noise.
+        config: Options.
+        output: Folder of the results.
+        metrics: More validation scalars, called once an epoch with the model that would be kept.
+        describe: Plain values stored in the checkpoints, for instance what rebuilds the model.
+
+    Returns:
+        The best weights and the history.
+
+    Raises:
+        InputError: An option is out of range, or a data set is empty.
+    """
+    _check(config, train, valid)
+    output = Path(output)
+    device = torch_device(config.device)
+    model.to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    steps = -(-len(train) // config.batch_size)
+    schedule = _Schedule(optimizer, config, steps)
+    average = None
+    if config.ema_decay:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    kept: nn.Module = average.module if average else model
+    first, best_loss, best_epoch, seconds = 0, float("inf"), -1, 0.0
+
+    last, best = output / "last.pt", output / "best.pt"
+    if last.exists():
+        state = load_checkpoint(last, device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        if average:
+            average.load_state_dict(state["average"])
+        first, best_loss, best_epoch = state["epoch"] + 1, state["best_loss"], state["best_epoch"]
+        seconds = state["seconds"]
+
+    def out_of_patience(epoch: int) -> bool:
+        return bool(config.patience) and epoch - best_epoch > config.patience
+
+    start = time.perf_counter() - seconds
+    with (
+        RunLog(output, resume_step=first if first else None) as log,
+        tqdm(total=config.epochs, initial=first, unit="epoch", desc="training") as bar,
+    ):
+        for epoch in range(first, config.epochs):
+            if out_of_patience(epoch):
+                break
+            scalars = _train_epoch(model, loss, train, config, epoch, optimizer, schedule, average)
+            scalars |= _validate(kept, loss, valid, config)
+            if metrics:
+                kept.eval()
+                scalars |= {f"valid/{k}": float(v) for k, v in metrics(kept).items()}
+            valid_loss = scalars["valid/loss"]
+            schedule.epoch_done(valid_loss)
+            contents = {"model": model.state_dict(), "epoch": epoch, **_plain(config, describe)}
+            if valid_loss < best_loss:
+                best_loss, best_epoch = valid_loss, epoch
+                save_checkpoint(best, contents | {"model": kept.state_dict()})
+            save_checkpoint(
+                last,
+                contents
+                | {
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "average": average.state_dict() if average else {},
+                    "best_loss": best_loss,
+                    "best_epoch": best_epoch,
+                    "seconds": time.perf_counter() - start,
+                },
+            )
+            log.scalars(epoch, scalars)
+            bar.update()
+            bar.set_postfix(train=f"{scalars['train/loss']:.4g}", valid=f"{valid_loss:.4g}")
+    if best_epoch < 0:
+        raise InputError("the validation loss was never finite; lower learning_rate")
+    history = read_log(output)
+    result = FitResult(
+        best=load_checkpoint(best, device)["model"],
+        history=history,
+        best_epoch=best_epoch,
+        seconds=time.perf_counter() - start,
+        stopped_early=out_of_patience(history[-1]["step"] + 1),
+    )
+    model.load_state_dict(result.best)
+    model.eval()
+    _write_stats(output, config, result, best_loss)
+    plot_curves(history, output / "training_curves.png", best_epoch)
+    return result
+
+
+def _train_epoch(
+    model: nn.Module,
+    loss: Loss,
+    train: Dataset,
+    config: FitConfig,
+    epoch: int,
+    optimizer: torch.optim.Optimizer,
+    schedule: "_Schedule",
+    average: AveragedModel | None,
+) -> dict[str, float]:
+    device = torch_device(config.device)
+    model.train()
+    order_rng = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
+    noise = torch.Generator(device).manual_seed(_mix(config.seed, epoch, 1))
+    order = torch.randperm(len(train), generator=order_rng)
+    sums: dict[str, Tensor] = {}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(_mix(config.seed, epoch, 2))
+        for indices in order.split(config.batch_size):
+            batch = _take(train, indices, device)
+            values = loss(model, batch, noise)
+            optimizer.zero_grad(set_to_none=True)
+            values["loss"].backward()
+            if config.gradient_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            optimizer.step()
+            schedule.batch_done()
+            if average:
+                average.update_parameters(model)
+            _add(sums, values, len(indices))
+    rate = optimizer.param_groups[0]["lr"]
+    return _means("train", sums, len(train)) | {"train/learning_rate": rate}
+
+
+@torch.no_grad()
+def _validate(model: nn.Module, loss: Loss, valid: Dataset, config: FitConfig) -> dict[str, float]:
+    device = torch_device(config.device)
+    model.eval()
+    noise = torch.Generator(device).manual_seed(_mix(config.seed, 0, 3))
+    sums: dict[str, Tensor] = {}
+    for indices in torch.arange(len(valid)).split(max(config.batch_size, 1024)):
+        _add(sums, loss(model, _take(valid, indices, device), noise), len(indices))
+    return _means("valid", sums, len(valid))
+
+
+def _take(data: Dataset, indices: Tensor, device: torch.device) -> Batch:
+    tensors = getattr(data, "tensors", None)
+    if tensors and next(iter(tensors.values())).device.type != "cpu":
+        indices = indices.to(device)
+    return {name: t.to(device, non_blocking=True) for name, t in data[indices].items()}
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor], count: int) -> None:
+    for key, value in values.items():
+        sums[key] = sums.get(key, torch.zeros((), device=value.device)) + value.detach() * count
+
+
+def _means(prefix: str, sums: dict[str, Tensor], count: int) -> dict[str, float]:
+    return {f"{prefix}/{key}": value.item() / count for key, value in sums.items()}
+
+
+def _mix(seed: int, epoch: int, stream: int) -> int:
+    """Return one seed for each epoch and stream, far apart for neighbouring seeds."""
+    return (seed * 1_000_003 + epoch) * 8 + stream
+
+
+class _Schedule:
+    """The learning rate: by batch for cosine and none, by epoch for step and plateau."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: FitConfig, steps: int) -> None:
+        warm = config.warmup_steps
+        total = max(config.epochs * steps - warm, 1)
+        by_batch: list[Any] = []
+        if config.schedule == "cosine":
+            by_batch = [lr_scheduler.CosineAnnealingLR(optimizer, total)]
+        elif warm:
+            by_batch = [lr_scheduler.ConstantLR(optimizer, 1.0, 1)]
+        if warm:
+            ramp = lr_scheduler.LinearLR(optimizer, 1 / (warm + 1), total_iters=warm)
+            by_batch = [lr_scheduler.SequentialLR(optimizer, [ramp, *by_batch], [warm])]
+        self.by_batch = by_batch[0] if by_batch else None
+        self.by_epoch: Any = None
+        if config.schedule == "step":
+            every = max(config.epochs // 3, 1)
+            self.by_epoch = lr_scheduler.StepLR(optimizer, every, gamma=0.3)
+        elif config.schedule == "plateau":
+            self.by_epoch = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
+
+    def batch_done(self) -> None:
+        if self.by_batch:
+            self.by_batch.step()
+
+    def epoch_done(self, valid_loss: float) -> None:
+        if isinstance(self.by_epoch, lr_scheduler.ReduceLROnPlateau):
+            self.by_epoch.step(valid_loss)
+        elif self.by_epoch:
+            self.by_epoch.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "by_batch": self.by_batch.state_dict() if self.by_batch else {},
+            "by_epoch": self.by_epoch.state_dict() if self.by_epoch else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.by_batch:
+            self.by_batch.load_state_dict(state["by_batch"])
+        if self.by_epoch:
+            self.by_epoch.load_state_dict(state["by_epoch"])
+
+
+def _check(config: FitConfig, train: Dataset, valid: Dataset) -> None:
+    if config.schedule not in SCHEDULES:
+        raise unknown_name("schedule", config.schedule, SCHEDULES)
+    if config.warmup_steps and config.schedule in ("step", "plateau"):
+        raise InputError(f"warmup_steps works with schedule=cosine or none, not {config.schedule}")
+    for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("warmup_steps", 0)):
+        if getattr(config, name) < least:
+            raise InputError(f"{name}={getattr(config, name)} must be at least {least}")
+    if config.learning_rate <= 0:
+        raise InputError(f"learning_rate={config.learning_rate} must be positive")
+    if not 0 <= config.ema_decay < 1:
+        raise InputError(f"ema_decay={config.ema_decay} must be in [0, 1)")
+    for name, data in (("training", train), ("validation", valid)):
+        if not len(data):
+            raise InputError(f"the {name} set is empty; give more data or another split")
+
+
+def _plain(config: FitConfig, describe: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"config": asdict(config), "describe": dict(describe or {})}
+
+
+def _write_stats(output: Path, config: FitConfig, result: FitResult, best_loss: float) -> None:
+    stats = {
+        "best_epoch": result.best_epoch,
+        "best_valid_loss": best_loss,
+        "epochs": len(result.history),
+        "stopped_early": result.stopped_early,
+        "seconds": round(result.seconds, 2),
+        "device": str(torch_device(config.device)),
+        "history": result.history,
+    }
+    with atomic_path(output / "training_stats.json") as temporary:
+        temporary.write_text(json.dumps(stats, indent=1), encoding="utf-8")
+
+
+def plot_curves(history: list[dict[str, Any]], path: str | Path, best_epoch: int) -> None:
+    """Draw training and validation loss over the epochs, the best epoch marked."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    epochs = [record["step"] + 1 for record in history]
+    for key, label in (("train/loss", "training"), ("valid/loss", "validation")):
+        axes.plot(epochs, [record[key] for record in history], label=label)
+    axes.axvline(best_epoch + 1, color="grey", linestyle=":", label=f"best ({best_epoch + 1})")
+    if all(record[k] > 0 for record in history for k in ("train/loss", "valid/loss")):
+        axes.set_yscale("log")
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)

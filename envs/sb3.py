@@ -1,0 +1,131 @@
+"""Native gymnasium vector environments for stable-baselines3."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+from steerlab.errors import InputError
+
+
+class SB3VecEnv(VecEnv):
+    """A gymnasium ``VectorEnv`` in same-step autoreset mode as a stable-baselines3 ``VecEnv``.
+
+    stable-baselines3 refuses vector environments; this adapter gives it what ``DummyVecEnv``
+    would over single environments: rewards as float32, ``terminal_observation`` and
+    ``TimeLimit.truncated`` in the infos, and the first observation of the next episode.
+
+    Raises:
+        InputError: The environment resets in another mode.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.SAME_STEP:
+            raise InputError(
+                f"stable-baselines3 needs autoreset_mode=AutoresetMode.SAME_STEP, not {mode}: "
+                "pass it to gym.make_vec(..., vector_kwargs={'autoreset_mode': ...})"
+            )
+        self.env = env
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> Any:
+        """Reset all rows with the seeds and options set before, which are used once."""
+        seeds = self._seeds if any(s is not None for s in self._seeds) else None
+        options = self._shared_options()
+        observations, infos = self.env.reset(seed=seeds, options=options)
+        self.reset_infos = self._split(infos, range(self.num_envs))
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep the actions for :meth:`step_wait`."""
+        self.actions = actions
+
+    def step_wait(self) -> tuple[Any, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
+        """Advance all rows by one step."""
+        observations, rewards, terminated, truncated, infos = self.env.step(self.actions)
+        dones = terminated | truncated
+        final_obs, final_info = infos.pop("final_obs", None), infos.pop("final_info", {})
+        rows = self._split(infos, range(self.num_envs))
+        for i in np.flatnonzero(dones):
+            self.reset_infos[i] = rows[i]
+            rows[i] = self._split(final_info, [i])[0]
+            rows[i]["terminal_observation"] = final_obs[i]
+        for i, row in enumerate(rows):
+            row["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+        return observations, rewards.astype(np.float32), dones, rows
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def get_images(self) -> Sequence[NDArray[Any] | None]:
+        """Return one picture a row."""
+        frames = self.env.render()
+        return [None] * self.num_envs if frames is None else list(frames)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Return an attribute of the environment, once for each row asked for."""
+        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of the environment; rows share it, so ``indices`` must be None."""
+        if indices is not None:
+            raise InputError(f"rows share {attr_name!r}: set it for all of them (indices=None)")
+        setattr(self.env, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the environment once; every row asked for gets its result."""
+        result = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """Tell that no row has a wrapper of its own."""
+        return [False for _ in self._get_indices(indices)]
+
+    def _shared_options(self) -> dict[str, Any] | None:
+        first = self._options[0] if self._options else {}
+        if any(o != first for o in self._options):
+            raise InputError("a native vector environment takes the same options for every row")
+        return dict(first) or None
+
+    @staticmethod
+    def _split(infos: dict[str, Any], rows: Sequence[int] | range) -> list[dict[str, Any]]:
+        """Turn an info of arrays with masks into one dictionary for each of ``rows``."""
+        split: list[dict[str, Any]] = [{} for _ in rows]
+        for key in [k for k in infos if f"_{k}" in infos]:
+            values, mask = infos[key], infos[f"_{key}"]
+            for place, row in enumerate(rows):
+                if mask[row]:
+                    split[place][key] = values[row]
+        return split
+
+
+def make_sb3_vec(name: str, num_envs: int, seed: int | None = None, **kwargs: Any) -> VecMonitor:
+    """Return a native vector task for stable-baselines3, with episode statistics.
+
+    Args:
+        name: Id of a registered task that has a native vector form.
+        num_envs: Number of rows.
+        seed: Seed of the first reset; row i gets ``seed + i``.
+        kwargs: Arguments of the task.
+    """
+    env = gym.make_vec(
+        name,
+        num_envs=num_envs,
+        vectorization_mode="vector_entry_point",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        **kwargs,
+    )
+    adapter = SB3VecEnv(env)
+    if seed is not None:
+        adapter.seed(seed)
+    return VecMonitor(adapter)

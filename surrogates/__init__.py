@@ -1,0 +1,1 @@
+"""Route segments, logs, and the learned plant models with their runtimes."""

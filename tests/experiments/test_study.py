@@ -1,0 +1,118 @@
+"""What every study has in common: options, help, errors, saved settings."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from steerlab.errors import InputError
+from steerlab.experiments._study import option, study
+
+
+@dataclass(frozen=True)
+class Nested:
+    rate: float = option(0.5, "a rate")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study under test."""
+
+    count: int = option(3, "how many")
+    name: str = option("x", "what it is called")
+    nested: Nested = option(Nested(), "")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+calls: list[tuple[Any, Path]] = []
+
+
+def run(config: Config, output: Path) -> None:
+    if config.name == "bad":
+        raise InputError("name 'bad' is taken; choose another")
+    if config.name == "bug":
+        raise KeyError("a defect")
+    calls.append((config, output))
+
+
+main = study(Config, run, resumes=True)
+
+
+def test_options_reach_the_study_and_are_saved(here: Path) -> None:
+    calls.clear()
+    main(["count=5", "nested.rate=0.25", "output=out"])
+    config, output = calls[0]
+    assert config == Config(count=5, nested=Nested(0.25))
+    assert output.resolve() == here / "out"
+    assert OmegaConf.load(output / "config.yaml") == {
+        "count": 5,
+        "name": "x",
+        "nested": {"rate": 0.25},
+    }
+    main([])
+    assert calls[1][1].parent.parent.name == "runs"
+
+
+def test_another_setting_does_not_resume(here: Path) -> None:
+    main(["count=5", "output=out"])
+    main(["count=5", "output=out"])
+    with pytest.raises(SystemExit, match=r"count=6 \(was 5\)"):
+        main(["count=6", "output=out"])
+
+
+def test_multirun(here: Path) -> None:
+    calls.clear()
+    main(["--multirun", "count=range(1,4)", "output=many"])
+    assert [c.count for c, _ in calls] == [1, 2, 3]
+    assert sorted(p.parent.name for p in (here / "many").glob("*/config.yaml")) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cuont=5"], "unknown option 'cuont'; did you mean 'count'?"),
+        (["count=many"], "could not be converted to Integer"),
+        (["count"], "not of the form option=value"),
+        (["name=bad"], "name 'bad' is taken; choose another"),
+        (["nested.rat=1"], "rat"),
+        (["count=[1"], "count=[1"),
+        (["output=/proc/none"], "cannot write"),
+    ],
+)
+def test_mistakes_are_one_line(here: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_defects_keep_their_traceback(here: Path) -> None:
+    with pytest.raises(KeyError, match="a defect"):
+        main(["name=bug"])
+
+
+def test_help_lists_every_option(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("count", "how many", "nested.rate", "0.5", "output", "--multirun"):
+        assert word in text
+
+
+def test_command() -> None:
+    def steerlab(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "steerlab", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert "usage" in steerlab().stdout
+    wrong = steerlab("evaluate-tinyphysic")
+    assert wrong.returncode != 0
+    assert "did you mean 'evaluate-tinyphysics'" in wrong.stderr

@@ -1,0 +1,58 @@
+"""The five root folders are the package, and each room imports only the rooms below it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ABOVE = {
+    "surrogates": {"exporters", "envs", "agents", "experiments"},
+    "exporters": {"surrogates", "envs", "agents", "experiments"},
+    "envs": {"agents", "experiments"},
+    "agents": {"experiments"},
+    "experiments": set(),
+}
+
+
+@pytest.mark.parametrize("folder", ABOVE)
+def test_link(folder: str) -> None:
+    link = ROOT / "steerlab" / folder
+    if not link.is_dir():
+        pytest.skip("this checkout has no symbolic links")
+    assert link.resolve() == ROOT / folder
+
+
+@pytest.mark.parametrize("folder", ABOVE)
+def test_every_package_has_an_init(folder: str) -> None:
+    bare = [p for p in (ROOT / folder).rglob("*.py") if not (p.parent / "__init__.py").exists()]
+    assert not bare
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        rooms |= {n.split(".")[1] for n in names if n.startswith("steerlab.")}
+    return rooms
+
+
+@pytest.mark.parametrize("folder", ABOVE)
+def test_no_import_runs_up(folder: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not imported_rooms(path) & ABOVE[folder], path
+
+
+def test_import_is_light() -> None:
+    code = "import sys, steerlab; print([m for m in ('torch', 'onnxruntime', 'matplotlib') if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
