@@ -208,12 +208,12 @@ class BatchEnv(VectorEnv[Any, Any, Any]):
         """The seed of each row."""
         return tuple(self._row_seeds)
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each row."""
         return tuple(self.row_rng)
 
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """Return one picture (H, W, 3) a row, or None without a render mode."""
         if self.render_mode is None:
             return None
@@ -261,7 +261,7 @@ class SingleEnv(gym.Env[Any, Any]):
             _first(infos),
         )
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Return a picture (H, W, 3), or None without a render mode."""
         return None if self.render_mode is None else self.batch.render_row(0)
 

@@ -35,7 +35,7 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> Any:
         """Reset all rows with the seeds and options set before, which are used once."""
-        seeds = self._seeds if any(s is not None for s in self._seeds) else None
+        seeds: Any = self._seeds if any(s is not None for s in self._seeds) else None
         options = self._shared_options()
         observations, infos = self.env.reset(seed=seeds, options=options)
         self.reset_infos = self._split(infos, range(self.num_envs))
@@ -53,7 +53,7 @@ class SB3VecEnv(VecEnv):
         dones = terminated | truncated
         final_obs, final_info = infos.pop("final_obs", None), infos.pop("final_info", {})
         rows = self._split(infos, range(self.num_envs))
-        for i in np.flatnonzero(dones):
+        for i in np.flatnonzero(dones).tolist():
             self.reset_infos[i] = rows[i]
             rows[i] = self._split(final_info, [i])[0]
             rows[i]["terminal_observation"] = final_obs[i]
@@ -67,7 +67,7 @@ class SB3VecEnv(VecEnv):
 
     def get_images(self) -> Sequence[NDArray[Any] | None]:
         """Return one picture a row."""
-        frames = self.env.render()
+        frames: Any = self.env.render()
         return [None] * self.num_envs if frames is None else list(frames)
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:

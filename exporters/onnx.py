@@ -1,0 +1,100 @@
+"""PyTorch modules as ONNX files, checked against the module before anyone uses them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from steerlab.errors import InputError
+from steerlab.files import atomic_path
+
+
+def export_onnx(
+    model: nn.Module,
+    example: Sequence[Tensor],
+    path: str | Path,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    *,
+    dynamic_batch: bool = True,
+    opset: int = 18,
+    metadata: Mapping[str, str] | None = None,
+    tolerance: float = 1e-4,
+) -> float:
+    """Write ``model`` to one ONNX file and prove that onnxruntime computes what torch does.
+
+    Args:
+        model: Module in evaluation mode; its forward takes the inputs in order.
+        example: One tensor an input, batch axis first. Use a batch of at least 2 with
+            ``dynamic_batch``, since the exporter may take a size of 1 for a constant.
+        path: Where the file goes; it appears only if the check passes.
+        input_names: Names of the inputs in the graph.
+        output_names: Names of the outputs in the graph.
+        dynamic_batch: Leave the first axis of every input free.
+        opset: Version of the operator set.
+        metadata: Entries of the file's ``metadata_props``.
+        tolerance: Largest difference between torch and onnxruntime that is accepted.
+
+    Returns:
+        The largest difference that was found on ``example``.
+
+    Raises:
+        InputError: The two differ by more than ``tolerance``.
+    """
+    model.eval()
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} for _ in example) if dynamic_batch else None
+    with atomic_path(path) as temporary:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                tuple(example),
+                str(temporary),
+                input_names=list(input_names),
+                output_names=list(output_names),
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        proto = onnx.load(str(temporary))
+        onnx.helper.set_model_props(proto, dict(metadata or {}))
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.save(proto, str(temporary))
+        difference = _largest_difference(model, example, str(temporary), input_names)
+        if not difference <= tolerance:
+            raise InputError(
+                f"{str(path)!r}: onnxruntime and torch differ by {difference:.3g}, more than "
+                f"{tolerance:g}; export in float32 and without dropout, or raise the tolerance"
+            )
+    return difference
+
+
+def session(path: str | Path, threads: int = 1) -> ort.InferenceSession:
+    """Return an onnxruntime session on the CPU with a fixed number of threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _largest_difference(
+    model: nn.Module, example: Sequence[Tensor], path: str, names: Sequence[str]
+) -> float:
+    with torch.no_grad():
+        outputs = model(*example)
+    expected: list[NDArray[np.float64]] = [
+        o.double().cpu().numpy() for o in ([outputs] if isinstance(outputs, Tensor) else outputs)
+    ]
+    feeds = {n: t.cpu().numpy() for n, t in zip(names, example, strict=True)}
+    found = session(path).run(None, feeds)
+    return max(float(np.abs(e - f).max()) for e, f in zip(expected, found, strict=True))
