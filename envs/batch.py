@@ -232,9 +232,11 @@ class SingleEnv(gym.Env[Any, Any]):
 
     batch_type: ClassVar[type[BatchEnv]]
 
+    def __init_subclass__(cls) -> None:
+        cls.metadata = cls.batch_type.metadata
+
     def __init__(self, **kwargs: Any) -> None:
         self.batch = self.batch_type(num_envs=1, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
-        self.metadata = type(self.batch).metadata
         self.render_mode = self.batch.render_mode
         self.observation_space = self.batch.single_observation_space
         self.action_space = self.batch.single_action_space

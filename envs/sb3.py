@@ -28,7 +28,7 @@ class SB3VecEnv(VecEnv):
         if mode is not AutoresetMode.SAME_STEP:
             raise InputError(
                 f"stable-baselines3 needs autoreset_mode=AutoresetMode.SAME_STEP, not {mode}: "
-                "pass it to gym.make_vec(..., vector_kwargs={'autoreset_mode': ...})"
+                "make the environment with that argument, or use make_sb3_vec"
             )
         self.env = env
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
@@ -122,7 +122,7 @@ def make_sb3_vec(name: str, num_envs: int, seed: int | None = None, **kwargs: An
         name,
         num_envs=num_envs,
         vectorization_mode="vector_entry_point",
-        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+        autoreset_mode=AutoresetMode.SAME_STEP,
         **kwargs,
     )
     adapter = SB3VecEnv(env)

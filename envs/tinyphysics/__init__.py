@@ -1,0 +1,1 @@
+"""comma's TinyPhysics: follow a target lateral acceleration through a learned plant."""

@@ -1,0 +1,88 @@
+"""Make a sequence model in ONNX compute only the last of its positions.
+
+The simulator uses the logits of the last position alone. The selection of that position commutes
+with every operation that treats positions one by one, so it can move from the output of the graph
+towards its inputs, up to where positions meet (in a transformer: the attention of the last layer).
+"""
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+#: Operations that act on each position alone if their other operands are constants.
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Tanh", "Sigmoid", "Relu", "Erf", "Gelu"}
+_LAST_AXIS = {"ReduceMean", "LayerNormalization", "Softmax", "LogSoftmax"}
+_AXIS = 1
+
+
+def keep_last_position(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of ``model`` whose output has one position, the last one.
+
+    Args:
+        model: Model with one output (B, T, ...), positions on axis 1.
+    """
+    model = onnx.shape_inference.infer_shapes(model)
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    users: dict[str, int] = {}
+    for node in graph.node:
+        for name in node.input:
+            users[name] = users.get(name, 0) + 1
+    constants = {i.name for i in graph.initializer}
+    constants |= {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.output)}
+    last_axis = {-1} | {max(ranks.values(), default=3) - 1}
+
+    def varying(node: onnx.NodeProto) -> list[str]:
+        return [name for name in node.input if name and name not in constants]
+
+    def position_wise(node: onnx.NodeProto) -> bool:
+        inputs = varying(node)
+        if not inputs or any(ranks.get(name) != 3 for name in inputs):
+            return False
+        if node.op_type in _ELEMENTWISE:
+            return True
+        if node.op_type == "MatMul":
+            return list(node.input)[1] in constants
+        if node.op_type in _LAST_AXIS:
+            axes = [a.ints or [a.i] for a in node.attribute if a.name in ("axis", "axes")]
+            return all(set(a) <= last_axis for a in axes) and len(node.input) <= 3
+        return False
+
+    # Walk from the output: a tensor is inside if it varies by position and only nodes that are
+    # inside use it. Visiting in reverse order of the graph sees all users before the maker.
+    inside: set[str] = {graph.output[0].name}
+    nodes: set[int] = set()
+    inner_users: dict[str, int] = {}
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        name = node.output[0]
+        complete = inner_users.get(name, 0) == users.get(name, 0)
+        if (name in inside) and complete and position_wise(node):
+            nodes.add(index)
+            for source in varying(node):
+                inside.add(source)
+                inner_users[source] = inner_users.get(source, 0) + 1
+    if not nodes:
+        return model  # positions meet at the output itself; the caller takes the last one
+
+    kept = {name for i in nodes for name in graph.node[i].output}
+    border = sorted({s for i in nodes for s in varying(graph.node[i])} - kept)
+    graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last_position"))
+    for i in nodes:
+        for place, name in enumerate(graph.node[i].input):
+            if name in border:
+                graph.node[i].input[place] = f"{name}/last"
+    selections = {
+        name: onnx.helper.make_node("Gather", [name, "last_position"], [f"{name}/last"], axis=_AXIS)
+        for name in border
+    }
+    ordered = [selections[name] for name in border if name not in makers]  # inputs of the graph
+    for node in graph.node:
+        ordered += [node, *(selections[name] for name in node.output if name in selections)]
+    ordered = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
+    del graph.node[:]
+    graph.node.extend(ordered)
+    del graph.value_info[:]
+    graph.output[0].type.tensor_type.shape.dim[_AXIS].dim_value = 1
+    return model
