@@ -21,6 +21,16 @@ TASKS = {
         "steerlab.envs.tinyphysics.env:TinyPhysicsVectorEnv",
         reward_bounds=(-inf, 0.0),
     ),
+    "DoubleIntegrator-v0": Task(
+        "steerlab.envs.double_integrator:DoubleIntegratorEnv",
+        "steerlab.envs.double_integrator:DoubleIntegratorVectorEnv",
+        reward_bounds=(-inf, 0.0),
+    ),
+    "VanDerPol-v0": Task(
+        "steerlab.envs.van_der_pol:VanDerPolEnv",
+        "steerlab.envs.van_der_pol:VanDerPolVectorEnv",
+        reward_bounds=(-inf, 0.0),
+    ),
 }
 
 
