@@ -90,8 +90,7 @@ def linearize(
 
 
 def _gain(A: Floats, B: Floats, R: Floats, P: Floats) -> Floats:
-    gain: Floats = np.linalg.solve(R + B.T @ P @ B, B.T @ P @ A)
-    return gain
+    return np.asarray(np.linalg.solve(R + B.T @ P @ B, B.T @ P @ A), dtype=np.float64)
 
 
 def _matrices(

@@ -179,8 +179,8 @@ class Condensed:
     def unconstrained(self, initial: Floats, targets: Floats) -> Floats:
         """Return the optimal controls (B, T, 1) of the problem without bounds."""
         f, _ = self.linear_term(initial, targets)
-        controls: Floats = -np.linalg.solve(self.hessian, f.T).T[..., None]
-        return controls
+        controls = -np.linalg.solve(self.hessian, f.T).T[..., None]
+        return np.asarray(controls, dtype=np.float64)
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -61,11 +60,6 @@ def test_torch_repeats_numpy_and_its_gradients_are_right(problem: TrackingProble
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_gymnasium_accepts_the_task(name: str) -> None:
-    check_env(gym.make(name, render_mode="rgb_array").unwrapped)
-
-
-@pytest.mark.parametrize("name", TASKS)
 def test_return_is_minus_the_cost_and_rows_repeat_the_single_task(name: str) -> None:
     problem, rng = TASKS[name], np.random.default_rng(1)
     rows: Any = gym.make_vec(name, 4, autoreset_mode=AutoresetMode.DISABLED)
@@ -109,17 +103,6 @@ def test_actions_beyond_the_bounds_are_clipped_and_disturbances_are_seeded() -> 
     assert run(9.0)[1] == run(4.0)[1]
     assert run(1.0, disturbance=0.5)[0][1] != run(1.0)[0][1]
     np.testing.assert_array_equal(run(1.0, disturbance=0.5)[0], run(1.0, disturbance=0.5)[0])
-
-
-def test_picture_shows_the_path() -> None:
-    env = gym.make("DoubleIntegrator-v0", render_mode="rgb_array").unwrapped
-    env.reset(seed=0)
-    before: Any = env.render()
-    env.step(np.array([2.0], np.float32))
-    after: Any = env.render()
-    assert before.shape == (400, 400, 3)
-    assert before.dtype == np.uint8
-    assert (before != after).any()
 
 
 def test_trains_through_the_adapter() -> None:
