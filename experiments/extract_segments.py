@@ -1,0 +1,113 @@
+"""Turn openpilot logs into TinyPhysics segments: CSV files, an index, and arrays for training.
+
+Logs are named by routes=[...] (route names such as "0123456789abcdef/2024-01-02--03-04-05", with
+minutes "/2:6" and kind "/q" if wanted; or paths and addresses of logs and of folders of logs), by a
+file with one such name a line, or by all routes of a device (dongle_ids=[...]).
+
+Route names are asked from comma's API with the token that openpilot's tools/lib/auth.py saves, or
+looked up below mirror=. Interrupt it at any time: the same command goes on where it stopped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from steerlab.errors import InputError
+from steerlab.experiments._study import option, study
+from steerlab.surrogates.extract import ExtractOptions
+from steerlab.surrogates.pipeline import Extraction, extract_all
+from steerlab.surrogates.routes import CommaApi, LogFile, find_logs, read_routes_file
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    routes: list[str] = option([], "route names, logs, or folders of logs")
+    routes_file: str | None = option(None, "text file with one route a line")
+    dongle_ids: list[str] = option([], "devices of which every route is taken")
+    routes_limit: int = option(50, "newest routes of each device; 0 = all")
+    git_commits: list[str] = option([], "only logs recorded by these openpilot commits (prefixes)")
+    log: str = option("auto", "rlog, qlog, or auto: the rlog where there is one")
+    mirror: str | None = option(None, "folder or file:// address to take routes from, not the API")
+    samples_path: str = option("tinyphysics_segments", "folder of the segments")
+    write_samples: bool = option(True, "write NNNNN.csv files besides the arrays for training")
+    extract_workers: int = option(4, "processes that download and read")
+    min_seconds: float = option(60.0, "shortest segment that is kept")
+    min_speed: float = option(0.0, "m/s; slower rows end a segment")
+    settle_seconds: float = option(1.0, "left out after an override or a loss of control")
+    roll_source: str = option(
+        "liveParameters", "liveParameters (road), carControl (car) or liveLocationKalman (device)"
+    )
+    schema: str | None = option(None, "log.capnp of an openpilot checkout instead of our own")
+    api_host: str | None = option(None, "address of the API; default $API_HOST or comma's")
+    retries: int = option(5, "repetitions of a request that fails")
+
+
+def run(config: Config, output: Path) -> Extraction:
+    """Extract all segments and print what became of the logs."""
+    console = Console()
+    routes = list(config.routes)
+    if config.routes_file:
+        routes += read_routes_file(config.routes_file)
+    if not routes and not config.dongle_ids:
+        raise InputError("no logs are named; give routes=[...], routes_file= or dongle_ids=[...]")
+    api = CommaApi(config.api_host, retries=config.retries)
+    commits = tuple(config.git_commits)
+
+    def logs() -> Iterator[LogFile]:
+        yield from find_logs(routes, config.log, api, config.mirror)
+        for dongle in config.dongle_ids:
+            for route in api.routes(dongle, config.routes_limit, commits):
+                yield from api.logs(route, config.log)
+
+    with tqdm(unit="log", desc="extracting") as bar:
+        result = extract_all(
+            logs(),
+            config.samples_path,
+            ExtractOptions(**{f.name: getattr(config, f.name) for f in fields(ExtractOptions)}),
+            workers=config.extract_workers,
+            write_samples=config.write_samples,
+            git_commits=commits,
+            schema=config.schema,
+            retries=config.retries,
+            progress=bar.update,
+        )
+    report(console, config, result)
+    return result
+
+
+def report(console: Console, config: Config, result: Extraction) -> None:
+    """Print how many segments there are, where the other rows went, and what was skipped."""
+    total = max(sum(result.rows.values()), 1)
+    table = Table("rows", "minutes", "share", title="Every row of the 0.1 s grid", box=None)
+    for name, count in result.rows.most_common():
+        table.add_row(name, f"{count / 600:.1f}", f"{count / total:.1%}")
+    console.print(table)
+    if result.problem_counts:
+        skipped = Table("skipped or damaged", "logs", box=None)
+        for name, count in result.problem_counts.most_common():
+            skipped.add_row(name, str(count))
+        console.print(skipped)
+        for log, what in result.problems[:20]:
+            console.print(f"  {log}: {what}", style="dim", markup=False, highlight=False)
+        if len(result.problems) > 20:
+            console.print("  ... (each label file holds the report on its log)", style="dim")
+    again = f", {result.resumed} of them done before" if result.resumed else ""
+    console.print(
+        f"{result.segments} segments from {result.logs} logs{again} in {config.samples_path}",
+        markup=False,
+        highlight=False,
+    )
+    if not result.segments:
+        console.print("No segment was long enough; see the rows above, or lower min_seconds=")
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main(None)

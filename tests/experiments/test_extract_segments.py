@@ -1,0 +1,42 @@
+"""The extraction study from the command line to the table."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("capnp")
+
+from steerlab.experiments.extract_segments import main
+from tests.surrogates.log_writer import Drive, log
+
+
+def test_extracts_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("logs/2024-01-02--03-04-05--3").mkdir(parents=True)
+    Path("logs/2024-01-02--03-04-05--3/rlog").write_bytes(log(Drive(pressed=(30.0, 31.0))))
+    main(["routes=[logs]", "extract_workers=1", "min_seconds=25", "samples_path=out", "output=run"])
+    printed = capsys.readouterr().out
+    assert "driver steers" in printed
+    assert "2 segments from 1 logs in out" in printed
+    assert Path("out/00001.csv").exists()
+    main(["routes=[logs]", "extract_workers=1", "min_seconds=25", "samples_path=out", "output=run"])
+    assert "1 of them done before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no logs are named"),
+        (["routes=[nowhere]"], "neither a route name"),
+        (["routes=[a]", "roll_source=road"], "roll_source"),
+        (["routes_file=none.txt"], "cannot read routes_file"),
+    ],
+)
+def test_bad_options(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        main([*arguments, "output=run"])
