@@ -74,7 +74,7 @@ def extract_all(
     git_commits: tuple[str, ...] = (),
     schema: str | None = None,
     retries: int = 5,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> Extraction:
     """Extract the segments of ``logs`` into a folder.
 

@@ -113,6 +113,6 @@ def test_command() -> None:
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert "usage" in steerlab().stdout
-    wrong = steerlab("evaluate-tinyphysic")
+    wrong = steerlab("extract-segment")
     assert wrong.returncode != 0
-    assert "did you mean 'evaluate-tinyphysics'" in wrong.stderr
+    assert "did you mean 'extract-segments'" in wrong.stderr
