@@ -45,7 +45,7 @@ def study(
     run: Callable[[Any, Path], Any],
     *,
     resumes: bool = False,
-) -> Callable[[Sequence[str] | None], None]:
+) -> Callable[..., None]:
     """Return the ``main`` of a study.
 
     Args:
@@ -210,7 +210,7 @@ def _save_config(settings: DictConfig, output: Path, resumes: bool) -> None:
 
 def _print_help(command: str, text: str, config_type: type[Any]) -> None:
     console = Console()
-    console.print(text.strip(), markup=False, highlight=False)
+    console.print(text.strip(), markup=False, highlight=False, soft_wrap=True)
     console.print(f"\n[bold]usage:[/] steerlab {command} \\[option=value ...]\n", highlight=False)
     table = Table("option", "default", "meaning", box=None, header_style="bold")
     for name, default, help in _options(config_type):
@@ -218,7 +218,7 @@ def _print_help(command: str, text: str, config_type: type[Any]) -> None:
     table.add_row("output", "runs/...", "folder of the results; an existing one is continued "
                   "where the study can resume")  # fmt: skip
     console.print(table)
-    console.print("\n" + _HYDRA_HELP, markup=False, highlight=False)
+    console.print("\n" + _HYDRA_HELP, markup=False, highlight=False, soft_wrap=True)
 
 
 def _options(config_type: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError, unknown_name
+from steerlab.surrogates.comma_data import fetched, model_path
 from steerlab.surrogates.last_position import keep_last_position
 from steerlab.surrogates.tokens import BINS, VOCABULARY
 
@@ -149,7 +150,9 @@ def read_model(path: str | Path) -> onnx.ModelProto:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"plant {str(path)!r} does not exist; give an ONNX file or 'default'")
+        raise InputError(
+            f"plant {str(path)!r} does not exist; give an ONNX file, 'comma' or 'default'"
+        )
     try:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
@@ -185,7 +188,8 @@ def load_plant(plant: str | Path | Plant, runtime: str = "exact", device: str = 
     """Return a plant ready to run.
 
     Args:
-        plant: "default" (the embedded plant), "analytic", the path of an ONNX file, or a plant.
+        plant: "default" (the embedded plant), "analytic", "comma" (as fetched), the path of an
+            ONNX file, or a plant.
         runtime: "exact" (onnxruntime, the graph as it is), "fast" (onnxruntime, last position
             only) or "torch"; has no meaning for the analytic plant.
         device: Device of the torch runtime: auto, cpu or cuda.
@@ -199,6 +203,8 @@ def load_plant(plant: str | Path | Plant, runtime: str = "exact", device: str = 
         raise unknown_name("runtime", runtime, RUNTIMES)
     if str(plant) in ("default", "analytic"):
         return AnalyticPlant()
+    if str(plant) == "comma":
+        plant = fetched(model_path())
     if runtime == "torch":
         from steerlab.surrogates.torch_plant import TorchPlant
 

@@ -6,11 +6,21 @@ routes; they do not replace them.
 """
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.surrogates.segments import CONTROL_START, DT, GRAVITY, Segments, stack_segments
+from steerlab.errors import InputError
+from steerlab.surrogates.comma_data import data_path, fetched
+from steerlab.surrogates.segments import (
+    CONTROL_START,
+    DT,
+    GRAVITY,
+    Segments,
+    load_segments,
+    stack_segments,
+)
 
 ROWS = 600
 DEFAULT_COUNT = 16
@@ -55,6 +65,28 @@ def synthetic_segments(count: int, seed: int = 0) -> Segments:
 def default_segments() -> Segments:
     """Return the embedded segments of ``TinyPhysics-v0``."""
     return synthetic_segments(DEFAULT_COUNT)
+
+
+def find_segments(source: str | Path | Segments, limit: int = 0) -> Segments:
+    """Return segments by name or path.
+
+    Args:
+        source: "default" (the embedded synthetic ones), "comma" (as fetched), the path of a
+            folder, zip or CSV, or segments.
+        limit: Use the first so many; 0 uses all.
+
+    Raises:
+        InputError: See :func:`steerlab.surrogates.segments.load_segments`.
+    """
+    if limit < 0:
+        raise InputError(f"num_segments={limit} must be 0 (all) or more")
+    if isinstance(source, Segments):
+        return source[: limit or None]
+    if str(source) == "default":
+        return default_segments()[: limit or None]
+    if str(source) == "comma":
+        source = fetched(data_path())
+    return load_segments(source, limit)
 
 
 def _smooth(rng: np.random.Generator, rows: int, width: int) -> NDArray[np.float64]:

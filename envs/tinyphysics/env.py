@@ -20,9 +20,8 @@ from steerlab.surrogates.segments import (
     COST_END,
     PLAN_STEPS,
     Segments,
-    load_segments,
 )
-from steerlab.surrogates.synthetic import default_segments
+from steerlab.surrogates.synthetic import find_segments
 
 OBSERVATION = Layout(
     target=1,  # m/s^2, of the step that the action decides
@@ -51,10 +50,8 @@ class TinyPhysicsVectorEnv(BatchEnv):
 
     Args:
         num_envs: Number of rows.
-        plant: "default", "analytic", the path of an ONNX file with comma's signature, or a
-            :class:`~steerlab.surrogates.plant.Plant`.
-        segments: Folder, zip or CSV of segments, :class:`~steerlab.surrogates.segments.Segments`,
-            or "default" for the embedded synthetic ones.
+        plant: See :func:`~steerlab.surrogates.plant.load_plant`.
+        segments: See :func:`~steerlab.surrogates.synthetic.find_segments`.
         runtime: "exact", "fast" or "torch".
         seeds: "official" for the noise of comma's scripts, which is fixed for each route;
             "random" for fresh noise in every episode, which training should use; any other text
@@ -86,14 +83,7 @@ class TinyPhysicsVectorEnv(BatchEnv):
         self.single_action_space = Box(-STEER_LIMIT, STEER_LIMIT, (1,), np.float32)
         super().__init__(num_envs, autoreset_mode, render_mode)
         self.seeds = seeds
-        if segments == "default":
-            self.segments = default_segments()
-        elif isinstance(segments, Segments):
-            self.segments = segments
-        else:
-            self.segments = load_segments(segments, num_segments)
-        if num_segments:
-            self.segments = self.segments[:num_segments]
+        self.segments = find_segments(segments, num_segments)
         self.simulator = Simulator(load_plant(plant, runtime, device), self.segments, num_envs)
         self._names = np.array(self.segments.names, dtype=object)
         self._costs = np.zeros((num_envs, 3))

@@ -1,0 +1,144 @@
+"""Train stable-baselines3's PPO on TinyPhysics-v0 and hold it against PID.
+
+The task runs natively batched through the stable-baselines3 adapter, with fresh noise in every
+episode. After every iteration a checkpoint is written: stop with Ctrl-C, and the same command with
+the same output= goes on, with the numbers of an uninterrupted run. At the end the policy drives
+every segment with the official noise, and its return is compared with the official cost.
+
+Examples:
+  steerlab train-tinyphysics-ppo
+  steerlab train-tinyphysics-ppo plant=comma segments=comma runtime=fast total_steps=2000000
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecNormalize
+
+from steerlab.agents.classical.comma import controller_factory
+from steerlab.agents.run_log import RunLog
+from steerlab.agents.sb3 import ResumableTraining, save_sb3, sb3_logger
+from steerlab.devices import torch_device
+from steerlab.envs.sb3 import make_sb3_vec
+from steerlab.envs.tinyphysics.dynamics import STEPS
+from steerlab.envs.tinyphysics.reward import Costs, official_costs
+from steerlab.envs.tinyphysics.rollout import evaluate
+from steerlab.errors import InputError
+from steerlab.experiments._study import option, study
+from steerlab.surrogates.plant import Plant, load_plant
+from steerlab.surrogates.segments import Segments
+from steerlab.surrogates.synthetic import find_segments
+
+CHECKPOINT = "last.pt"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    plant: str = option("default", "default, comma, or an ONNX file with comma's signature")
+    segments: str = option("default", "default, comma, or a folder or zip of comma CSVs")
+    num_segments: int = option(0, "use the first so many segments; 0 = all")
+    runtime: str = option("fast", "exact, fast (last position only) or torch")
+    total_steps: int = option(400_000, "control steps in all")
+    num_envs: int = option(16, "rows of the task; each drives one episode an iteration")
+    batch_size: int = option(800, "steps a gradient step")
+    n_epochs: int = option(10, "passes over the steps of an iteration")
+    learning_rate: float = option(1e-3, "step size at the start; falls linearly to zero")
+    gamma: float = option(0.95, "discount")
+    gae_lambda: float = option(0.9, "decay of the advantage estimate")
+    hidden: int = option(64, "units in each of the two layers of actor and critic")
+    log_std: float = option(-2.0, "initial log of the action's standard deviation")
+    seed: int = option(0, "seed of weights, episodes and exploration")
+    device: str = option("cpu", "auto, cpu or cuda; PPO with a small network is fastest on the CPU")
+
+
+def run(config: Config, output: Path) -> dict[str, float]:
+    """Train or go on training, then evaluate; return the mean total costs."""
+    segments = find_segments(config.segments, config.num_segments)
+    plant = load_plant(config.plant, config.runtime)
+    steps_an_iteration = config.num_envs * STEPS
+    if config.num_envs < 1 or config.total_steps < steps_an_iteration:
+        raise InputError(
+            f"total_steps={config.total_steps} is less than one iteration of "
+            f"num_envs={config.num_envs} episodes ({steps_an_iteration} steps); raise it"
+        )
+    venv = VecNormalize(
+        make_sb3_vec(
+            "TinyPhysics-v0", config.num_envs, plant=plant, segments=segments, seeds="random"
+        ),
+        gamma=config.gamma,
+    )
+    model = PPO(
+        "MlpPolicy",
+        venv,
+        n_steps=STEPS,
+        batch_size=config.batch_size,
+        n_epochs=config.n_epochs,
+        learning_rate=lambda left: config.learning_rate * left,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        seed=config.seed,
+        device=torch_device(config.device),
+        policy_kwargs={
+            "net_arch": [config.hidden, config.hidden],
+            "activation_fn": torch.nn.ReLU,
+            "log_std_init": config.log_std,
+        },
+    )
+    training = ResumableTraining(output / CHECKPOINT, config.total_steps, config.seed)
+    with RunLog(output, training.resume_step()) as log:
+        model.set_logger(sb3_logger(log))
+        model.learn(config.total_steps, callback=training)
+    save_sb3(output / CHECKPOINT, model)
+    costs, returns = drive(model, plant, segments)
+    gap = float(np.max(np.abs(returns + costs.total_cost) / costs.total_cost))
+    results = {"ppo": float(costs.total_cost.mean())}
+    table = Table("", *costs._fields, title="mean costs, official noise", header_style="bold")
+    table.add_row("ppo", *(f"{values.mean():.2f}" for values in costs))
+    for name in ("pid", "zero"):
+        other = evaluate(controller_factory(name), segments, plant).costs
+        results[name] = float(other.total_cost.mean())
+        table.add_row(name, *(f"{values.mean():.2f}" for values in other))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"largest relative difference of return and minus cost: {gap:.1e}\n"
+        f"curves: tensorboard --logdir {output}"
+    )
+    return results | {"gap": gap}
+
+
+def drive(model: PPO, plant: Plant, segments: Segments) -> tuple[Costs, np.ndarray[Any, Any]]:
+    """Drive every segment once with the mean action; return costs and returns (S,)."""
+    count = len(segments)
+    env: Any = gym.make_vec(
+        "TinyPhysics-v0",
+        num_envs=count,
+        plant=plant,
+        segments=segments,
+        autoreset_mode="Disabled",
+    )
+    normalizer = model.get_vec_normalize_env()
+    assert normalizer is not None
+    observations, _ = env.reset(options={"segment": list(segments.names)})
+    returns = np.zeros(count)
+    for _ in range(STEPS):
+        actions, _ = model.predict(normalizer.normalize_obs(observations), deterministic=True)
+        observations, rewards, *_ = env.step(actions)
+        returns += rewards
+    simulator = env.unwrapped.simulator
+    return official_costs(simulator.targets(), simulator.lataccel), returns
+
+
+main = study(Config, run, resumes=True)
+
+if __name__ == "__main__":
+    main()
