@@ -16,7 +16,7 @@ from steerlab.files import atomic_path
 from steerlab.surrogates.segments import CONTROL_START, DT
 
 _SAMPLES = 5
-_COLORS = ("#0b5fa5", "#c1440e")
+_COLORS = ("#0b5fa5", "#8a3ffc")
 _LABELS = {
     "lataccel_cost": "tracking cost",
     "jerk_cost": "jerk cost",
@@ -95,10 +95,12 @@ def _histograms(names: list[str], evaluations: list[Evaluation]) -> Figure:
     for axes, (key, label) in zip(figure.subplots(1, 3), _LABELS.items(), strict=True):
         columns = [np.maximum(getattr(e.costs, key), 1e-3) for e in evaluations]
         together = np.concatenate(columns)
-        bins = np.geomspace(together.min() * 0.95, together.max() * 1.05, 30)
+        low, high = together.min() * 0.95, together.max() * 1.05
+        wide = high > 10 * low  # a logarithmic axis of less than a decade has crowded labels
+        bins = np.geomspace(low, high, 30) if wide else np.linspace(low, high, 30)
         for name, values, color in zip(names, columns, _COLORS, strict=False):
             axes.hist(values, bins, alpha=0.6, color=color, label=name)
-        axes.set(xscale="log", xlabel=label, ylabel="routes")
+        axes.set(xscale="log" if wide else "linear", xlabel=label, ylabel="routes")
         axes.legend(fontsize=8)
     return figure
 

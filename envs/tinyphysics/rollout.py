@@ -1,6 +1,7 @@
 """Drive segments with a controller and compute the official costs, on one or more processes."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -177,6 +178,7 @@ def _start_worker(
     make_controller: Callable[[], Controller], plant: str | Path | Plant, runtime: str, device: str
 ) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _worker = make_controller, load_plant(plant, runtime, device)
 
 
