@@ -1,27 +1,121 @@
-"""Download large files to the user's cache: resumable, checked, never half there."""
+"""Downloads: resumable, checked, never half there."""
 
 import hashlib
 import os
 import shutil
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from http.client import HTTPException
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import sleep
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+import requests
 from platformdirs import user_cache_path
 
 from steerlab.errors import InputError
 from steerlab.files import writable_folder
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 16
+_RETRIED = {408, 429, 500, 502, 503, 504}
+#: Called with bytes (or files) done and in total; a total of 0 is one that nobody told.
 Progress = Callable[[int, int], None]
 
 
 def cache_folder() -> Path:
     """Return the folder of downloads: ``STEERLAB_CACHE``, or the user's cache folder."""
-    return Path(os.environ.get("STEERLAB_CACHE", user_cache_path("steerlab")))
+    return Path(os.environ.get("STEERLAB_CACHE") or user_cache_path("steerlab"))
+
+
+class Fetcher:
+    """HTTP with repetitions, and downloads that go on where they broke off.
+
+    Addresses may be signed, so no message shows their query.
+
+    Args:
+        retries: Repetitions of a request that fails.
+        backoff: Seconds before the first repetition; doubles with each. A ``Retry-After`` of the
+            server is obeyed.
+        timeout: Seconds without an answer after which a request has failed.
+    """
+
+    def __init__(self, retries: int = 5, backoff: float = 0.5, timeout: float = 30.0) -> None:
+        self.retries, self.backoff, self.timeout = retries, backoff, timeout
+
+    def get(self, url: str, headers: Mapping[str, str], what: str, stream: bool = False) -> Any:
+        """Return the answer to a GET, whatever its status, after repetitions where they help.
+
+        Raises:
+            InputError: The server does not answer, or stays busy.
+        """
+        reason = ""
+        for attempt in range(self.retries + 1):
+            if attempt:
+                sleep(self._pause(attempt, reason))
+            try:
+                answer = requests.get(url, headers=headers, timeout=self.timeout, stream=stream)
+            except requests.RequestException as error:
+                reason = type(error).__name__
+                continue
+            if answer.status_code not in _RETRIED:
+                return answer
+            reason = f"{answer.status_code} {answer.headers.get('Retry-After', '')}".strip()
+            answer.close()
+        raise InputError(
+            f"{without_query(url)} does not answer for {what!r} ({reason}, {self.retries + 1} "
+            "attempts); try again later: what is there already is kept"
+        )
+
+    def download(self, url: str, path: Path, progress: Progress = lambda done, total: None) -> None:
+        """Download to ``path``, which appears only when it is whole.
+
+        What has arrived waits in ``<path>.part``; this call and later ones ask for the rest only.
+
+        Raises:
+            InputError: The server refuses, or the connection breaks too often.
+        """
+        part = path.with_name(path.name + ".part")
+        for attempt in range(self.retries + 1):
+            if attempt:
+                sleep(self._pause(attempt, ""))
+            have = part.stat().st_size if part.exists() else 0
+            headers = {"Range": f"bytes={have}-"} if have else {}
+            # Compressed answers would be counted in other bytes than those that arrive.
+            headers["Accept-Encoding"] = "identity"
+            with self.get(url, headers, path.name, stream=True) as answer:
+                if answer.status_code == 416:  # nothing left, or another file: start afresh
+                    part.unlink(missing_ok=True)
+                    continue
+                if answer.status_code not in (200, 206):
+                    raise InputError(
+                        f"cannot download {without_query(url)} ({answer.status_code}); check the "
+                        "address (signed ones expire: run again to get new ones), or give a mirror"
+                    )
+                if answer.status_code == 200:
+                    have = 0  # the server sends everything
+                length = answer.headers.get("Content-Length")
+                total = have + int(length) if length else 0
+                try:
+                    with part.open("ab" if have else "wb") as file:
+                        for data in answer.iter_content(_BLOCK):
+                            file.write(data)
+                            have += len(data)
+                            progress(have, total)
+                except requests.RequestException:
+                    continue
+            if total and have != total:
+                continue
+            os.replace(part, path)
+            return
+        raise InputError(
+            f"the download of {without_query(url)} breaks off again and again; "
+            "run again to go on from there"
+        )
+
+    def _pause(self, attempt: int, reason: str) -> float:
+        asked = reason.split(" ")[1:]
+        if asked and asked[0].isdigit():
+            return min(float(asked[0]), 60.0)
+        return min(self.backoff * 2 ** (attempt - 1), 60.0)
 
 
 def fetch(
@@ -29,22 +123,17 @@ def fetch(
     destination: Path,
     sha256: str = "",
     *,
+    fetcher: Fetcher | None = None,
     progress: Progress = lambda done, total: None,
-    attempts: int = 5,
-    pause: float = 1.0,
 ) -> Path:
     """Bring ``source`` to ``destination`` and return that path.
 
-    What has arrived so far waits in ``<destination>.part``; the next call asks the server for the
-    rest only. The file gets its name when its length and hash are right.
-
     Args:
-        source: URL (http, https, file) or local path.
+        source: Address (http, https, file) or local path.
         destination: The file to make; kept as it is if its hash is right already.
         sha256: Expected hash in hexadecimal; empty accepts any content of the right length.
-        progress: Called with bytes done and in total (0 if the server does not say).
-        attempts: Tries before giving up on a connection that breaks.
-        pause: Seconds before the second try; doubles with each.
+        fetcher: Makes the requests.
+        progress: See :data:`Progress`.
 
     Raises:
         InputError: The source cannot be had, or its hash is another.
@@ -52,19 +141,24 @@ def fetch(
     if destination.exists() and sha256 in ("", file_hash(destination)):
         return destination
     writable_folder(destination.parent)
-    part = destination.with_name(destination.name + ".part")
-    if "://" not in source:
-        _copy(Path(source), part)
+    arrived = destination.with_name(destination.name + ".unchecked")
+    parts = urlsplit(source)
+    if parts.scheme in ("http", "https"):
+        (fetcher or Fetcher()).download(source, arrived, progress)
     else:
-        _download(source, part, progress, attempts, pause)
-    found = file_hash(part)
+        path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(source)
+        try:
+            shutil.copyfile(path, arrived)
+        except OSError as error:
+            raise InputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    found = file_hash(arrived)
     if sha256 and found != sha256:
-        part.unlink()
+        arrived.unlink()
         raise InputError(
-            f"{source!r} has sha256 {found}, expected {sha256}; it was thrown away: "
+            f"{without_query(source)!r} has sha256 {found}, expected {sha256}; it was thrown away: "
             "try again, or use another mirror"
         )
-    os.replace(part, destination)
+    os.replace(arrived, destination)
     return destination
 
 
@@ -74,49 +168,6 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _copy(source: Path, part: Path) -> None:
-    try:
-        shutil.copyfile(source, part)
-    except OSError as error:
-        raise InputError(f"cannot read {str(source)!r}: {error.strerror}") from error
-
-
-def _download(url: str, part: Path, progress: Progress, attempts: int, pause: float) -> None:
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(pause * 2 ** (attempt - 1))
-        try:
-            if _continue(url, part, progress):
-                return
-            reason = "the connection ended early"
-        except urllib.error.HTTPError as error:
-            reason = f"the server answered {error.code} {error.reason}"
-            if error.code == 416:  # nothing lies beyond what we have: it is not the same file
-                part.unlink(missing_ok=True)
-            elif 400 <= error.code < 500 and error.code not in (408, 429):
-                break
-        except (OSError, HTTPException) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-    raise InputError(
-        f"cannot download {url!r}: {reason}; what arrived is kept, so the same command goes on "
-        "from there, or give a mirror or a local path"
-    )
-
-
-def _continue(url: str, part: Path, progress: Progress) -> bool:
-    """Append what is missing to ``part``; return whether it is complete."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url)
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        if have and getattr(answer, "status", 200) != 206:
-            have = 0  # the server does not resume: start over
-        length = int(answer.headers.get("Content-Length") or 0)
-        total = have + length if length else 0
-        with part.open("ab" if have else "wb") as file:
-            while block := answer.read(_BLOCK):
-                file.write(block)
-                have += len(block)
-                progress(have, total)
-    return not total or have == total
+def without_query(url: str) -> str:
+    """Return an address without its query, where signatures are."""
+    return url.partition("?")[0]

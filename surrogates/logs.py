@@ -5,7 +5,7 @@ zstandard. :func:`read_log` cuts the row into messages itself, looks at the unio
 decodes only the wanted kinds, so its memory holds one message, whatever the length of the log.
 
 What a damaged log still gives is kept: reading stops at the damage, and :class:`LogReport` says
-where and why. Needs the extra ``logs`` (pycapnp, zstandard, requests).
+where and why. Needs the extra ``logs`` (pycapnp, zstandard).
 """
 
 import bz2

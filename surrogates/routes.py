@@ -8,11 +8,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import sleep
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -20,6 +19,7 @@ import platformdirs
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import writable_folder
+from steerlab.surrogates.fetch import Fetcher, without_query
 
 API_HOST = "https://api.commadotai.com"
 LOG_KINDS = ("auto", "rlog", "qlog")
@@ -33,7 +33,6 @@ _ROUTE = re.compile(
 _FILE = re.compile(r"^(?P<kind>[rq]log)(?:\.(?:bz2|zst))?$")
 _FOLDER = re.compile(rf"^(?:[0-9a-f]{{16}}[|_])?(?P<log>{_LOG_ID})--(?P<number>\d+)$")
 _FLAT = re.compile(r"^(?P<route>.+)--(?P<number>\d+)--(?P<kind>[rq]log)(?:\.(?:bz2|zst))?$")
-_RETRIED = {408, 429, 500, 502, 503, 504}
 _KINDS = {"q": "qlog", "r": "rlog", "a": "auto"}
 
 
@@ -194,84 +193,6 @@ class CommaApi:
         return body
 
 
-class Fetcher:
-    """HTTP with repetitions, and downloads that go on where they broke off.
-
-    Addresses may be signed, so no message shows their query.
-    """
-
-    def __init__(self, retries: int = 5, backoff: float = 0.5, timeout: float = 30.0) -> None:
-        self.retries, self.backoff, self.timeout = retries, backoff, timeout
-
-    def get(self, url: str, headers: Mapping[str, str], what: str, stream: bool = False) -> Any:
-        """Return the answer to a GET, whatever its status, after repetitions where they help."""
-        requests = _requests()
-        reason = ""
-        for attempt in range(self.retries + 1):
-            if attempt:
-                sleep(self._pause(attempt, reason))
-            try:
-                answer = requests.get(url, headers=headers, timeout=self.timeout, stream=stream)
-            except requests.RequestException as error:
-                reason = type(error).__name__
-                continue
-            if answer.status_code not in _RETRIED:
-                return answer
-            reason = f"{answer.status_code} {answer.headers.get('Retry-After', '')}".strip()
-            answer.close()
-        raise InputError(
-            f"{_plain(url)} does not answer for {what!r} ({reason}, {self.retries + 1} attempts); "
-            "try again later: what is there already is kept"
-        )
-
-    def download(self, url: str, path: Path) -> None:
-        """Download to ``path``, which appears only when it is whole.
-
-        A part left by an earlier attempt is continued.
-
-        Raises:
-            InputError: The server refuses, or the connection breaks too often.
-        """
-        requests = _requests()
-        part = path.with_name(path.name + ".part")
-        for attempt in range(self.retries + 1):
-            if attempt:
-                sleep(self._pause(attempt, ""))
-            have = part.stat().st_size if part.exists() else 0
-            headers = {"Range": f"bytes={have}-"} if have else {}
-            with self.get(url, headers, "a log", stream=True) as answer:
-                if answer.status_code == 416:  # nothing left, or another file: start afresh
-                    part.unlink(missing_ok=True)
-                    continue
-                if answer.status_code not in (200, 206):
-                    raise InputError(
-                        f"cannot download {_plain(url)} ({answer.status_code}); "
-                        "signed addresses expire: run again to get new ones"
-                    )
-                resumed = answer.status_code == 206
-                total = (have if resumed else 0) + int(answer.headers.get("Content-Length", -1))
-                try:
-                    with part.open("ab" if resumed else "wb") as file:
-                        for data in answer.iter_content(1 << 16):
-                            file.write(data)
-                except requests.RequestException:
-                    continue
-            if "Content-Length" in answer.headers and part.stat().st_size != total:
-                continue
-            os.replace(part, path)
-            return
-        raise InputError(
-            f"the download of {_plain(url)} breaks off again and again; "
-            "run again to go on from there"
-        )
-
-    def _pause(self, attempt: int, reason: str) -> float:
-        asked = reason.split(" ")[1:]
-        if asked and asked[0].isdigit():
-            return min(float(asked[0]), 60.0)
-        return min(self.backoff * 2 ** (attempt - 1), 60.0)
-
-
 def cache_folder() -> Path | None:
     """Return where downloads are kept, or None if they are not to be.
 
@@ -304,7 +225,7 @@ def local_copy(place: str, fetch: Fetcher | None = None) -> Iterator[Path]:
         yield path
         return
     fetch = fetch or Fetcher()
-    name = hashlib.sha256(_plain(place).encode()).hexdigest()
+    name = hashlib.sha256(without_query(place).encode()).hexdigest()
     folder = cache_folder()
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="steerlab-") as temporary:
@@ -453,16 +374,3 @@ def _said(body: Any) -> str:
     if not isinstance(body, dict):
         return "no reason given"
     return str(body.get("description") or body.get("error") or "no reason given")
-
-
-def _plain(url: str) -> str:
-    """Return an address without its query, where signatures are."""
-    return url.partition("?")[0]
-
-
-def _requests() -> Any:
-    try:
-        import requests
-    except ImportError as error:
-        raise InputError("downloading logs needs requests: pip install 'steerlab[logs]'") from error
-    return requests

@@ -13,12 +13,14 @@ import pytest
 
 from steerlab.errors import InputError
 from steerlab.surrogates import comma_data
-from steerlab.surrogates.fetch import fetch
+from steerlab.surrogates.fetch import Fetcher, fetch
 from steerlab.surrogates.plant import load_plant
 from steerlab.surrogates.segments import write_segment
 from steerlab.surrogates.synthetic import find_segments, synthetic_segment
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
+QUICK = Fetcher(retries=4, backoff=0.001)
+ONCE = Fetcher(retries=0)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -26,7 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves CONTENT; ``cut`` bytes into an answer it hangs up, ``cuts`` times."""
 
     cuts = 0
-    cut = 100_000
+    cut = 131_072
     resumes = True
     busy = 0
     files: dict[str, bytes]
@@ -97,32 +99,32 @@ def test_whole_download_and_no_second_one(server: Server, tmp_path: Path) -> Non
 
 def test_broken_connections_resume(server: Server, tmp_path: Path) -> None:
     server.cuts = 2
-    assert fetch(server.url, tmp_path / "f", SHA256, pause=0.0).read_bytes() == CONTENT
-    assert server.requests == ["", "bytes=100000-", "bytes=200000-"]
+    assert fetch(server.url, tmp_path / "f", SHA256, fetcher=QUICK).read_bytes() == CONTENT
+    assert server.requests == ["", "bytes=131072-", "bytes=262144-"]
 
 
 def test_a_server_that_cannot_resume(server: Server, tmp_path: Path) -> None:
     server.cuts, server.resumes = 1, False
-    assert fetch(server.url, tmp_path / "f", SHA256, pause=0.0).read_bytes() == CONTENT
+    assert fetch(server.url, tmp_path / "f", SHA256, fetcher=QUICK).read_bytes() == CONTENT
 
 
 def test_giving_up_keeps_what_arrived(server: Server, tmp_path: Path) -> None:
     server.cuts = 1
-    with pytest.raises(InputError, match=r"ended early.*goes on from there"):
-        fetch(server.url, tmp_path / "f", SHA256, attempts=1)
+    with pytest.raises(InputError, match=r"breaks off.*go on from there"):
+        fetch(server.url, tmp_path / "f", SHA256, fetcher=ONCE)
     assert not (tmp_path / "f").exists()
     assert fetch(server.url, tmp_path / "f", SHA256).read_bytes() == CONTENT
-    assert server.requests[-1] == "bytes=100000-"
+    assert server.requests[-1] == "bytes=131072-"
 
 
 def test_busy_server_is_asked_again_and_a_missing_file_is_not(
     server: Server, tmp_path: Path
 ) -> None:
     server.busy = 2
-    assert fetch(server.url, tmp_path / "f", SHA256, pause=0.0).exists()
+    assert fetch(server.url, tmp_path / "f", SHA256, fetcher=QUICK).exists()
     assert len(server.requests) == 3
     with pytest.raises(InputError, match="404"):
-        fetch(server.url + "s", tmp_path / "g", pause=0.0)
+        fetch(server.url + "s", tmp_path / "g", fetcher=QUICK)
     assert len(server.requests) == 4
 
 
@@ -130,15 +132,15 @@ def test_wrong_content_is_thrown_away(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected 0000"):
         fetch(server.url, tmp_path / "f", "0" * 64)
     assert not list(tmp_path.iterdir())
-    (tmp_path / "f.part").write_bytes(b"x" * 1000)  # the rest of another file
+    (tmp_path / "f.unchecked.part").write_bytes(b"x" * 1000)  # the rest of another file
     with pytest.raises(InputError, match="thrown away"):
         fetch(server.url, tmp_path / "f", SHA256)
     assert fetch(server.url, tmp_path / "f", SHA256).read_bytes() == CONTENT
 
 
 def test_a_longer_part_than_the_file(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "f.part").write_bytes(b"x" * (len(CONTENT) + 5))
-    assert fetch(server.url, tmp_path / "f", SHA256, pause=0.0).read_bytes() == CONTENT
+    (tmp_path / "f.unchecked.part").write_bytes(b"x" * (len(CONTENT) + 5))
+    assert fetch(server.url, tmp_path / "f", SHA256, fetcher=QUICK).read_bytes() == CONTENT
 
 
 def test_local_paths(tmp_path: Path) -> None:
@@ -147,8 +149,8 @@ def test_local_paths(tmp_path: Path) -> None:
     assert fetch((tmp_path / "here").as_uri(), tmp_path / "g", SHA256).read_bytes() == CONTENT
     with pytest.raises(InputError, match="cannot read"):
         fetch(str(tmp_path / "none"), tmp_path / "h")
-    with pytest.raises(InputError, match="cannot download"):
-        fetch("http://127.0.0.1:9/none", tmp_path / "h", attempts=1)
+    with pytest.raises(InputError, match="does not answer"):
+        fetch("http://127.0.0.1:9/none", tmp_path / "h", fetcher=ONCE)
 
 
 def test_commas_routes_from_a_mirror(
