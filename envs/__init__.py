@@ -31,6 +31,10 @@ TASKS = {
         "steerlab.envs.van_der_pol:VanDerPolVectorEnv",
         reward_bounds=(-inf, 0.0),
     ),
+    "KinematicDriver-v0": Task(
+        "steerlab.envs.kinematic_driver.env:KinematicDriverEnv",
+        "steerlab.envs.kinematic_driver.env:KinematicDriverVectorEnv",
+    ),
 }
 
 

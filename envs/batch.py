@@ -36,6 +36,10 @@ class BatchEnv(VectorEnv[Any, Any, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    #: True promises that stepping a row whose episode is over does no harm and draws nothing, and
+    #: that ``_info`` has the same keys for every row. Then all rows are stepped at once, as views,
+    #: also when some of them have to be reset: several times faster with many rows.
+    lockstep: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -136,6 +140,13 @@ class BatchEnv(VectorEnv[Any, Any, Any]):
     def _step_after_done(self, actions: NDArray[Any]) -> tuple[Any, ...]:
         """Next-step mode: rows that ended are reset with reward 0, the others advance."""
         ended, running = np.flatnonzero(self._done), np.flatnonzero(~self._done)
+        if self.lockstep:
+            rewards, terminated, truncated = self._step(ALL, actions)
+            self._reset(ended, {})
+            rewards[ended], terminated[ended], truncated[ended] = 0.0, False, False
+            self._done = terminated | truncated
+            infos = self._masked(self._info(ALL), ALL)
+            return self._observe(ALL), rewards, terminated, truncated, infos
         rewards = np.zeros(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
         self._reset(ended, {})
@@ -157,10 +168,11 @@ class BatchEnv(VectorEnv[Any, Any, Any]):
             final_obs[row] = observation
         final_info = self._masked(self._info(ended), ended)
         infos: dict[str, Any] = {}
-        if running.size:
+        if running.size and not self.lockstep:
             infos = self._masked(self._info(running), running)
         self._reset(ended, {})
-        _merge(infos, self._masked(self._info(ended), ended))
+        rows = ALL if self.lockstep else ended
+        _merge(infos, self._masked(self._info(rows), rows))
         infos["final_obs"], infos["_final_obs"] = final_obs, self._done.copy()
         infos["final_info"], infos["_final_info"] = final_info, self._done.copy()
         return infos

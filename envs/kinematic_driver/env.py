@@ -1,0 +1,240 @@
+"""KinematicDriver-v0 as gymnasium environments."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv
+from steerlab.envs.kinematic_driver import episodes, numpy_backend
+from steerlab.envs.kinematic_driver.observation import LAYOUT
+from steerlab.envs.kinematic_driver.randomization import (
+    INTEGERS,
+    NAMES,
+    Ranges,
+    as_ranges,
+    check_pins,
+)
+from steerlab.envs.kinematic_driver.reward import Reward
+from steerlab.envs.kinematic_driver.roads import Roads
+from steerlab.envs.kinematic_driver.simulator import Simulator
+from steerlab.errors import InputError, unknown_name
+
+CHUNK = 512  # rows observed at once: the temporaries stay in the cache of a core
+
+
+class KinematicDriverVectorEnv(BatchEnv):
+    """N cars with randomised bodies, actuators and eyes, each on a fresh road every episode.
+
+    Observation (N, 215), float32: see :data:`~steerlab.envs.kinematic_driver.observation.LAYOUT`.
+
+    Action (N, 2) in [-1, 1]: desired curvature as a share of
+    :func:`~steerlab.envs.kinematic_driver.dynamics.curvature_scale` (positive to the right), and
+    acceleration, 2 m/s^2 at 1 and -3.5 m/s^2 at -1.
+
+    Reward: see :class:`~steerlab.envs.kinematic_driver.reward.Reward`; a perfect drive returns
+    100 without shaping.
+
+    An episode terminates at the first violation (a corner of the body outside of the boundaries,
+    a turn cut, driving in oncoming traffic or backwards, standing still) and is truncated after
+    ``max_episode_steps`` steps or at the end of the road.
+
+    ``info`` tells the true state (``s``, ``cte``, ``heading_error``, ``speed``, ``acceleration``,
+    ``curvature``, ``path_curvature``, ``planned_speed``, ``room_left``, ``room_right``), everything
+    that was drawn, the reward without shaping (``base_reward``), the kind of ``violation`` (a
+    number of ``simulator.VIOLATIONS``) and the summary of the episode so far: ``cte_max``,
+    ``heading_error_mean``, ``jerk_rms``, ``progress`` (percent), ``base_return``; ``cte_p50`` and
+    ``cte_p95`` are NaN before the episode's last step.
+
+    Args:
+        num_envs: Number of rows.
+        max_episode_steps: Length of an episode in steps of 0.05 s.
+        ranges: Bounds of the randomisation, or a mapping of those that differ from the defaults.
+        noise: False gives perfect sensors and perfect, prompt vision.
+        reward: Weights of the reward, or a mapping of those that differ from the defaults.
+        autoreset_mode: See gymnasium.
+        render_mode: ``rgb_array`` or ``human``, or None.
+        view: What is drawn: ``both``, ``bird`` or ``camera``.
+
+    Raises:
+        InputError: An argument is out of range.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 20}  # noqa: RUF012
+    lockstep = True
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int = 500,
+        ranges: Ranges | Mapping[str, Any] | None = None,
+        noise: bool = True,
+        reward: Reward | Mapping[str, Any] | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        view: str = "both",
+    ) -> None:
+        self.single_observation_space = LAYOUT.box()
+        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        super().__init__(num_envs, autoreset_mode, render_mode)
+        if not 10 <= max_episode_steps <= 4000:
+            raise InputError(f"max_episode_steps={max_episode_steps} must be in [10, 4000]")
+        if view not in ("both", "bird", "camera"):
+            raise unknown_name("view", view, ("both", "bird", "camera"))
+        self.max_episode_steps, self.view = max_episode_steps, view
+        ranges = as_ranges(ranges)
+        self.ranges = ranges if noise else ranges.without_noise()
+        self.weights = reward if isinstance(reward, Reward) else replace(Reward(), **(reward or {}))
+        self.simulator = Simulator(
+            num_envs, num_envs, max_episode_steps, self.weights, numpy_backend
+        )
+        self.base_reward = np.zeros(num_envs, np.float32)
+        self._source = _Source(self)
+        self._human: Any = None
+
+    def preview(self, distances: Any) -> dict[str, NDArray[np.float32]]:
+        """Return the true path at ``distances`` (M,) or (N, M), in m ahead of each car.
+
+        Returns:
+            ``curvature`` (1/m) and ``planned_speed`` (m/s), each (N, M).
+        """
+        ahead = np.broadcast_to(
+            np.asarray(distances, np.float32), (self.num_envs, np.shape(distances)[-1])
+        )
+        return self.simulator.preview(ahead)
+
+    def _reset(self, rows: Rows, options: dict[str, Any]) -> None:
+        indices = self.row_indices(rows)
+        pins = check_pins(options, len(indices))
+        episode, made = self._source.take(indices, pins)
+        self.simulator.store(indices, made)
+        self.simulator.start(indices, indices, episode)
+        self.base_reward[indices] = 0.0
+
+    def _step(
+        self, rows: Rows, actions: NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        actions = np.asarray(actions, np.float32)
+        if not np.isfinite(actions).all():
+            raise InputError("an action is not finite; check the policy for NaN")
+        outcome = self.simulator.step(actions)
+        self.base_reward = outcome.base
+        return outcome.reward.astype(np.float64), outcome.terminated, outcome.truncated
+
+    def _observe(self, rows: Rows) -> NDArray[np.float32]:
+        indices = self.row_indices(rows)
+        out = np.empty((len(indices), LAYOUT.size), np.float32)
+        for begin in range(0, len(indices), CHUNK):
+            part: Any = slice(begin, begin + CHUNK)
+            self.simulator.observe(part if isinstance(rows, slice) else indices[part], out[part])
+        return out
+
+    def _info(self, rows: Rows) -> Info:
+        sim = self.simulator
+        state, place = sim.state, sim.place
+        offset = state.d[rows]
+        info = {
+            "s": state.s[rows],
+            "cte": offset,
+            "heading_error": state.psi[rows],
+            "speed": state.v[rows],
+            "acceleration": state.a[rows],
+            "curvature": state.k[rows],
+            "path_curvature": place.kappa[rows],
+            "planned_speed": place.planned_speed[rows],
+            "room_left": place.left[rows] + offset,
+            "room_right": place.right[rows] - offset,
+            "base_reward": self.base_reward[rows],
+            "violation": sim.violation[rows],
+        }
+        if isinstance(rows, slice):  # views: a later reset must not change what was given out
+            info = {name: values.copy() for name, values in info.items()}
+        info |= sim.metrics(rows)
+        drawn = sim.table[: len(NAMES), rows].copy()
+        info |= dict(zip(NAMES, drawn, strict=True))
+        for name in INTEGERS:
+            info[name] = info[name].astype(np.int32)
+        for name in ("cte_p50", "cte_p95"):
+            info[name] = np.full(len(offset), np.nan, np.float32)
+        ended = np.flatnonzero(self._done[rows] & (sim.time[rows] > 0))
+        if ended.size:
+            found = sim.offset_percentiles(self.row_indices(rows)[ended])
+            info["cte_p50"][ended], info["cte_p95"][ended] = found
+        return info
+
+
+class KinematicDriverEnv(SingleEnv):
+    """One car; see :class:`KinematicDriverVectorEnv` for the task and its arguments."""
+
+    batch_type = KinematicDriverVectorEnv
+
+
+class _Source:
+    """Draws episodes; for many rows it makes each row's next one ahead, in blocks.
+
+    Making a hundred roads at once costs little more than making one. The k-th reset of a row always
+    uses the k-th block of uniform numbers of the row's generator, so what a row gets depends
+    neither on when it was made nor on the other rows.
+    """
+
+    #: Number of rows from which, and up to which, episodes are made ahead: fewer rows rarely end
+    #: together, and more end so often that their blocks are large enough.
+    ahead_from, ahead_to = 32, 4096
+
+    def __init__(self, env: KinematicDriverVectorEnv) -> None:
+        self.env = env
+        n = env.num_envs
+        self.uniforms = np.zeros((n, episodes.UNIFORMS))
+        #: The generator that a row's waiting block of numbers came from, None if none waits.
+        self.drawn_from: list[Any] = [None] * n
+        self.ahead = self.ahead_from <= n <= self.ahead_to
+        self.made = np.zeros(n, dtype=bool)  # the row's next episode is in `table` and `roads`
+        self.table = np.zeros((0, 0), np.float32)
+        self.roads: Roads | None = None
+
+    def take(
+        self, rows: NDArray[np.intp], pins: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float32], Roads]:
+        """Return the next episodes of ``rows`` (n,) and their roads."""
+        self._draw(rows)
+        if pins or not self.ahead:
+            result = self._make(self.uniforms[rows], pins)
+        else:
+            if not self.made[rows].all():
+                self._make_ahead()
+            assert self.roads is not None
+            result = self.table[:, rows], self.roads.take(rows)
+        for row in rows.tolist():
+            self.drawn_from[row] = None
+        self.made[rows] = False
+        return result
+
+    def _draw(self, rows: NDArray[np.intp]) -> None:
+        generators, drawn_from = self.env.row_rng, self.drawn_from
+        for row in rows.tolist():
+            rng = generators[row]
+            if drawn_from[row] is not rng:
+                rng.random(out=self.uniforms[row])
+                drawn_from[row] = rng
+                self.made[row] = False
+
+    def _make(
+        self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float32], Roads]:
+        return episodes.make(self.env.ranges, uniforms, self.env.max_episode_steps, pins)
+
+    def _make_ahead(self) -> None:
+        rows = np.flatnonzero(~self.made)
+        self._draw(rows)
+        table, made = self._make(self.uniforms[rows], {})
+        if self.roads is None:
+            assert len(rows) == self.env.num_envs
+            self.table, self.roads = table, made
+        else:
+            self.table[:, rows] = table
+            self.roads.put(rows, made)
+        self.made[rows] = True

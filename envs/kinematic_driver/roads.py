@@ -1,0 +1,339 @@
+"""Procedural roads: smooth paths with two boundaries and a speed plan, as functions of arc length.
+
+A road is a table of knots at equal distances along the planned path, lane changes included. Between
+knots the curvature is linear (a clothoid), so heading, position and boundaries follow from it.
+All n roads are made at once from uniform numbers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerlab.envs.kinematic_driver.dynamics import DT, GRAVITY, MAX_LATERAL_ACCELERATION
+from steerlab.envs.kinematic_driver.randomization import (
+    CHANGE_LEFT,
+    CHANGE_RIGHT,
+    CHICANE,
+    INTERSECTION,
+    KEEP_LEFT,
+    KEEP_RIGHT,
+    LANELESS,
+    NONE,
+    TURN_LEFT,
+    TURN_RIGHT,
+    Values,
+)
+
+BENDS = 8
+#: Uniform numbers that :func:`generate` takes for a road.
+UNIFORMS = 4 * BENDS + 2
+START = 2.0  # m, where episodes begin, so that the rear of the car is on the road too
+HORIZON = 192.0  # m that can be seen ahead
+
+# The speed plan stays below these, so that a car that follows it has grip and jerk to spare.
+PLAN_FRICTION = 0.6  # share of the friction
+PLAN_LATERAL = 0.9 * MAX_LATERAL_ACCELERATION  # m/s^2
+PLAN_LATERAL_JERK = 1.5  # m/s^3
+PLAN_ACCELERATION = 1.0  # m/s^2, speeding up and slowing down
+
+#: m^2: the lane widens by this over the radius, to make room for the front that swings out.
+WIDENING = 7.0
+#: rad: headings stay within this of a straight line, so that a road cannot cross itself.
+TURN_LIMIT = 1.3
+CORRIDOR_RAMP = 15.0  # m over which the corridor opens and closes at a lane change
+
+Floats = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Roads:
+    """n roads of K knots.
+
+    Attributes:
+        spacing: Distance between knots, m, shape (n,).
+        shape: x (m), y (m), heading (rad) of the path and its mean curvature (1/m) up to the next
+            knot, shape (n, K, 4).
+        lines: Distance to the left boundary (m), its slope, the same to the right, (n, K, 4).
+        plan: Curvature (1/m), its slope (1/m^2), planned speed (m/s), its slope (1/s); (n, K, 4).
+        end: Arc length at which an episode ends because the road does, m, shape (n,).
+        scalars: Name -> (n,): ``desire_from`` and ``desire_to`` (m) bound where the desire holds,
+            ``oncoming`` is the offset (m) beyond which a car drives in oncoming traffic, on the
+            side that ``left_hand_traffic`` tells.
+    """
+
+    spacing: Floats
+    shape: Floats
+    lines: Floats
+    plan: Floats
+    end: Floats
+    scalars: Values
+
+    def take(self, rows: NDArray[np.intp]) -> "Roads":
+        """Return the roads at ``rows``."""
+        return Roads(**{name: _pick(part, rows) for name, part in vars(self).items()})
+
+    def put(self, rows: NDArray[np.intp], roads: "Roads") -> None:
+        """Replace the roads at ``rows``."""
+        for name, part in vars(self).items():
+            new = getattr(roads, name)
+            if isinstance(part, dict):
+                for key, values in part.items():
+                    values[rows] = new[key]
+            else:
+                part[rows] = new
+
+
+def _pick(part: Any, rows: NDArray[np.intp]) -> Any:
+    if isinstance(part, dict):
+        return {key: values[rows] for key, values in part.items()}
+    return part[rows]
+
+
+def knots(max_steps: int) -> int:
+    """Return how many knots the roads of episodes of ``max_steps`` steps have."""
+    return 64 + (2 * max_steps) // 5
+
+
+def generate(values: Values, uniforms: Floats, max_steps: int) -> Roads:
+    """Return one road for each episode.
+
+    Args:
+        values: Drawn values of n episodes, from :func:`randomization.draw`.
+        uniforms: Numbers in [0, 1), shape (n, UNIFORMS).
+        max_steps: Length of an episode in steps; roads are as long as a car can get in it.
+    """
+    n, count = len(uniforms), knots(max_steps)
+    speed = values["cruise_speed"].astype(np.float64)
+    length = START + HORIZON + 1.1 * speed * max_steps * DT + 10.0
+    spacing = length / (count - 1)
+    kappa, bend_from, bend_to = _bends(values, uniforms, speed, spacing, count)
+    s = spacing[:, None] * np.arange(count)
+
+    desire = values["desire"]
+    lane = values["lane_width"].astype(np.float64)
+    changing = np.flatnonzero(np.isin(desire, (CHANGE_LEFT, CHANGE_RIGHT)))
+    change_from = START + (2 + 6 * uniforms[:, -2]) * speed
+    change_length = (5 + 3 * uniforms[:, -1]) * speed
+    side = np.where(desire == CHANGE_LEFT, -1.0, 1.0)
+    if changing.size:
+        u = (s[changing] - change_from[changing, None]) / change_length[changing, None]
+        u = np.clip(u, 0, 1)
+        bump = 60 * u * (1 - u) * (1 - 2 * u)
+        kappa[changing] += bump * (side * lane / change_length**2)[changing, None]
+
+    half = 0.5 * spacing[:, None]
+    mean = np.empty_like(kappa)
+    mean[:, :-1] = 0.5 * (kappa[:, :-1] + kappa[:, 1:])
+    mean[:, -1] = kappa[:, -1]
+    slope = np.zeros_like(kappa)
+    slope[:, :-1] = (kappa[:, 1:] - kappa[:, :-1]) / spacing[:, None]
+    heading = _integrate(mean * spacing[:, None])
+    middle = heading + half * (kappa + 0.5 * half * slope)
+    # Simpson's rule for the position: exact to 1e-3 m over the whole of the tightest bend.
+    x = _integrate(_simpson(np.cos, heading, middle, spacing))
+    y = _integrate(_simpson(np.sin, heading, middle, spacing))
+
+    left, right = _boundaries(values, kappa, s, changing, side, change_from, change_length)
+    planned = _plan(values, kappa, slope, s, speed)
+
+    shape = np.stack([x, y, heading, mean], axis=2, dtype=np.float32)
+    lines = _with_slopes((left, right), spacing)
+    plan = _with_slopes((kappa, planned), spacing)
+    end = length - HORIZON - 10.0
+
+    is_change = np.isin(desire, (CHANGE_LEFT, CHANGE_RIGHT))
+    begin = np.where(is_change, change_from, bend_from) - 2.0 * speed
+    end = np.where(is_change, change_from + change_length, bend_to)
+    nothing = desire == NONE
+    scalars = {
+        "desire_from": np.where(nothing, np.inf, begin).astype(np.float32),
+        "desire_to": np.where(nothing, -np.inf, end).astype(np.float32),
+        "oncoming": np.where(values["kind"] == LANELESS, 0.5 * lane, np.inf).astype(np.float32),
+    }
+    return Roads(spacing.astype(np.float32), shape, lines, plan, end.astype(np.float32), scalars)
+
+
+def _bends(
+    values: Values, uniforms: Floats, speed: Floats, spacing: Floats, count: int
+) -> tuple[Floats, Floats, Floats]:
+    """Return the curvature at the knots (n, K), and where the first bend begins and ends (m).
+
+    A bend is a trapezoid of curvature: a ramp, an arc and a ramp. Its corners lie on knots, so the
+    curvature is the second sum of a few impulses.
+    """
+    n = len(uniforms)
+    rows = np.arange(n)
+    impulses = np.zeros((n, count))
+    kind, desire = values["kind"], values["desire"]
+    u = uniforms[:, : 4 * BENDS].reshape(n, BENDS, 4)
+    at = np.full(n, START) + 8.0
+    turned, sign = np.zeros(n), np.where(u[:, 0, 3] < 0.5, -1.0, 1.0)
+    low, high = np.full(n, -TURN_LIMIT), np.full(n, TURN_LIMIT)
+    first_from = first_to = np.zeros(n)
+    for j in range(BENDS):
+        angle, sharpness, gap, flip = u[:, j].T
+        chicane = kind == CHICANE
+        # Lateral acceleration at the set speed; above about 2 m/s^2 a car has to slow down.
+        lateral = np.where(chicane, 1.5 + 2.5 * sharpness, 0.4 + 4.1 * sharpness**2)
+        kappa = np.minimum(lateral / speed**2, 1 / 12.0)
+        theta = np.where(chicane, 0.25 + 0.35 * angle, 0.1 + 0.9 * angle)
+        sign = np.where(chicane | (flip < 0.7), -sign, sign)
+        straight = speed * np.where(chicane, 0.5 * gap, 0.4 + 2.6 * gap)
+        theta = sign * theta
+        if j == 0:
+            turn, keep, at_junction = _first_bend(desire, kind)
+            straight = np.where(at_junction, 3.0 * speed + 30.0 * gap, straight)
+            keep_angle = keep * (0.17 + 0.26 * angle)
+            theta = np.where(at_junction, turn * (1.2 + 0.7 * angle) + keep_angle, theta)
+            kappa = np.where(turn != 0, 1 / values["turn_radius"], kappa)
+        theta = np.clip(turned + theta, low, high) - turned if j else theta
+        kappa = np.minimum(kappa, np.where(kind == LANELESS, 1 / 15.0, 1.0))
+        ramp = np.maximum(kappa * np.minimum(speed, np.sqrt(2.0 / kappa)) ** 3 / 1.2, 5.0)
+        size = np.abs(theta)
+        short = size < kappa * ramp
+        kappa = np.where(short, np.sqrt(size * kappa / ramp), kappa)
+        ramp = np.where(short, size / np.maximum(kappa, 1e-9), ramp)
+
+        begin = np.ceil((at + straight) / spacing).astype(int)
+        ramp_knots = np.maximum(np.ceil(ramp / spacing), 2).astype(int)
+        arc = np.maximum(size / np.maximum(kappa, 1e-9) - ramp_knots * spacing, 0.0)
+        arc_knots = np.round(arc / spacing).astype(int)
+        # Knots round the lengths; the curvature makes up for it, so that the angle is kept, unless
+        # that would make the bend tighter.
+        kappa = np.minimum(kappa, size / ((ramp_knots + arc_knots) * spacing))
+        step = np.sign(theta) * kappa / ramp_knots
+        corner = begin
+        for width, weight in ((ramp_knots, 1), (arc_knots, -1), (ramp_knots, -1), (0, 1)):
+            inside = corner < count
+            np.add.at(impulses, (rows[inside], corner[inside]), weight * step[inside])
+            corner = corner + width
+        turned = turned + np.sign(theta) * kappa * (ramp_knots + arc_knots) * spacing
+        at = corner * spacing
+        if j == 0:
+            first_from, first_to = begin * spacing, at
+            low = np.where(turn != 0, np.minimum(turned, 0) - 0.3, low)
+            high = np.where(turn != 0, np.maximum(turned, 0) + 0.3, high)
+    # An impulse at a knot changes the slope from there on.
+    kappa = np.zeros((n, count))
+    kappa[:, 1:] = np.cumsum(np.cumsum(impulses[:, :-1], axis=1), axis=1)
+    return kappa, first_from, first_to
+
+
+def _first_bend(desire: Floats, kind: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the sign of a turn, the sign of a fork's branch, and whether the desire shapes it."""
+    turn = (desire == TURN_RIGHT) * 1.0 - (desire == TURN_LEFT)
+    keep = (desire == KEEP_RIGHT) * 1.0 - (desire == KEEP_LEFT)
+    return turn, keep, (kind == INTERSECTION) | (keep != 0)
+
+
+def _boundaries(
+    values: Values,
+    kappa: Floats,
+    s: Floats,
+    changing: Floats,
+    side: Floats,
+    change_from: Floats,
+    change_length: Floats,
+) -> tuple[Floats, Floats]:
+    """Return the distances from the path to the left and to the right boundary (n, K)."""
+    lane = values["lane_width"].astype(np.float64)
+    base = 0.5 * lane + values["shoulder"]
+    left = base[:, None] + WIDENING * np.abs(kappa)
+    right = left.copy()
+    # Without lanes the other half of the road belongs to the corridor; it is the oncoming side.
+    wide = np.where(values["kind"] == LANELESS, lane, 0.0)
+    keeps_left = values["left_hand_traffic"].astype(bool)
+    left += np.where(keeps_left, 0.0, wide)[:, None]
+    right += np.where(keeps_left, wide, 0.0)[:, None]
+    if changing.size:
+        # The corridor opens to the target lane, and closes behind the one that was left.
+        begin, long = change_from[changing, None], change_length[changing, None]
+        width, where = lane[changing, None], s[changing]
+        moved = _quintic((where - begin) / long)
+        opened = np.clip((where - begin) / CORRIDOR_RAMP + 1, 0, 1)
+        closed = np.clip((where - begin - long) / CORRIDOR_RAMP, 0, 1)
+        ahead, behind = width * (opened - moved), width * (moved - closed)
+        to_left = side[changing, None] < 0
+        left[changing] += np.where(to_left, ahead, behind)
+        right[changing] += np.where(to_left, behind, ahead)
+    return left, right
+
+
+def _plan(values: Values, kappa: Floats, slope: Floats, s: Floats, speed: Floats) -> Floats:
+    """Return the planned speed at the knots (n, K).
+
+    It is the largest speed up to the set speed that keeps the lateral acceleration within
+    openpilot's limit and the grip within :data:`PLAN_FRICTION`, bounds the lateral jerk, and can
+    be reached and left with :data:`PLAN_ACCELERATION`.
+    """
+    bank = GRAVITY * values["superelevation"][:, None]
+    grip = PLAN_FRICTION * GRAVITY * values["friction"][:, None]
+    lateral = np.minimum(grip + np.sign(kappa) * bank, PLAN_LATERAL)
+    square = np.minimum(speed[:, None] ** 2, lateral / np.maximum(np.abs(kappa), 1e-6))
+    steep = np.maximum(np.abs(slope), 1e-9)
+    square = np.minimum(square, np.cbrt(PLAN_LATERAL_JERK / steep) ** 2)
+    # v^2 may change by 2 a ds: a running minimum each way.
+    gain = 2 * PLAN_ACCELERATION * s
+    square = np.minimum.accumulate((square + gain)[:, ::-1], axis=1)[:, ::-1] - gain
+    square = np.minimum.accumulate(square - gain, axis=1) + gain
+    return np.sqrt(np.minimum(square, speed[:, None] ** 2))
+
+
+def _quintic(u: Floats) -> Floats:
+    """Return the smooth step with zero slope and curvature at both ends."""
+    u = np.clip(u, 0, 1)
+    return u**3 * (10 + u * (6 * u - 15))
+
+
+def _with_slopes(pair: tuple[Floats, Floats], spacing: Floats) -> NDArray[np.float32]:
+    """Return two functions at the knots, each followed by its slope to the next knot, (n, K, 4)."""
+    table = np.zeros((*pair[0].shape, 4), np.float32)
+    for column, values in zip((0, 2), pair, strict=True):
+        table[:, :, column] = values
+        table[:, :-1, column + 1] = (values[:, 1:] - values[:, :-1]) / spacing[:, None]
+    return table
+
+
+def _integrate(increments: Floats) -> Floats:
+    """Return the running sum of the increments before each knot."""
+    total = np.zeros_like(increments)
+    np.cumsum(increments[:, :-1], axis=1, out=total[:, 1:])
+    return total
+
+
+def _simpson(function: Any, heading: Floats, middle: Floats, spacing: Floats) -> Floats:
+    """Return the integral of ``function(heading)`` from each knot to the next."""
+    values = function(heading)
+    increments = np.zeros_like(values)
+    increments[:, :-1] = (spacing[:, None] / 6) * (
+        values[:, :-1] + 4 * function(middle[:, :-1]) + values[:, 1:]
+    )
+    return increments
+
+
+def recoverable_heading(values: Values, roads: Roads) -> Floats:
+    """Return the start headings (n,), drawn in where the drawn one leaves no time to react.
+
+    At speed v a heading h leads away from the path by v h T during the dead time T of delay, lag
+    and smoothing, and by (v h)^2 / 2a until it is undone. Where that would cross a boundary, no
+    driver could stay inside, and h is reduced to what fits.
+    """
+    offset = values["start_offset"].astype(np.float64)
+    heading = values["start_heading"].astype(np.float64)
+    speed = roads.plan[:, 1, 2] * values["start_speed"]
+    dead = values["lateral_delay"] + values["actuator_lag"] + values["smoothing"] + 0.4
+    swing = 3.7
+    outward = np.sign(heading)
+    width = np.where(outward > 0, roads.lines[:, 0, 2], roads.lines[:, 0, 0])
+    oncoming = np.where(values["left_hand_traffic"] == 1, 1.0, -1.0) == outward
+    centre_room = np.where(oncoming, roads.scalars["oncoming"], np.inf) - outward * offset
+    room = np.minimum(width - 0.92 - outward * offset, centre_room) - 0.1
+    room = np.maximum(room, 0.0)
+    # Room for v h T + swing h + (v h)^2 / 2a, solved for h.
+    brake = 0.2 * np.minimum(MAX_LATERAL_ACCELERATION, GRAVITY * values["friction"])
+    a = np.maximum(speed, 1.0) ** 2 / (2 * brake)
+    b = speed * dead + swing
+    limit = (np.sqrt(b * b + 4 * a * room) - b) / (2 * a)
+    return (outward * np.minimum(np.abs(heading), limit)).astype(np.float32)
