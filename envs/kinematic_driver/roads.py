@@ -34,7 +34,7 @@ HORIZON = 192.0  # m that can be seen ahead
 
 # The speed plan stays below these, so that a car that follows it has grip and jerk to spare.
 PLAN_FRICTION = 0.6  # share of the friction
-PLAN_LATERAL = 0.9 * MAX_LATERAL_ACCELERATION  # m/s^2
+PLAN_LATERAL = 0.85 * MAX_LATERAL_ACCELERATION  # m/s^2
 PLAN_LATERAL_JERK = 1.5  # m/s^3
 PLAN_ACCELERATION = 1.0  # m/s^2, speeding up and slowing down
 
@@ -145,11 +145,11 @@ def generate(values: Values, uniforms: Floats, max_steps: int) -> Roads:
 
     is_change = np.isin(desire, (CHANGE_LEFT, CHANGE_RIGHT))
     begin = np.where(is_change, change_from, bend_from) - 2.0 * speed
-    end = np.where(is_change, change_from + change_length, bend_to)
+    until = np.where(is_change, change_from + change_length, bend_to)
     nothing = desire == NONE
     scalars = {
         "desire_from": np.where(nothing, np.inf, begin).astype(np.float32),
-        "desire_to": np.where(nothing, -np.inf, end).astype(np.float32),
+        "desire_to": np.where(nothing, -np.inf, until).astype(np.float32),
         "oncoming": np.where(values["kind"] == LANELESS, 0.5 * lane, np.inf).astype(np.float32),
     }
     return Roads(spacing.astype(np.float32), shape, lines, plan, end.astype(np.float32), scalars)
@@ -270,7 +270,9 @@ def _plan(values: Values, kappa: Floats, slope: Floats, s: Floats, speed: Floats
     """
     bank = GRAVITY * values["superelevation"][:, None]
     grip = PLAN_FRICTION * GRAVITY * values["friction"][:, None]
-    lateral = np.minimum(grip + np.sign(kappa) * bank, PLAN_LATERAL)
+    # The bank shifts what the tyres and openpilot leave over, either way.
+    lateral = np.minimum(grip, PLAN_LATERAL) + np.sign(kappa) * bank
+    lateral = np.minimum(lateral, PLAN_LATERAL)
     square = np.minimum(speed[:, None] ** 2, lateral / np.maximum(np.abs(kappa), 1e-6))
     steep = np.maximum(np.abs(slope), 1e-9)
     square = np.minimum(square, np.cbrt(PLAN_LATERAL_JERK / steep) ** 2)

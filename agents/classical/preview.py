@@ -1,0 +1,162 @@
+"""A driver that knows the car and the road: the reference for KinematicDriver-v0.
+
+It predicts where the car will be when a new command gets through the delay, and there applies an
+LQR whose feedforward looks ahead along the path. It acts through the public action interface.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_discrete_are
+from scipy.signal import cont2discrete
+
+from steerlab.envs.kinematic_driver import dynamics, numpy_backend
+from steerlab.envs.kinematic_driver.dynamics import DT, GRAVITY
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+
+Floats = NDArray[Any]
+
+#: Square of the sideways acceleration (m/s^2) that is worth 1 m^2 of offset: sets the bandwidth.
+CONTROL_COST = 0.3
+SPEED_GAIN = 0.8  # 1/s
+_LAGS = np.linspace(0.01, 1.0, 12)
+_SMOOTHINGS = np.linspace(0.001, 1.0, 12)
+
+
+class PreviewDriver:
+    """Preview LQR on the delay-augmented bicycle, for all rows of an environment.
+
+    Args:
+        env: The environment that is driven; its true state and true path are what the driver sees.
+    """
+
+    def __init__(self, env: KinematicDriverVectorEnv) -> None:
+        self.env = env
+        n = env.num_envs
+        self.steps = 22
+        self.pipeline = np.zeros((self.steps, n))  # commands sent, newest first
+        self.smooth = np.zeros(n)
+        self.actuator = np.zeros(n)
+
+    def reset(self, info: dict[str, Any], rows: NDArray[np.bool_] | None = None) -> None:
+        """Forget the past of ``rows`` (a mask, default all), whose episodes have just begun."""
+        rows = np.ones(self.env.num_envs, bool) if rows is None else rows
+        held = info["path_curvature"][rows]
+        self.pipeline[:, rows] = held
+        self.smooth[rows] = held
+        self.actuator[rows] = held
+
+    def __call__(self, info: dict[str, Any]) -> NDArray[np.float32]:
+        """Return actions (N, 2) for the state that ``info`` tells."""
+        v, a = info["speed"].astype(float), info["acceleration"].astype(float)
+        delay, lag = info["lateral_delay"].astype(float), info["actuator_lag"].astype(float)
+        smoothing = info["smoothing"].astype(float)
+        count = int(np.ceil(delay.max() / DT)) + 1
+        times = DT * np.arange(count + 1)
+        ahead = v[:, None] * times + 0.5 * np.clip(a, -1, 1)[:, None] * times**2
+        pull = lag + smoothing
+        longitudinal = 0.5 * (info["brake_lag"] + info["drive_lag"]) + smoothing
+        moment = np.stack([(delay + pull) * v, longitudinal * v, longitudinal * v + 1.0], 1)
+        seen = self.env.preview(np.concatenate([ahead, moment], 1).astype(np.float32))
+        kappa, planned = seen["curvature"], seen["planned_speed"]
+
+        d, psi, k = self._predict(info, v, a, delay, lag, kappa)
+        # In terms of sideways acceleration the gains do not depend on speed.
+        speed = np.maximum(v + np.clip(a, -1, 1) * delay, 0.5)
+        at = np.minimum((delay / DT).astype(int), count)
+        here = kappa[np.arange(len(v)), at]
+        state = np.stack(
+            [d, speed * np.sin(psi), speed**2 * (k - here), speed**2 * (self.smooth - here)]
+        )
+        gains = _gains(lag, smoothing)
+        feedback = -(gains * state).sum(0)
+        wanted = kappa[:, -3] + feedback / speed**2
+
+        now, slope = planned[:, -2], np.square(planned[:, -1]) - np.square(planned[:, -2])
+        pedal = info["mass"] * (0.5 * slope + SPEED_GAIN * (now - v))
+        return self._send(info, wanted, pedal)
+
+    def _predict(
+        self, info: dict[str, Any], v: Floats, a: Floats, delay: Floats, lag: Floats, kappa: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Return offset, heading and curvature when the command of now reaches the actuator."""
+        d, psi = info["cte"].astype(float), info["heading_error"].astype(float)
+        k = self.actuator.copy()
+        share = dynamics.lag(np, lag)
+        grip = np.sqrt(np.maximum((GRAVITY * info["friction"]) ** 2 - a**2, 0.0))
+        bank = GRAVITY * info["superelevation"]
+        rows = np.arange(len(v))
+        for j in range(int(np.ceil(delay.max() / DT))):
+            left = np.clip(delay / DT - j, 0, 1)  # share of this step that lies within the delay
+            back = delay / DT - j - 1  # age of the command in effect, in steps
+            older = np.clip(np.floor(back).astype(int), 0, self.steps - 2)
+            part = back - np.floor(back)
+            command = self.pipeline[older, rows] * (1 - part) + self.pipeline[older + 1, rows] * part
+            k = np.where(left > 0, k + share * (command - k), k)
+            speed = np.maximum(v + a * DT * j, 0.0)
+            driven = np.clip(
+                k,
+                (bank - grip) / np.maximum(speed, 0.1) ** 2,
+                (bank + grip) / np.maximum(speed, 0.1) ** 2,
+            )
+            step = DT * speed * left
+            turn = step * (driven - kappa[:, j] * np.cos(psi) / np.maximum(1 - kappa[:, j] * d, 0.2))
+            d = d + step * np.sin(psi + 0.5 * turn)
+            psi = psi + turn
+        return d, psi, k
+
+    def _send(self, info: dict[str, Any], wanted: Floats, pedal: Floats) -> NDArray[np.float32]:
+        """Return the actions, and keep what the car's first stages will make of them."""
+        v = info["speed"].astype(float)
+        steer, pedal = dynamics.encode_action(numpy_backend, wanted, pedal, v)
+        curvature = steer * dynamics.curvature_scale(numpy_backend, v)
+        self.smooth = self.smooth + dynamics.lag(np, info["smoothing"]) * (curvature - self.smooth)
+        delay = info["lateral_delay"] / DT
+        command = dynamics.clip_curvature(
+            numpy_backend, self.smooth, self.pipeline[0], v, info["superelevation"]
+        )
+        self.pipeline = np.roll(self.pipeline, 1, axis=0)
+        self.pipeline[0] = command
+        whole = np.floor(delay).astype(int)
+        rows, part = np.arange(len(v)), delay - whole
+        applied = self.pipeline[whole, rows] * (1 - part) + self.pipeline[whole + 1, rows] * part
+        self.actuator = self.actuator + dynamics.lag(np, info["actuator_lag"]) * (
+            applied - self.actuator
+        )
+        return np.stack([steer, pedal], 1).astype(np.float32)
+
+
+@cache
+def _gain_table() -> Floats:
+    """Return LQR gains (4, lags, smoothings) for offset, its rate, acceleration and command."""
+    table = np.zeros((4, len(_LAGS), len(_SMOOTHINGS)))
+    for i, lag in enumerate(_LAGS):
+        for j, smoothing in enumerate(_SMOOTHINGS):
+            a = np.zeros((4, 4))
+            a[0, 1] = a[1, 2] = 1.0
+            a[2, 2], a[2, 3] = -1 / lag, 1 / lag
+            a[3, 3] = -1 / smoothing
+            b = np.array([[0.0], [0.0], [0.0], [1 / smoothing]])
+            discrete_a, discrete_b, *_ = cont2discrete((a, b, np.eye(4), np.zeros((4, 1))), DT)
+            cost = np.diag([1.0, 0.1, 0.0, 0.0])
+            p = solve_discrete_are(discrete_a, discrete_b, cost, np.array([[CONTROL_COST]]))
+            right = discrete_b.T @ p @ discrete_a
+            left = CONTROL_COST + (discrete_b.T @ p @ discrete_b).item()
+            table[:, i, j] = (right / left)[0]
+    return table
+
+
+def _gains(lag: Floats, smoothing: Floats) -> Floats:
+    """Return the gains (4, N), interpolated in the table."""
+    table = _gain_table()
+    x = np.clip((lag - _LAGS[0]) / (_LAGS[1] - _LAGS[0]), 0, len(_LAGS) - 1.001)
+    y = np.clip(
+        (smoothing - _SMOOTHINGS[0]) / (_SMOOTHINGS[1] - _SMOOTHINGS[0]), 0, len(_SMOOTHINGS) - 1.001
+    )
+    i, j = x.astype(int), y.astype(int)
+    x, y = x - i, y - j
+    low = table[:, i, j] * (1 - y) + table[:, i, j + 1] * y
+    high = table[:, i + 1, j] * (1 - y) + table[:, i + 1, j + 1] * y
+    return low * (1 - x) + high * x
