@@ -24,7 +24,7 @@ from steerlab.envs.kinematic_driver.roads import Roads
 from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.errors import InputError, unknown_name
 
-CHUNK = 512  # rows observed at once: the temporaries stay in the cache of a core
+CHUNK = 1024  # rows observed at once: the temporaries stay in the cache of a core
 
 
 class KinematicDriverVectorEnv(BatchEnv):

@@ -36,14 +36,17 @@ def clip(x: Array, low: Any, high: Any) -> Array:
     return np.minimum(np.maximum(x, low), high)
 
 
-def take4(table: Array, index: Array) -> Array:
-    """Return rows of a contiguous float32 table (R, 4) at ``index`` (...): shape (..., 4).
+def take_columns(table: Array, index: Array) -> Array:
+    """Return the columns of a contiguous float32 table (R, C) at ``index`` (...): (C, ...).
 
-    Four float32 travel as one complex128, which ``numpy.take`` copies several times faster than
-    rows of four.
+    A row travels as one item, which ``numpy.take`` copies several times faster than C numbers;
+    parted into columns again, they make all that follows faster.
     """
-    packed = table.view(np.complex128)[:, 0].take(index)
-    return packed.view(np.float32).reshape(*index.shape, 4)
+    width = table.shape[1]
+    rows = table.view(f"V{4 * width}")[:, 0].take(index)
+    columns = np.empty((width, rows.size), np.float32)
+    np.copyto(columns, rows.reshape(-1).view(np.float32).reshape(-1, width).T)
+    return columns.reshape(width, *index.shape)
 
 
 def take_rows(table: Array, index: Array) -> Array:

@@ -49,8 +49,7 @@ def seen_lines(
     xp: Any,
     pose: tuple[Any, Any, Any],
     along: Any,
-    shape: Any,
-    lines: Any,
+    knots: Any,
     out: Any,
 ) -> None:
     """Add offset and heading of path, left and right boundary to ``out`` (N, 6 * 33), in place.
@@ -59,23 +58,22 @@ def seen_lines(
         xp: Backend.
         pose: Position x, y (m) and heading (rad) from which the lines are seen, each (N,).
         along: Distance of each point from the knot before it, m, (N, 33).
-        shape: x, y, heading and mean curvature of those knots, (N, 33, 4).
-        lines: Distance and slope of the left, and of the right boundary there, (N, 33, 4).
+        knots: Those knots, the columns of ``Roads.view``, (8, N, 33).
         out: Where the lines are added.
     """
     x, y, heading = (part[:, None] for part in pose)
-    offset = (shape[..., 1] - y) * xp.cos(heading)
-    offset -= (shape[..., 0] - x) * xp.sin(heading)
-    bend = along * shape[..., 3]
-    angle = shape[..., 2] - heading
+    knot_x, knot_y, angle, bend, left, left_slope, right, right_slope = knots
+    offset = (knot_y - y) * xp.cos(heading)
+    offset -= (knot_x - x) * xp.sin(heading)
+    bend = bend * along
+    angle = angle - heading
     offset += along * xp.sin(angle + 0.5 * bend)
     angle += bend
     cosine = xp.cos(angle)
-    left_slope, right_slope = lines[..., 1], lines[..., 3]
     n = POINTS
     out[:, :n] += offset
     out[:, n : 2 * n] += angle
-    out[:, 2 * n : 3 * n] += offset - (lines[..., 0] + along * left_slope) * cosine
+    out[:, 2 * n : 3 * n] += offset - (left + along * left_slope) * cosine
     out[:, 3 * n : 4 * n] += angle - left_slope
-    out[:, 4 * n : 5 * n] += offset + (lines[..., 2] + along * right_slope) * cosine
+    out[:, 4 * n : 5 * n] += offset + (right + along * right_slope) * cosine
     out[:, 5 * n :] += angle + right_slope

@@ -81,7 +81,8 @@ class Simulator:
     def __init__(self, rows: int, slots: int, max_steps: int, weights: Reward, xp: Any) -> None:
         self.rows, self.max_steps, self.weights, self.xp = rows, max_steps, weights, xp
         self.knots = roads.knots(max_steps)
-        self.shape, self.lines, self.plan = (xp.zeros(slots * self.knots, 4) for _ in range(3))
+        self.view = xp.zeros(slots * self.knots, 8)
+        self.plan = xp.zeros(slots * self.knots, 4)
         self.noise = xp.asarray(noise_table())
         self.basis = xp.asarray(error_basis())
         self.ahead = xp.asarray(X_IDXS)
@@ -119,12 +120,8 @@ class Simulator:
 
     def store(self, slots: Array, made: roads.Roads) -> None:
         """Write roads into the tables; ``slots`` (n,) are where they go."""
-        for table, values in (
-            (self.shape, made.shape),
-            (self.lines, made.lines),
-            (self.plan, made.plan),
-        ):
-            table.reshape(-1, self.knots, 4)[slots] = self.xp.asarray(values)
+        for table, values in ((self.view, made.view), (self.plan, made.plan)):
+            table.reshape(-1, self.knots, table.shape[1])[slots] = self.xp.asarray(values)
 
     def start(self, rows: Array, slots: Array, table: Array) -> None:
         """Begin an episode in ``rows`` (n,): on the roads of ``slots``, with the values ``table``.
@@ -237,13 +234,13 @@ class Simulator:
         base, spacing = self.base[rows], episode["spacing"]
         s, d, psi = (part[rows] for part in self.seen)
         index, along = self._locate(s, base, spacing)
-        knot = xp.take4(self.shape, index)
-        bend = along * knot[:, 3]
-        heading = knot[:, 2] + bend
-        chord = knot[:, 2] + 0.5 * bend
+        knot_x, knot_y, heading, mean, *_ = xp.take_columns(self.view, index)
+        bend = along * mean
+        chord = heading + 0.5 * bend
+        heading = heading + bend
         pose = (
-            knot[:, 0] + along * xp.cos(chord) - d * xp.sin(heading),
-            knot[:, 1] + along * xp.sin(chord) + d * xp.cos(heading),
+            knot_x + along * xp.cos(chord) - d * xp.sin(heading),
+            knot_y + along * xp.sin(chord) + d * xp.cos(heading),
             heading + psi,
         )
         first = (along / spacing)[:, None]
@@ -252,9 +249,7 @@ class Simulator:
         places -= whole
         places *= spacing[:, None]
         index = xp.integers(whole) + index[:, None]
-        seen_lines(
-            xp, pose, places, xp.take4(self.shape, index), xp.take4(self.lines, index), out[:, 17:]
-        )
+        seen_lines(xp, pose, places, xp.take_columns(self.view, index), out[:, 17:])
 
     def preview(self, distances: Array) -> dict[str, Array]:
         """Return the true path ``distances`` (N, M) m ahead: what a controller with a map knows.
@@ -264,10 +259,10 @@ class Simulator:
         """
         s = self.state.s[:, None] + distances
         index, along = self._locate(s, self.base[:, None], self.episode["spacing"][:, None])
-        plan = self.xp.take4(self.plan, index)
+        plan = self.xp.take_columns(self.plan, index)
         return {
-            "curvature": plan[..., 0] + along * plan[..., 1],
-            "planned_speed": plan[..., 2] + along * plan[..., 3],
+            "curvature": plan[0] + along * plan[1],
+            "planned_speed": plan[2] + along * plan[3],
         }
 
     def metrics(self, rows: Array) -> dict[str, Array]:
@@ -296,13 +291,14 @@ class Simulator:
         return base + self.xp.integers(whole), (at - whole) * spacing
 
     def _place(self, index: Array, along: Array) -> _Place:
-        plan, lines = self.xp.take4(self.plan, index), self.xp.take4(self.lines, index)
+        plan = self.xp.take_columns(self.plan, index)
+        lines = self.xp.take_columns(self.view, index)[4:]
         return _Place(
-            kappa=plan[:, 0] + along * plan[:, 1],
-            kappa_slope=plan[:, 1],
-            planned_speed=plan[:, 2] + along * plan[:, 3],
-            left=lines[:, 0] + along * lines[:, 1],
-            right=lines[:, 2] + along * lines[:, 3],
+            kappa=plan[0] + along * plan[1],
+            kappa_slope=plan[1],
+            planned_speed=plan[2] + along * plan[3],
+            left=lines[0] + along * lines[1],
+            right=lines[2] + along * lines[3],
         )
 
     def _split_time(self, seconds: Array) -> tuple[Array, Array]:
@@ -359,9 +355,9 @@ class Simulator:
         body = dynamics.corners(xp, state.d, state.psi, place.kappa)
         ahead = state.s + dynamics.FRONT * xp.cos(state.psi)
         index, along = self._locate(ahead, self.base, episode["spacing"])
-        lines = xp.take4(self.lines, index)
-        front_left = lines[:, 0] + along * lines[:, 1]
-        front_right = lines[:, 2] + along * lines[:, 3]
+        lines = xp.take_columns(self.view, index)[4:]
+        front_left = lines[0] + along * lines[1]
+        front_right = lines[2] + along * lines[3]
         right = (body[0] > front_right) | (body[2] > place.right)
         left = (body[1] < -front_left) | (body[3] < -place.left)
 

@@ -54,9 +54,9 @@ class TorchBackend:
         return torch.clamp(torch.clamp(x, min=low), max=high)
 
     @staticmethod
-    def take4(table: Tensor, index: Tensor) -> Tensor:
-        """Return rows of ``table`` (R, 4) at ``index`` (...): shape (..., 4)."""
-        return table[index]
+    def take_columns(table: Tensor, index: Tensor) -> Tensor:
+        """Return the columns of ``table`` (R, C) at ``index`` (...): (C, ...)."""
+        return table[index].movedim(-1, 0)
 
     @staticmethod
     def take_rows(table: Tensor, index: Tensor) -> Tensor:
