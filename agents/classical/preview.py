@@ -4,17 +4,19 @@ It predicts where the car will be when a new command gets through the delay, and
 LQR whose feedforward looks ahead along the path. It acts through the public action interface.
 """
 
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_discrete_are
 from scipy.signal import cont2discrete
 
-from steerlab.envs.kinematic_driver import dynamics, numpy_backend
+from steerlab.agents.classical.lqr import lqr_gain
+from steerlab.envs.kinematic_driver import dynamics
 from steerlab.envs.kinematic_driver.dynamics import DT, GRAVITY
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 
 Floats = NDArray[Any]
 
@@ -40,15 +42,12 @@ class PreviewDriver:
         self.smooth = np.zeros(n)
         self.actuator = np.zeros(n)
 
-    def reset(self, info: dict[str, Any], rows: NDArray[np.bool_] | None = None) -> None:
-        """Forget the past of ``rows`` (a mask, default all), whose episodes have just begun."""
-        rows = np.ones(self.env.num_envs, bool) if rows is None else rows
-        held = info["path_curvature"][rows]
-        self.pipeline[:, rows] = held
-        self.smooth[rows] = held
-        self.actuator[rows] = held
+    def reset(self, observation: Any, info: dict[str, Any]) -> None:
+        """Forget the past: new episodes have begun in all rows."""
+        held = info["path_curvature"]
+        self.pipeline[:], self.smooth, self.actuator = held, held.copy(), held.copy()
 
-    def __call__(self, info: dict[str, Any]) -> NDArray[np.float32]:
+    def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
         """Return actions (N, 2) for the state that ``info`` tells."""
         v, a = info["speed"].astype(float), info["acceleration"].astype(float)
         delay, lag = info["lateral_delay"].astype(float), info["actuator_lag"].astype(float)
@@ -93,7 +92,9 @@ class PreviewDriver:
             back = delay / DT - j - 1  # age of the command in effect, in steps
             older = np.clip(np.floor(back).astype(int), 0, self.steps - 2)
             part = back - np.floor(back)
-            command = self.pipeline[older, rows] * (1 - part) + self.pipeline[older + 1, rows] * part
+            command = (
+                self.pipeline[older, rows] * (1 - part) + self.pipeline[older + 1, rows] * part
+            )
             k = np.where(left > 0, k + share * (command - k), k)
             speed = np.maximum(v + a * DT * j, 0.0)
             driven = np.clip(
@@ -102,7 +103,9 @@ class PreviewDriver:
                 (bank + grip) / np.maximum(speed, 0.1) ** 2,
             )
             step = DT * speed * left
-            turn = step * (driven - kappa[:, j] * np.cos(psi) / np.maximum(1 - kappa[:, j] * d, 0.2))
+            turn = step * (
+                driven - kappa[:, j] * np.cos(psi) / np.maximum(1 - kappa[:, j] * d, 0.2)
+            )
             d = d + step * np.sin(psi + 0.5 * turn)
             psi = psi + turn
         return d, psi, k
@@ -110,12 +113,12 @@ class PreviewDriver:
     def _send(self, info: dict[str, Any], wanted: Floats, pedal: Floats) -> NDArray[np.float32]:
         """Return the actions, and keep what the car's first stages will make of them."""
         v = info["speed"].astype(float)
-        steer, pedal = dynamics.encode_action(numpy_backend, wanted, pedal, v)
-        curvature = steer * dynamics.curvature_scale(numpy_backend, v)
+        steer, pedal = dynamics.encode_action(NUMPY, wanted, pedal, v)
+        curvature = steer * dynamics.curvature_scale(NUMPY, v)
         self.smooth = self.smooth + dynamics.lag(np, info["smoothing"]) * (curvature - self.smooth)
         delay = info["lateral_delay"] / DT
         command = dynamics.clip_curvature(
-            numpy_backend, self.smooth, self.pipeline[0], v, info["superelevation"]
+            NUMPY, self.smooth, self.pipeline[0], v, info["superelevation"]
         )
         self.pipeline = np.roll(self.pipeline, 1, axis=0)
         self.pipeline[0] = command
@@ -126,6 +129,54 @@ class PreviewDriver:
             applied - self.actuator
         )
         return np.stack([steer, pedal], 1).astype(np.float32)
+
+
+class Driver(Protocol):
+    """Whoever drives all rows of an environment: made with it, told when episodes begin."""
+
+    def reset(self, observation: Any, info: dict[str, Any]) -> None:
+        """Forget the past."""
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> Any:
+        """Return actions (N, 2)."""
+
+
+def drive_once(
+    env: KinematicDriverVectorEnv,
+    make_driver: Callable[[KinematicDriverVectorEnv], Driver],
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[], Any] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Drive one episode in each row, rows ``seed``, ``seed + 1`` and so on.
+
+    Args:
+        env: Environment in next-step mode; rows that are through drive on, which is not counted.
+        make_driver: Called with ``env``.
+        seed: Seed of the first row.
+        options: Options of the reset.
+        progress: Called after every step.
+
+    Returns:
+        For each entry of ``info`` its values (N,) at the end of the row's episode, and ``steps``.
+    """
+    driver = make_driver(env)
+    observation, info = env.reset(seed=seed, options=dict(options or {}))
+    driver.reset(observation, info)
+    names = [name for name in info if f"_{name}" in info]
+    result = {name: info[name].copy() for name in names}
+    result["steps"] = np.zeros(env.num_envs, int)
+    running = np.ones(env.num_envs, bool)
+    while running.any():
+        observation, _, terminated, truncated, info = env.step(driver(observation, info))
+        result["steps"] += running
+        over = running & (terminated | truncated)
+        for name in names:
+            result[name][over] = info[name][over]
+        running &= ~over
+        if progress:
+            progress()
+    return result
 
 
 @cache
@@ -141,10 +192,8 @@ def _gain_table() -> Floats:
             b = np.array([[0.0], [0.0], [0.0], [1 / smoothing]])
             discrete_a, discrete_b, *_ = cont2discrete((a, b, np.eye(4), np.zeros((4, 1))), DT)
             cost = np.diag([1.0, 0.1, 0.0, 0.0])
-            p = solve_discrete_are(discrete_a, discrete_b, cost, np.array([[CONTROL_COST]]))
-            right = discrete_b.T @ p @ discrete_a
-            left = CONTROL_COST + (discrete_b.T @ p @ discrete_b).item()
-            table[:, i, j] = (right / left)[0]
+            gain, _ = lqr_gain(discrete_a, discrete_b, cost, [[CONTROL_COST]])
+            table[:, i, j] = gain[0]
     return table
 
 
@@ -153,7 +202,9 @@ def _gains(lag: Floats, smoothing: Floats) -> Floats:
     table = _gain_table()
     x = np.clip((lag - _LAGS[0]) / (_LAGS[1] - _LAGS[0]), 0, len(_LAGS) - 1.001)
     y = np.clip(
-        (smoothing - _SMOOTHINGS[0]) / (_SMOOTHINGS[1] - _SMOOTHINGS[0]), 0, len(_SMOOTHINGS) - 1.001
+        (smoothing - _SMOOTHINGS[0]) / (_SMOOTHINGS[1] - _SMOOTHINGS[0]),
+        0,
+        len(_SMOOTHINGS) - 1.001,
     )
     i, j = x.astype(int), y.astype(int)
     x, y = x - i, y - j

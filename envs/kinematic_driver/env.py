@@ -1,7 +1,6 @@
 """KinematicDriver-v0 as gymnasium environments."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +9,8 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv
-from steerlab.envs.kinematic_driver import episodes, numpy_backend
+from steerlab.envs.kinematic_driver import episodes
+from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import (
     INTEGERS,
@@ -19,7 +19,7 @@ from steerlab.envs.kinematic_driver.randomization import (
     as_ranges,
     check_pins,
 )
-from steerlab.envs.kinematic_driver.reward import Reward
+from steerlab.envs.kinematic_driver.reward import Reward, as_reward
 from steerlab.envs.kinematic_driver.roads import Roads
 from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.errors import InputError, unknown_name
@@ -48,7 +48,7 @@ class KinematicDriverVectorEnv(BatchEnv):
     that was drawn, the reward without shaping (``base_reward``), the kind of ``violation`` (a
     number of ``simulator.VIOLATIONS``) and the summary of the episode so far: ``cte_max``,
     ``heading_error_mean``, ``jerk_rms``, ``progress`` (percent), ``base_return``; ``cte_p50`` and
-    ``cte_p95`` are NaN before the episode's last step.
+    ``cte_p95`` are -1 before the episode's last step.
 
     Args:
         num_envs: Number of rows.
@@ -88,13 +88,10 @@ class KinematicDriverVectorEnv(BatchEnv):
         self.max_episode_steps, self.view = max_episode_steps, view
         ranges = as_ranges(ranges)
         self.ranges = ranges if noise else ranges.without_noise()
-        self.weights = reward if isinstance(reward, Reward) else replace(Reward(), **(reward or {}))
-        self.simulator = Simulator(
-            num_envs, num_envs, max_episode_steps, self.weights, numpy_backend
-        )
+        self.weights = as_reward(reward)
+        self.simulator = Simulator(num_envs, num_envs, max_episode_steps, self.weights, NUMPY)
         self.base_reward = np.zeros(num_envs, np.float32)
         self._source = _Source(self)
-        self._human: Any = None
 
     def preview(self, distances: Any) -> dict[str, NDArray[np.float32]]:
         """Return the true path at ``distances`` (M,) or (N, M), in m ahead of each car.
@@ -123,6 +120,8 @@ class KinematicDriverVectorEnv(BatchEnv):
             raise InputError("an action is not finite; check the policy for NaN")
         outcome = self.simulator.step(actions)
         self.base_reward = outcome.base
+        if self.render_mode == "human":
+            self._show()
         return outcome.reward.astype(np.float64), outcome.terminated, outcome.truncated
 
     def _observe(self, rows: Rows) -> NDArray[np.float32]:
@@ -159,12 +158,27 @@ class KinematicDriverVectorEnv(BatchEnv):
         for name in INTEGERS:
             info[name] = info[name].astype(np.int32)
         for name in ("cte_p50", "cte_p95"):
-            info[name] = np.full(len(offset), np.nan, np.float32)
+            info[name] = np.full(len(offset), -1.0, np.float32)
         ended = np.flatnonzero(self._done[rows] & (sim.time[rows] > 0))
         if ended.size:
             found = sim.offset_percentiles(self.row_indices(rows)[ended])
             info["cte_p50"][ended], info["cte_p95"][ended] = found
         return info
+
+    def render_row(self, row: int) -> NDArray[np.uint8]:
+        """Return the picture of one row (H, W, 3)."""
+        from steerlab.envs.kinematic_driver.render import draw
+
+        return draw(self.simulator, self._observe(np.array([row]))[0], row, self.view)
+
+    def _show(self) -> None:
+        """Show the first row in a window (``human``)."""
+        import matplotlib.pyplot as plt
+
+        plt.figure(type(self).__name__, clear=True)
+        plt.imshow(self.render_row(0))
+        plt.axis("off")
+        plt.pause(1e-3)
 
 
 class KinematicDriverEnv(SingleEnv):

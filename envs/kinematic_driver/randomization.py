@@ -93,8 +93,8 @@ class Ranges:
 
     def without_noise(self) -> "Ranges":
         """Return the same ranges with perfect sensors and perfect, prompt vision."""
-        off = dict.fromkeys(_NOISES, (0.0, 0.0))
-        return replace(self, brightness=(1.0, 1.0), **off)
+        off: Any = dict.fromkeys(_NOISES, (0.0, 0.0)) | {"brightness": (1.0, 1.0)}
+        return replace(self, **off)
 
 
 #: What each range may span: wider values break the model they feed.

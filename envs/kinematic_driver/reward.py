@@ -1,9 +1,10 @@
 """What a step is worth: progress, made less by discomfort and by leaving the path."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
-from steerlab.errors import InputError
+from steerlab.errors import InputError, unknown_name
 
 Array = Any
 
@@ -75,3 +76,18 @@ def potential(xp: Any, weights: Reward, offset: Array, heading: Array) -> Array:
 def shaping(weights: Reward, before: Array, after: Array) -> Array:
     """Return what shaping adds to a step; ``after`` must be 0 where the episode terminated."""
     return weights.discount * after - before
+
+
+def as_reward(weights: "Reward | Mapping[str, Any] | None") -> Reward:
+    """Return ``weights`` as a :class:`Reward`; a mapping changes the defaults it names.
+
+    Raises:
+        InputError: A name is unknown or a value is out of range.
+    """
+    if isinstance(weights, Reward):
+        return weights
+    known = {f.name for f in fields(Reward)}
+    for name in weights or {}:
+        if name not in known:
+            raise unknown_name("reward weight", name, known)
+    return Reward(**(weights or {}))

@@ -153,8 +153,8 @@ class Simulator:
         for ours, name in ((self.delay, "lateral_delay"), (self.latency, "vision_latency")):
             for part, value in zip(ours, self._split_time(episode[name]), strict=True):
                 part[rows] = value
-        for table in (self.action, self.time, self.stalled, self.blind, self.violation, self.jerk):
-            table[rows] = 0
+        for part in (self.action, self.time, self.stalled, self.blind, self.violation, self.jerk):
+            part[rows] = 0
         for total in self.sums.values():
             total[rows] = 0
         noise = self._noise(episode["noise_start"], episode["noise_stride"], 0)

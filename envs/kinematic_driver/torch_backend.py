@@ -3,17 +3,19 @@
 from typing import Any
 
 import torch
-from torch import Tensor, abs, cos, exp, floor, sin, sqrt, where
-
-__all__ = ["TorchBackend"]
+from torch import Tensor
 
 
 class TorchBackend:
     """The namespace on a device; see :mod:`numpy_backend` for what each name does."""
 
-    abs, cos, exp, floor, sin, sqrt, where = map(
-        staticmethod, (abs, cos, exp, floor, sin, sqrt, where)
-    )
+    abs = staticmethod(torch.abs)
+    cos = staticmethod(torch.cos)
+    exp = staticmethod(torch.exp)
+    floor = staticmethod(torch.floor)
+    sin = staticmethod(torch.sin)
+    sqrt = staticmethod(torch.sqrt)
+    where = staticmethod(torch.where)
 
     def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)

@@ -1,0 +1,49 @@
+"""The reference driver: no violation on any fresh road, whatever car it is given."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steerlab.agents.classical.preview import PreviewDriver, drive_once
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+
+
+@pytest.mark.parametrize(
+    "count",
+    [60, pytest.param(1000, marks=pytest.mark.slow)],
+)
+def test_no_violations(count: int) -> None:
+    result = drive_once(KinematicDriverVectorEnv(count), PreviewDriver, seed=77)
+    assert (result["violation"] == 0).all()
+    assert np.percentile(result["cte_p95"], 95) < 0.8
+    assert np.median(result["cte_p95"]) < 0.35
+    assert np.median(result["jerk_rms"]) < 1.5
+    assert result["progress"].mean() > 90
+
+
+def test_harsh_corner_of_the_randomisation() -> None:
+    """The slowest actuator, the least grip and the heaviest car, all at once."""
+    pins = {"lateral_delay": 0.5, "actuator_lag": 0.3, "smoothing": 0.2, "friction": 0.3}
+    pins |= {"mass": 1.4, "brake_lag": 0.4, "lane_width": 2.7, "shoulder": 0.4}
+    result = drive_once(KinematicDriverVectorEnv(60), PreviewDriver, seed=5, options=pins)
+    assert (result["violation"] == 0).all()
+
+
+def test_first_episodes_count_once() -> None:
+    """A driver that does nothing: every row reports its own first episode."""
+
+    class Idle:
+        def __init__(self, env: KinematicDriverVectorEnv) -> None:
+            self.env = env
+
+        def reset(self, observation: Any, info: dict[str, Any]) -> None:
+            pass
+
+        def __call__(self, observation: Any, info: dict[str, Any]) -> Any:
+            return np.zeros((self.env.num_envs, 2), np.float32)
+
+    result = drive_once(KinematicDriverVectorEnv(50), Idle, seed=0)
+    assert result["violation"].shape == (50,)
+    assert (result["violation"] > 0).mean() > 0.9
+    assert np.isfinite(result["cte_p95"]).all()
