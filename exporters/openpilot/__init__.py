@@ -1,0 +1,1 @@
+"""openpilot's driving-model contracts: tables, packing, runner, export, verification."""
