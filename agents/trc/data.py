@@ -1,0 +1,144 @@
+"""Plans as training data: one npz file, with the keys of the published data."""
+
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerlab.agents.classical.tracking import optimal_controls
+from steerlab.agents.supervised import TensorData
+from steerlab.envs.double_integrator import DoubleIntegrator
+from steerlab.envs.problems import dump_problem, parse_problem
+from steerlab.envs.tracking import TrackingProblem
+from steerlab.errors import InputError
+from steerlab.files import atomic_path
+
+Floats = NDArray[np.float64]
+
+#: Arrays of a file, float64: N cases, T steps.
+KEYS = (
+    "initial_states",  # (N, 2)
+    "target_states",  # (N, 2)
+    "control_sequences",  # (N, T, 1)
+    "state_trajectories",  # (N, T+1, 2)
+    "costs",  # (N,) of the control sequences
+    "optimal_costs",  # (N,) of the best there are
+)
+
+
+class PlanData(TensorData):
+    """Cases with their plans, for :func:`steerlab.agents.trc.train`.
+
+    Attributes:
+        problem: What the plans solve.
+        arrays: The arrays of :data:`KEYS`.
+    """
+
+    def __init__(self, problem: TrackingProblem, arrays: dict[str, Floats]) -> None:
+        self.problem, self.arrays = problem, arrays
+        stage = problem.stage_costs(
+            arrays["state_trajectories"], arrays["control_sequences"], arrays["target_states"]
+        )
+        super().__init__(
+            states=_float(arrays["state_trajectories"]),
+            targets=_float(arrays["target_states"]),
+            controls=_float(arrays["control_sequences"][..., 0]),
+            # What is still to be paid at each step: the scale of a loss that starts there.
+            to_go=_float(stage[:, ::-1].cumsum(axis=1)[:, ::-1]),
+        )
+
+    def take(self, rows: NDArray[np.intp]) -> "PlanData":
+        """Return the cases at ``rows``."""
+        return PlanData(self.problem, {key: values[rows] for key, values in self.arrays.items()})
+
+
+def make_arrays(
+    problem: TrackingProblem, initial: Floats, targets: Floats, controls: Floats, best: Floats
+) -> dict[str, Floats]:
+    """Return the arrays of :data:`KEYS` for ``controls`` (N, T, 1), with optimal costs ``best``."""
+    values = (
+        initial,
+        targets,
+        controls,
+        problem.rollout(initial, controls),
+        problem.cost(initial, targets, controls),
+        best,
+    )
+    return dict(zip(KEYS, values, strict=True))
+
+
+def save_plans(path: str | Path, problem: TrackingProblem, arrays: dict[str, Floats]) -> None:
+    """Write the arrays of :data:`KEYS` and the problem to an npz file."""
+    with atomic_path(path) as temporary:
+        np.savez(temporary, problem=np.array(dump_problem(problem)), **arrays)  # type: ignore[arg-type]
+
+
+def load_plans(path: str | Path, problem: TrackingProblem | None = None) -> PlanData:
+    """Read plans written by :func:`save_plans`, or by the published generator.
+
+    Args:
+        path: npz file. It must hold the initial and target states and the control sequences; what
+            else is missing is computed.
+        problem: What the plans solve. By default what the file says, or else, as with files of the
+            published generator, the double integrator without terminal cost.
+
+    Raises:
+        InputError: There is no such file, it lacks an array, or the shapes do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {str(path)!r}; make one with steerlab generate-lqr")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {k: np.asarray(archive[k], np.float64) for k in KEYS if k in archive}
+            said = str(archive["problem"]) if "problem" in archive else None
+    except (ValueError, OSError, BadZipFile, AttributeError) as error:
+        raise InputError(f"{str(path)!r} is not an npz file of numbers ({error})") from error
+    missing = [key for key in KEYS[:3] if key not in arrays]
+    if missing:
+        raise InputError(f"{str(path)!r} lacks {', '.join(missing)}; it has {', '.join(arrays)}")
+    initial, targets, controls = (arrays[key] for key in KEYS[:3])
+    problem = problem or (
+        parse_problem(said)
+        if said
+        else DoubleIntegrator.preset("published", steps=controls.shape[1])
+    )
+    count = len(initial)
+    expected = ((count, 2), (count, 2), (count, problem.steps, 1))
+    shapes = tuple(a.shape for a in (initial, targets, controls))
+    if shapes != expected or not count:
+        raise InputError(
+            f"{str(path)!r}: states, targets and controls have shapes {shapes}, need {expected}"
+        )
+    if not all(np.isfinite(a).all() for a in arrays.values()):
+        raise InputError(f"{str(path)!r} holds numbers that are not finite")
+    best = arrays.get("optimal_costs")
+    if best is None:
+        best = problem.cost(initial, targets, optimal_controls(problem, initial, targets))
+    return PlanData(problem, make_arrays(problem, initial, targets, controls, best))
+
+
+def load_dataset(
+    path: str | Path, valid_fraction: float = 0.1, seed: int = 42
+) -> tuple[PlanData, PlanData]:
+    """Read plans and split them into training and validation cases.
+
+    Raises:
+        InputError: See :func:`load_plans`, or a part would be empty.
+    """
+    data = load_plans(path)
+    held_out = round(valid_fraction * len(data))
+    if not 0 < held_out < len(data):
+        raise InputError(
+            f"valid_fraction={valid_fraction} of {len(data)} cases leaves a part empty; "
+            "give more cases or another fraction"
+        )
+    order = np.random.default_rng(seed).permutation(len(data))
+    return data.take(order[held_out:]), data.take(order[:held_out])
+
+
+def _float(array: Floats) -> Tensor:
+    return torch.tensor(np.ascontiguousarray(array), dtype=torch.float32)
