@@ -1,0 +1,197 @@
+"""Compare planners: random, regulators, the exact optimum, plain networks, tiny recursive control.
+
+Costs, errors and success on the same cases, with weights, memory and latency of one and of 1,024
+plans, one thread, in torch and onnxruntime. Any other method joins by an npz file with an array
+control_sequences (N, T, 1) for the same cases: outside=[llm.npz] - its name is that of the file.
+
+Writes comparison_results.json, gaps.png and paths.png.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from steerlab.agents.classical.qp import choose_solver
+from steerlab.agents.classical.tracking import (
+    finite_horizon_lqr,
+    infinite_horizon_lqr,
+    optimal_controls,
+    random_controls,
+)
+from steerlab.agents.trc.data import load_plans
+from steerlab.agents.trc.evaluate import gaps, judge
+from steerlab.agents.trc.model import Planner
+from steerlab.agents.trc.train import load_planner
+from steerlab.envs.tracking import TrackingProblem
+from steerlab.errors import InputError
+from steerlab.experiments._memory import peak_megabytes
+from steerlab.experiments._planning import (
+    BATCHES,
+    JUDGED_COLUMNS,
+    cases_of,
+    judged_row,
+    latency,
+    onnx_latencies,
+    planner_inputs,
+    plot_gaps,
+    plot_paths,
+    print_table,
+    solver_latency,
+    write_json,
+)
+from steerlab.experiments._study import option, study
+
+Floats = NDArray[np.float64]
+Plan = Callable[[Floats, Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of compare-trc."""
+
+    checkpoints: list[str] = option(
+        ["runs/trc/model/best.pt"], "checkpoints of train-trc, networks of any kind"
+    )
+    test_data: str = option("", "cases of generate-lqr; empty = 1,000 of seed 123")
+    outside: list[str] = option([], "npz files with control_sequences of other methods")
+    latency_seconds: float = option(0.5, "time spent on each latency; 0 = measure none")
+
+
+def run(config: Config, output: Path) -> dict[str, Any]:
+    """Compare and write the results to ``output``."""
+    if not config.checkpoints:
+        raise InputError("checkpoints is empty; give at least one checkpoint of train-trc")
+    models = {_name(path): load_planner(path) for path in config.checkpoints}
+    if len(models) < len(config.checkpoints):
+        raise InputError("two checkpoints have the same name; put them into different folders")
+    problem = next(iter(models.values())).problem
+    data = cases_of(config.test_data, problem)
+    for name, other in ((n, m.problem) for n, m in models.items()):
+        if other != data.problem:
+            raise InputError(f"{name} plans for {other}, the test data are for {data.problem}")
+    initial, targets = data.arrays["initial_states"], data.arrays["target_states"]
+    planners = _planners(problem, models)
+    controls = {name: plan(initial, targets) for name, plan in planners.items()}
+    for path in config.outside:
+        controls[Path(path).stem] = load_plans(path, problem).arrays["control_sequences"]
+    results: dict[str, Any] = {name: judge(data, u) for name, u in controls.items()}
+    for name, model in models.items():
+        results[name] |= {
+            "parameters": model.parameter_count(),
+            "model_mb": 4e-6 * model.parameter_count(),
+            **{
+                f"inference_mb_{b}": peak_megabytes(model, planner_inputs(problem, b))
+                for b in BATCHES
+            },
+        }
+    if config.latency_seconds > 0:
+        for name, measured in _latencies(config, problem, models).items():
+            results[name]["latency"] = measured
+    write_json(output / "comparison_results.json", results)
+    _print(results)
+    shown = {n: u for n, u in controls.items() if n != "exact optimum"}
+    plot_gaps(
+        output / "gaps.png",
+        {name: gaps(data, u) for name, u in shown.items()},
+        f"{type(problem).__name__}: cost gaps of {len(data):,} cases",
+    )
+    plot_paths(output / "paths.png", data, {n: u for n, u in controls.items() if n != "random"})
+    Console().print(f"[bold]{output / 'comparison_results.json'}[/]", highlight=False)
+    return results
+
+
+def _name(path: str) -> str:
+    """Return the folder of a checkpoint: runs/trc/medium/best.pt is medium."""
+    return Path(path).resolve().parent.name
+
+
+def _planners(problem: TrackingProblem, models: dict[str, Planner]) -> dict[str, Plan]:
+    """Return every method as a function of starts and targets, the exact optimum last."""
+
+    def classical(plan: Callable[..., Floats]) -> Plan:
+        return lambda x, goal: plan(problem, x, goal)
+
+    return {
+        "random": classical(random_controls),
+        "regulator, infinite": classical(infinite_horizon_lqr),
+        "regulator, finite": classical(finite_horizon_lqr),
+        **{name: model.plan for name, model in models.items()},
+        "exact optimum": classical(optimal_controls),
+    }
+
+
+def _latencies(
+    config: Config, problem: TrackingProblem, models: dict[str, Planner]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure every method on one thread: name -> runtime and batch -> microseconds a call."""
+    seconds, found = config.latency_seconds, {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, plan in _planners(problem, models).items():
+            found[name] = {
+                f"python_{batch}": latency(lambda p=plan, a=a: p(*a), seconds)  # type: ignore[misc]
+                for batch in BATCHES
+                for a in [
+                    tuple(t.numpy().astype(float) for t in planner_inputs(problem, batch)[:2])
+                ]
+                if problem.linear or name in models or batch == 1
+            }
+        for name, model in models.items():
+            with torch.no_grad():
+                found[name] |= {
+                    f"torch_{b}": latency(lambda m=model, i=i: m(*i), seconds)  # type: ignore[misc]
+                    for b in BATCHES
+                    for i in [planner_inputs(problem, b)]
+                }
+            if problem.linear:
+                found[name] |= onnx_latencies(model, seconds)
+    finally:
+        torch.set_num_threads(threads)
+    if problem.linear and choose_solver() == "daqp":
+        found["exact optimum"]["solve_1"] = solver_latency(problem)
+    return found
+
+
+def _print(results: dict[str, Any]) -> None:
+    rows = [judged_row(name, r) for name, r in results.items()]
+    print_table("Plans on the same cases", JUDGED_COLUMNS, rows)
+    timed = {n: r["latency"] for n, r in results.items() if "latency" in r}
+    if not timed:
+        return
+    runtimes = {
+        "solve_1": "solver alone",
+        "onnxruntime_1": "onnxruntime, 1",
+        "onnxruntime_1024": "onnxruntime, 1,024",
+        "torch_1": "torch, 1",
+        "torch_1024": "torch, 1,024",
+        "python_1": "from numpy, 1",
+        "python_1024": "from numpy, 1,024",
+    }
+    rows = []
+    for name, times in timed.items():
+        r = results[name]
+        memory = " / ".join(_number(r.get(f"inference_mb_{b}"), 2) for b in BATCHES)
+        row = [name, _number(r.get("parameters"), 0), _number(r.get("model_mb"), 2), memory]
+        rows.append(row + [_number(times.get(k, {}).get("median_us"), 1) for k in runtimes])
+    print_table(
+        "Memory, and microseconds a call (median, one thread)",
+        ["method", "weights", "model MB", "MB at 1 / 1,024", *runtimes.values()],
+        rows,
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()

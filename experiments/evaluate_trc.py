@@ -1,0 +1,225 @@
+"""Evaluate a planner: against the optimum, every iterate, further away, shorter, and in feedback.
+
+Writes evaluation_results.json, gaps.png, iterates.png and paths.png.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from steerlab.agents.classical.tracking import finite_horizon_lqr, optimal_controls
+from steerlab.agents.trc.data import PlanData
+from steerlab.agents.trc.evaluate import (
+    Policy,
+    drive,
+    gaps,
+    judge,
+    judge_iterates,
+    optimal_cases,
+)
+from steerlab.agents.trc.model import Planner
+from steerlab.agents.trc.train import load_planner
+from steerlab.devices import torch_device
+from steerlab.envs.tracking import TrackingProblem
+from steerlab.errors import InputError
+from steerlab.experiments._planning import (
+    JUDGED_COLUMNS,
+    cases_of,
+    judged_row,
+    percent,
+    plot_gaps,
+    plot_paths,
+    print_table,
+    write_json,
+)
+from steerlab.experiments._study import option, study
+from steerlab.files import atomic_path
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of evaluate-trc."""
+
+    checkpoint: str = option("runs/trc/model/best.pt", "checkpoint of train-trc")
+    test_data: str = option("", "cases of generate-lqr; empty = 1,000 of seed 123")
+    scales: list[float] = option([1.5, 2.0], "starts this many times further away than trained on")
+    disturbances: list[float] = option(
+        [0.0, 0.1, 0.3], "standard deviations of the input's disturbance in closed loop"
+    )
+    closed_loop_cases: int = option(200, "cases driven in closed loop; 0 = none")
+    device: str = option("auto", "auto, cpu or cuda")
+
+
+def run(config: Config, output: Path) -> dict[str, Any]:
+    """Evaluate and write the results to ``output``."""
+    if config.closed_loop_cases < 0:
+        raise InputError(f"closed_loop_cases={config.closed_loop_cases} must not be negative")
+    if any(value < 0 for value in (*config.scales, *config.disturbances)):
+        raise InputError("scales and disturbances must not be negative")
+    device = torch_device(config.device)
+    model = load_planner(config.checkpoint, device)
+    problem = model.problem
+    data = cases_of(config.test_data, problem)
+    if data.problem != problem:
+        raise InputError(
+            f"the checkpoint plans for {problem}, the test data are for {data.problem}; "
+            "make them with the same task and preset"
+        )
+    arrays = data.arrays
+    plans = model.plan(arrays["initial_states"], arrays["target_states"], all_iterates=True)
+    results: dict[str, Any] = {
+        "checkpoint": config.checkpoint,
+        "device": str(device),
+        "parameters": model.parameter_count(),
+        "cases": len(data),
+        "test": judge(data, plans[-1]),
+        "iterates": judge_iterates(data, plans),
+        "further_away": {str(s): _further(model, s) for s in config.scales},
+        "fewer_steps": {str(m): _shorter(model, data, m) for m in _horizons(problem)},
+        "closed_loop": _closed_loop(model, data, config) if config.closed_loop_cases else {},
+    }
+    write_json(output / "evaluation_results.json", results)
+    _print(results)
+    plot_gaps(
+        output / "gaps.png",
+        {f"plan {k}": gaps(data, plan) for k, plan in enumerate(plans)},
+        f"{type(problem).__name__}: every plan of the network",
+    )
+    _plot_iterates(output / "iterates.png", data, plans)
+    plot_paths(
+        output / "paths.png",
+        data,
+        {"optimum": _optimum(problem, data), "network": plans[-1]},
+    )
+    Console().print(f"[bold]{output / 'evaluation_results.json'}[/]", highlight=False)
+    return results
+
+
+def _optimum(problem: TrackingProblem, data: PlanData) -> Floats:
+    """Return optimal plans of the cases that are drawn."""
+    few = slice(0, 6)
+    return optimal_controls(
+        problem, data.arrays["initial_states"][few], data.arrays["target_states"][few]
+    )
+
+
+def _further(model: Planner, scale: float) -> dict[str, float]:
+    cases = optimal_cases(model.problem, 500, 7, scale)
+    arrays = cases.arrays
+    return judge(cases, model.plan(arrays["initial_states"], arrays["target_states"]))
+
+
+def _horizons(problem: TrackingProblem) -> list[int]:
+    return sorted({max(problem.steps * part // 3, 1) for part in (1, 2)})
+
+
+def shortened(problem: TrackingProblem, steps: int) -> TrackingProblem:
+    """Return the same problem with only ``steps`` steps of the same length."""
+    return replace(problem, steps=steps, horizon=steps * problem.dt)
+
+
+def _shorter(model: Planner, data: PlanData, steps: int) -> dict[str, float]:
+    problem = shortened(model.problem, steps)
+    cases = optimal_cases(problem, 500, 8)
+    arrays = cases.arrays
+    plans = model.plan(arrays["initial_states"], arrays["target_states"], steps)
+    return judge(cases, plans[:, :steps])
+
+
+def _closed_loop(model: Planner, data: PlanData, config: Config) -> dict[str, Any]:
+    """Drive with the network, with the optimum and with the regulator, all replanned, or once."""
+    problem = model.problem
+    rows = slice(0, config.closed_loop_cases)
+    initial, targets = data.arrays["initial_states"][rows], data.arrays["target_states"][rows]
+
+    def through(plan: Callable[[TrackingProblem, Floats, Floats], Floats]) -> Policy:
+        return lambda x, goal, steps: plan(shortened(problem, steps), x, goal)
+
+    policies: dict[str, tuple[Policy, bool]] = {
+        "network": (model.plan, True),
+        "network, open loop": (model.plan, False),
+        "regulator": (through(finite_horizon_lqr), True),
+        "optimum, open loop": (through(optimal_controls), False),
+    }
+    if problem.linear:  # replanning a nonlinear optimum takes minutes
+        policies["optimum"] = (through(optimal_controls), True)
+    results: dict[str, Any] = {}
+    for size in config.disturbances:
+        for name, (policy, replan) in policies.items():
+            costs, errors = drive(
+                problem, policy, initial, targets, disturbance=size, replan=replan
+            )
+            results.setdefault(name, {})[str(size)] = {
+                "cost": float(costs.mean()),
+                "final_error": float(errors.mean()),
+                "success": float((errors < problem.tolerance).mean()),
+            }
+    return results
+
+
+def _print(results: dict[str, Any]) -> None:
+    rows = [judged_row(f"test, {results['cases']:,} cases", results["test"])]
+    rows += [
+        judged_row(f"starts x {scale} away", r) for scale, r in results["further_away"].items()
+    ]
+    rows += [judged_row(f"{steps} steps left", r) for steps, r in results["fewer_steps"].items()]
+    print_table("Cost above the optimum", JUDGED_COLUMNS, rows)
+    iterates = results["iterates"]
+    rows = [
+        [
+            str(k),
+            percent(of_means),
+            percent(mean),
+            percent(iterates["improved"][k - 1], 1) if k else "-",
+        ]
+        for k, (of_means, mean) in enumerate(
+            zip(iterates["gap_of_means"], iterates["gap_mean"], strict=True)
+        )
+    ]
+    print_table(
+        f"Every plan (no correction raises the cost in {percent(iterates['non_increasing'], 1)} "
+        "of the cases)",
+        ["plan", "gap of means", "mean gap", "improved by it"],
+        rows,
+    )
+    if results["closed_loop"]:
+        sizes = list(next(iter(results["closed_loop"].values())))
+        rows = [
+            [name, *(f"{r[s]['cost']:.3f} / {percent(r[s]['success'], 1)}" for s in sizes)]
+            for name, r in results["closed_loop"].items()
+        ]
+        columns = ["driven by", *(f"disturbance {s}" for s in sizes)]
+        print_table("In feedback: mean cost / success", columns, rows)
+
+
+def _plot_iterates(path: Path, data: PlanData, plans: Floats) -> None:
+    """Draw how the gap falls from plan to plan: median and 5 to 95 % of the cases."""
+    all_gaps = np.stack([np.maximum(gaps(data, plan), 1e-9) for plan in plans])
+    figure, axes = plt.subplots(figsize=(5.5, 4), layout="constrained")
+    numbers = np.arange(len(plans))
+    low, median, high = 100 * np.quantile(all_gaps, (0.05, 0.5, 0.95), axis=1)
+    axes.fill_between(numbers, low, high, alpha=0.25, label="5 to 95 % of the cases")
+    axes.plot(numbers, median, "-o", label="median")
+    axes.plot(numbers, 100 * all_gaps.mean(axis=1), "--s", label="mean")
+    axes.set(
+        yscale="log", xticks=numbers, xlabel="correction", ylabel="cost above the optimum, % (log)"
+    )
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Make cases of a tracking task with their plans: the optimum, or a regulator's.
+
+Writes lqr_dataset.npz with the arrays of the published generator, float64 - initial_states (N, 2),
+target_states (N, 2), control_sequences (N, T, 1), state_trajectories (N, T+1, 2), costs (N,) - and
+optimal_costs (N,). The same seed gives the same states as there: 42 for training, 123 for tests.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from tqdm.auto import tqdm
+
+from steerlab.agents.classical.qp import SOLVERS, choose_solver
+from steerlab.agents.classical.tracking import (
+    finite_horizon_lqr,
+    infinite_horizon_lqr,
+    optimal_controls,
+)
+from steerlab.agents.trc.data import PlanData, make_arrays, save_plans
+from steerlab.agents.trc.evaluate import judge
+from steerlab.envs.tracking import TrackingProblem
+from steerlab.errors import InputError, unknown_name
+from steerlab.experiments._planning import PLANS_FILE, ProblemOptions, chosen_problem, percent
+from steerlab.experiments._study import option, study
+
+Floats = NDArray[np.float64]
+LABELS = {
+    "optimal": optimal_controls,
+    "lqr": infinite_horizon_lqr,
+    "finite_lqr": finite_horizon_lqr,
+}
+
+
+@dataclass(frozen=True)
+class Config(ProblemOptions):
+    """Options of generate-lqr."""
+
+    num_samples: int = option(10_000, "cases")
+    labels: str = option("optimal", "optimal, lqr (infinite horizon, as published) or finite_lqr")
+    seed: int = option(42, "seed of the states")
+    solver: str = option("auto", "QP solver: auto, daqp, osqp or scipy")
+    check: bool = option(False, "solve again with another QP solver and compare")
+    workers: int = option(0, "processes; 0 = one a core")
+
+
+def run(config: Config, output: Path) -> PlanData:
+    """Make the data and write them to ``output``."""
+    problem = chosen_problem(config)
+    if config.labels not in LABELS:
+        raise unknown_name("kind of labels", config.labels, LABELS)
+    if config.num_samples < 1:
+        raise InputError(f"num_samples={config.num_samples} must be at least 1")
+    if config.workers < 0:
+        raise InputError(f"workers={config.workers} must not be negative")
+    solver = choose_solver(config.solver)
+    initial, targets = problem.sample(np.random.RandomState(config.seed), config.num_samples)
+    best = _in_parallel(problem, initial, targets, solver, config.workers)
+    best_costs = problem.cost(initial, targets, best)
+    if config.labels == "optimal":
+        controls = best
+    else:
+        controls = LABELS[config.labels](problem, initial, targets)
+    arrays = make_arrays(problem, initial, targets, controls, best_costs)
+    save_plans(output / PLANS_FILE, problem, arrays)
+    data = PlanData(problem, arrays)
+    _report(data, config, output / PLANS_FILE, solver)
+    if config.check:
+        _check(data, solver, best)
+    return data
+
+
+def _in_parallel(
+    problem: TrackingProblem, initial: Floats, targets: Floats, solver: str, workers: int
+) -> Floats:
+    """Solve in chunks whose size does not depend on ``workers``, so neither does the result."""
+    size = 10_000 if problem.linear else 100
+    starts = range(0, len(initial), size)
+    jobs = [(problem, initial[i : i + size], targets[i : i + size], solver) for i in starts]
+    workers = min(workers or cpu_count() or 1, len(jobs))
+    with tqdm(total=len(initial), unit="case", desc="optimum") as bar:
+        parts = []
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            for part in map(_solve, jobs) if workers == 1 else pool.map(_solve, jobs):
+                bar.update(len(part))
+                parts.append(part)
+    return np.concatenate(parts)
+
+
+def _solve(job: tuple[TrackingProblem, Floats, Floats, str]) -> Floats:
+    return optimal_controls(*job)
+
+
+def _report(data: PlanData, config: Config, path: Path, solver: str) -> None:
+    result = judge(data, data.arrays["control_sequences"])
+    Console().print(
+        f"{len(data):,} cases of {config.task} ({config.preset}), labels {config.labels}, solver "
+        f"{solver}: mean cost {result['cost']:.4f}, {percent(result['gap_of_means'])} above the "
+        f"optimum; final error {result['final_error']:.4f}, success {percent(result['success'], 1)}"
+        f"\n[bold]{path}[/]",
+        highlight=False,
+    )
+
+
+def _check(data: PlanData, solver: str, best: Floats) -> None:
+    other = choose_solver("scipy" if solver != "scipy" else SOLVERS[0])
+    problem, arrays = data.problem, data.arrays
+    initial, targets = arrays["initial_states"], arrays["target_states"]
+    again = optimal_controls(problem, initial, targets, other)
+    costs = problem.cost(initial, targets, again)
+    Console().print(
+        f"{solver} against {other}: controls differ by at most {np.abs(again - best).max():.1e}, "
+        f"costs by {np.abs(costs / arrays['optimal_costs'] - 1).max():.1e} of the optimum",
+        highlight=False,
+    )
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()
