@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class _Meter(TorchDispatchMode):
     """Adds up the storages that operations make and that are still alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: set[int]) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.seen: set[int] = set()
+        self.seen = known
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -40,6 +40,7 @@ class _Meter(TorchDispatchMode):
 
 def peak_megabytes(model: nn.Module, inputs: Sequence[Tensor]) -> float:
     """Return the largest sum of live activations of one pass of ``model``, without its weights."""
-    with torch.no_grad(), _Meter() as meter:
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    with torch.no_grad(), _Meter(known) as meter:
         model(*inputs)
     return 1e-6 * meter.peak

@@ -1,6 +1,7 @@
 """What the studies of planning share: options of a problem, tables, latencies, plots."""
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -119,22 +120,23 @@ def solver_latency(problem: TrackingProblem) -> dict[str, float]:
     return {"median_us": float(np.median(kept)), "p99_us": float(np.quantile(kept, 0.99))}
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Print a table; numbers come formatted."""
-    table = Table(*columns, title=title, title_justify="left", header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table of formatted cells, the first column being names."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    console = Console()
-    console.print(table)
+        table.add_row(*row)
+    # A file or a pipe has no width, and 80 would cut the columns.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def percent(value: float, digits: int = 3) -> str:
     """Return a share as a percentage, large ones with fewer digits."""
     if not np.isfinite(value):
         return "-"
-    return f"{100 * value:.{digits if abs(value) < 0.1 else 1}f} %"
+    size = abs(value)
+    return f"{100 * value:,.{digits if size < 0.1 else 1 if size < 10 else 0}f} %"
 
 
 def judged_row(name: str, r: Mapping[str, float]) -> list[str]:

@@ -75,6 +75,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         )
     arrays = data.arrays
     plans = model.plan(arrays["initial_states"], arrays["target_states"], all_iterates=True)
+    few = min(len(data), 500)
     results: dict[str, Any] = {
         "checkpoint": config.checkpoint,
         "device": str(device),
@@ -82,8 +83,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         "cases": len(data),
         "test": judge(data, plans[-1]),
         "iterates": judge_iterates(data, plans),
-        "further_away": {str(s): _further(model, s) for s in config.scales},
-        "fewer_steps": {str(m): _shorter(model, data, m) for m in _horizons(problem)},
+        "further_away": {str(s): _further(model, few, s) for s in config.scales},
+        "fewer_steps": {str(m): _shorter(model, few, m) for m in _horizons(problem)},
         "closed_loop": _closed_loop(model, data, config) if config.closed_loop_cases else {},
     }
     write_json(output / "evaluation_results.json", results)
@@ -111,8 +112,8 @@ def _optimum(problem: TrackingProblem, data: PlanData) -> Floats:
     )
 
 
-def _further(model: Planner, scale: float) -> dict[str, float]:
-    cases = optimal_cases(model.problem, 500, 7, scale)
+def _further(model: Planner, count: int, scale: float) -> dict[str, float]:
+    cases = optimal_cases(model.problem, count, 7, scale)
     arrays = cases.arrays
     return judge(cases, model.plan(arrays["initial_states"], arrays["target_states"]))
 
@@ -126,9 +127,9 @@ def shortened(problem: TrackingProblem, steps: int) -> TrackingProblem:
     return replace(problem, steps=steps, horizon=steps * problem.dt)
 
 
-def _shorter(model: Planner, data: PlanData, steps: int) -> dict[str, float]:
+def _shorter(model: Planner, count: int, steps: int) -> dict[str, float]:
     problem = shortened(model.problem, steps)
-    cases = optimal_cases(problem, 500, 8)
+    cases = optimal_cases(problem, count, 8)
     arrays = cases.arrays
     plans = model.plan(arrays["initial_states"], arrays["target_states"], steps)
     return judge(cases, plans[:, :steps])

@@ -32,6 +32,7 @@ class Config(ProblemOptions):
     loss: str = option("cost", "cost (true cost, through the plant), hessian (du'Hdu/2) or mse")
     batch_size: int = option(128, "examples a step")
     baselines: bool = option(True, "train plain networks of 19,000 and of as many weights, too")
+    latency_seconds: float = option(0.5, "time spent on each latency; 0 = measure none")
     seed: int = option(0, "seed of the weights and of the order of training")
     device: str = option("auto", "auto, cpu or cuda")
 
@@ -78,7 +79,11 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     )
     console.print(Rule("comparison"))
     results = compare_trc.run(
-        compare_trc.Config(checkpoints=checkpoints, test_data=str(files["test"])),
+        compare_trc.Config(
+            checkpoints=checkpoints,
+            test_data=str(files["test"]),
+            latency_seconds=config.latency_seconds,
+        ),
         writable_folder(output / "comparison"),
     )
     if model.problem.linear:

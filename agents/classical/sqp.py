@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from steerlab.agents.classical.lqr import linearize
 from steerlab.agents.classical.qp import box_qp, choose_solver
 from steerlab.envs.tracking import TrackingProblem
+from steerlab.errors import InputError
 
 Floats = NDArray[np.float64]
 
@@ -53,10 +54,19 @@ def solve_sqp(
         tolerance: A case ends when a program promises less than this times its cost.
         max_iterations: Programs for each case at the most.
         solver: QP solver; see :func:`steerlab.agents.classical.qp.box_qp`.
+
+    Raises:
+        InputError: The plant diverges under ``start``.
     """
     solver = choose_solver(solver)
     controls = problem.clip(np.array(start, dtype=np.float64))
-    costs = problem.cost(initial, targets, controls)
+    with np.errstate(over="ignore", invalid="ignore"):
+        costs = problem.cost(initial, targets, controls)
+    if not np.isfinite(costs).all():
+        raise InputError(
+            f"{type(problem).__name__} diverges with steps of {problem.dt:g} s from "
+            f"{int((~np.isfinite(costs)).sum())} of the starts; take more steps or nearer starts"
+        )
     iterations = np.zeros(len(controls), dtype=np.intp)
     converged = np.zeros(len(controls), dtype=bool)
     active = np.arange(len(controls))

@@ -106,6 +106,13 @@ class Plant(nn.Module):
             (gradient,) = torch.autograd.grad(cost, leaf)
         return View(error.detach(), gradient * case.mask)
 
+    def newton_step(self, view: View) -> Tensor:
+        """Return the change of plan (B, T) that a linear plant without bounds would ask for.
+
+        It is exact with all steps left; with fewer, the Hessian is another.
+        """
+        return -(view.gradient @ self.round) @ self.round
+
     def safe_step(self, case: Case, view: View, controls: Tensor, move: Tensor) -> Tensor:
         """Return the part (B,), 0 to 1, of ``move`` (B, T) after which the cost is not higher.
 

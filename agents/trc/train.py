@@ -28,7 +28,7 @@ def _option(default: Any, help: str) -> Any:
 class TrainConfig(FitConfig):
     """Options of :func:`train`."""
 
-    batch_size: int = _option(64, "examples a step")
+    batch_size: int = _option(128, "examples a step")
     loss: str = _option("cost", "cost (true cost, through the plant), hessian (du'Hdu/2) or mse")
     supervision: float = _option(0.3, "weight of every plan before the last; 0 = only the last")
     tails: float = _option(0.3, "part of the examples that start in the middle of a plan")

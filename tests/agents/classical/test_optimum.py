@@ -137,6 +137,9 @@ def test_sqp_agrees_with_a_general_solver_on_the_oscillator() -> None:
 
 
 def test_bad_input() -> None:
+    coarse = VanDerPol(steps=5)
+    with np.errstate(all="ignore"), pytest.raises(InputError, match="steps of 1 s"):
+        optimal_controls(coarse, np.full((1, 2), 2.0), np.zeros((1, 2)))
     with pytest.raises(InputError, match="did you mean 'daqp'"):
         choose_solver("dapq")
     with pytest.raises(InputError, match="do not fit"):
