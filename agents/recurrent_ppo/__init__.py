@@ -1,0 +1,1 @@
+"""RecurrentPPO that runs whole sequences at once, and its training loop."""

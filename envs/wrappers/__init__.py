@@ -1,0 +1,1 @@
+"""Wrappers for single and native vector environments."""
