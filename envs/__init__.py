@@ -16,6 +16,11 @@ class Task:
 
 
 TASKS = {
+    "InvertedPendulumWide-v0": Task(
+        "steerlab.envs.inverted_pendulum.env:InvertedPendulumEnv",
+        "steerlab.envs.inverted_pendulum.env:InvertedPendulumVectorEnv",
+        reward_bounds=(0.0, 1.0),
+    ),
     "TinyPhysics-v0": Task(
         "steerlab.envs.tinyphysics.env:TinyPhysicsEnv",
         "steerlab.envs.tinyphysics.env:TinyPhysicsVectorEnv",

@@ -1,0 +1,189 @@
+"""Classical control of the cart-pole: nested PID, LQR, and a predictive controller, all batched.
+
+States are (N, 4) as in :mod:`steerlab.envs.inverted_pendulum.dynamics`, actions (N,).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import solve_discrete_are
+
+from steerlab.envs.inverted_pendulum.dynamics import (
+    BALANCE_ANGLE,
+    MAX_ACTION,
+    Coefficients,
+    PendulumParameters,
+    step,
+)
+
+Array = NDArray[np.float64]
+NOMINAL = PendulumParameters().coefficients()
+#: Proportional, integral and derivative gain of the outer loop, then of the inner loop.
+PID_GAINS = np.array([0.08, 0.05, 0.001, -3.0, -0.01, -0.15])
+PID_SECONDS = 0.02
+LEAN_LIMIT = np.pi / 12
+#: Costs of position, angle and their rates, and of the action.
+STATE_COST = (0.3, 10.0, 0.3, 0.5)
+ACTION_COST = 0.05
+
+
+class NestedPID:
+    """Angle control inside cart-velocity control, the expert of the published data.
+
+    The outer loop turns the cart's velocity into a wanted lean, limited to 15 degrees; the inner
+    loop turns the lean's error into an action. As published, both count 0.02 s a step although a
+    step is 0.04 s, and their first derivative is taken against 0.
+
+    Args:
+        gains: (6,) for all rows or (N, 6), in the order of :data:`PID_GAINS`.
+    """
+
+    def __init__(self, gains: Array = PID_GAINS) -> None:
+        self.gains = np.atleast_2d(gains)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget integrals and previous errors."""
+        self.integral: Any = 0.0
+        self.previous: Any = 0.0
+
+    def __call__(self, states: Array) -> Array:
+        """Return the actions for ``states`` and remember what the loops need."""
+        outer, inner = self.gains[:, :3], self.gains[:, 3:]
+        velocity_error = -states[:, 2]
+        lean = np.clip(self._loop(0, velocity_error, outer), -LEAN_LIMIT, LEAN_LIMIT)
+        angle_error = lean + BALANCE_ANGLE - states[:, 1]
+        action = self._loop(1, angle_error, inner)
+        return np.clip(action, -MAX_ACTION, MAX_ACTION)
+
+    def _loop(self, which: int, error: Array, gains: Array) -> Array:
+        if np.ndim(self.integral) == 0:
+            self.integral, self.previous = np.zeros((2, 2, len(error)))
+        self.integral[which] += error * PID_SECONDS
+        slope = (error - self.previous[which]) / PID_SECONDS
+        self.previous[which] = error
+        return gains[:, 0] * error + gains[:, 1] * self.integral[which] + gains[:, 2] * slope
+
+
+def linearize(coefficients: Coefficients = NOMINAL) -> tuple[Array, Array]:
+    """Return A (4, 4) and B (4, 1) of one step around balance, by automatic differentiation."""
+    balance = torch.tensor([0.0, BALANCE_ANGLE, 0.0, 0.0], dtype=torch.float64)
+    zero = torch.zeros((), dtype=torch.float64)
+    a, b = torch.func.jacfwd(lambda s, u: step(s, u, coefficients), argnums=(0, 1))(balance, zero)
+    return a.numpy(), b.numpy()[:, None]
+
+
+def riccati(
+    state_cost: tuple[float, ...] = STATE_COST, action_cost: float = ACTION_COST
+) -> tuple[Array, Array]:
+    """Return the LQR gain K (4,) and the cost-to-go P (4, 4) of the nominal plant."""
+    a, b = linearize()
+    cost = solve_discrete_are(a, b, np.diag(state_cost), np.array([[action_cost]]))
+    gain = np.linalg.solve(action_cost + b.T @ cost @ b, b.T @ cost @ a)
+    return gain[0], cost
+
+
+class StateFeedback:
+    """u = -K (state - target), limited to +-3.
+
+    Args:
+        gain: (4,) for all rows or (N, 4); the LQR gain if left out.
+        goal: Cart position to hold in m, a number or (N,).
+    """
+
+    def __init__(self, gain: Array | None = None, goal: Any = 0.0) -> None:
+        self.gain = riccati()[0] if gain is None else gain
+        self.goal = goal
+
+    def __call__(self, states: Array) -> Array:
+        """Return the actions for ``states``."""
+        error = states - np.array([0.0, BALANCE_ANGLE, 0.0, 0.0])
+        error[:, 0] -= self.goal
+        return np.clip(-(error * self.gain).sum(axis=1), -MAX_ACTION, MAX_ACTION)
+
+
+class NearestGoal:
+    """State feedback to whichever of several goals is nearest at each step."""
+
+    def __init__(self, goals: tuple[float, ...], gain: Array | None = None) -> None:
+        self.goals, self.feedback = np.array(goals), StateFeedback(gain)
+
+    def __call__(self, states: Array) -> Array:
+        """Return the actions for ``states``."""
+        nearest = np.abs(states[:, :1] - self.goals).argmin(axis=1)
+        self.feedback.goal = self.goals[nearest]
+        return self.feedback(states)
+
+
+def rolled_out(
+    feedback: Callable[[Array], Array], steps: int, coefficients: Coefficients = NOMINAL
+) -> Callable[[Array], Array]:
+    """Return the chunk policy that plays ``feedback`` in the exact model.
+
+    What it returns maps states (N, 4) to chunks (N, steps). It is the best a chunk can do that
+    follows this feedback law and cannot see the noise to come.
+    """
+
+    def chunks(states: Array) -> Array:
+        actions = []
+        for _ in range(steps):
+            actions.append(feedback(states))
+            states = step(states, actions[-1], coefficients)
+        return np.stack(actions, axis=1)
+
+    return chunks
+
+
+class PredictiveControl:
+    """Linear model predictive control with the limits of the action, for many rows at once.
+
+    Minimises the LQR cost over a horizon with the Riccati cost at its end, so that it equals LQR
+    where no limit is active. The box-constrained quadratic program is condensed to the actions and
+    solved by accelerated projected gradients: one matrix product an iteration for all rows.
+
+    Args:
+        horizon: Steps looked ahead; also the length of the chunks.
+        iterations: Gradient steps.
+    """
+
+    def __init__(self, horizon: int = 50, iterations: int = 200) -> None:
+        a, b = linearize()
+        gain, terminal = riccati()
+        closed = a - b @ gain[None]
+        # Deviations from LQR are the unknowns: the open-loop plant grows by 1.2 a step, and a
+        # condensed matrix of its powers would be hopeless to invert or descend on.
+        free, forced = np.zeros((horizon, 4)), np.zeros((horizon, horizon))
+        state, effect = np.eye(4), np.zeros((4, horizon))
+        weight = ACTION_COST + (b.T @ terminal @ b).item()
+        for k in range(horizon):
+            free[k], forced[k] = -gain @ state, -gain @ effect
+            forced[k, k] += 1.0
+            state, effect = closed @ state, closed @ effect
+            effect[:, k] += b[:, 0]
+        self.free, self.forced, self.weight = free, forced, weight
+        self.iterations = iterations
+        # Unknown actions u = free x + forced c; the cost is weight |c|^2 + const, and |u| <= 3.
+        self.inverse = np.linalg.inv(forced)
+        self.hessian = self.inverse.T @ self.inverse
+        self.step_size = 1.0 / np.linalg.eigvalsh(self.hessian)[-1]
+
+    def __call__(self, states: Array) -> Array:
+        """Return the next actions (N,)."""
+        return self.chunks(states)[:, 0]
+
+    def chunks(self, states: Array) -> Array:
+        """Return the planned actions (N, horizon)."""
+        error = states - np.array([0.0, BALANCE_ANGLE, 0.0, 0.0])
+        ideal = error @ self.free.T
+        plan = previous = np.clip(ideal, -MAX_ACTION, MAX_ACTION)
+        momentum = 1.0
+        for _ in range(self.iterations):
+            following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+            point = plan + (momentum - 1) / following * (plan - previous)
+            gradient = (point - ideal) @ self.hessian
+            previous, momentum = plan, following
+            plan = np.clip(point - self.step_size * gradient, -MAX_ACTION, MAX_ACTION)
+        return plan

@@ -1,0 +1,1 @@
+"""pi0-FAST: action chunks as short sequences of learned tokens."""

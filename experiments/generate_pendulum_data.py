@@ -1,0 +1,168 @@
+"""Let experts balance the pendulum and cut their actions into chunks for pi0 and pi0-FAST.
+
+Writes into output= the files training_pairs_original.npz (state, action_chunk),
+training_pairs_fast.npz (state, token_seq), tokenizer.json and trajectories.npz. Both pair files
+name for each row its trajectory and its part of the split (0 train, 1 validation, 2 test); all
+chunks of a trajectory are in the same part. The same seed writes the same arrays.
+
+task=balance is the published data: nested PID with gains drawn for every trajectory. In task=goals
+the experts go to one of two places on the rail, either with the same chance, so that the mean
+of what they do is wrong.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from steerlab.agents.classical.pendulum import PID_GAINS, NestedPID, StateFeedback, riccati
+from steerlab.agents.pi0_fast.tokenizer import PRESETS, FastTokenizer
+from steerlab.envs.inverted_pendulum.dynamics import BALANCE_ANGLE, EPISODE_STEPS
+from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
+from steerlab.errors import InputError, unknown_name
+from steerlab.experiments._pendulum import (
+    CHUNK,
+    GOAL_COST,
+    GOALS,
+    SPLITS,
+    TASKS,
+    Array,
+    consecutive,
+    play,
+    save_arrays,
+)
+from steerlab.experiments._study import option, study
+
+#: Where chunks start within a trajectory: densely while the pole is caught.
+STARTS = np.r_[0:9, 10, 12:25:2, 27:49:3]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the data."""
+
+    task: str = option("balance", "balance, or goals: experts that go to one of two places")
+    trajectories: int = option(4000, "expert trajectories of 100 steps")
+    noise: float = option(0.05, "half-width of the noise on the actions, not in the labels")
+    gain_spread: float = option(0.1, "relative half-width of each gain of each trajectory")
+    tokenizer: str = option("fine", "preset of scale and vocabulary: fine or seed")
+    scale: float | None = option(None, "scale of the rounding, in place of the preset's")
+    vocabulary: int | None = option(None, "size of the vocabulary, in place of the preset's")
+    seed: int = option(0, "seed of starts, gains, noise and split")
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Kept expert runs.
+
+    Attributes:
+        states: (N, 100, 4), before each action.
+        actions: (N, 100), without the noise that was added to them.
+        gains: (N, 6) of the PID, or (N, 4) of the state feedback.
+        goals: (N,) place the expert went to, m; 0 for the PID, which holds no place.
+    """
+
+    states: Array
+    actions: Array
+    gains: Array
+    goals: Array
+
+
+def expert_trajectories(config: Config) -> Trajectories:
+    """Return ``config.trajectories`` runs in which the expert settled the pole."""
+    tree = np.random.SeedSequence(config.seed)
+    kept: list[Trajectories] = []
+    missing = config.trajectories
+    while missing > 0:
+        rng = np.random.default_rng(tree.spawn(1)[0])
+        spread = rng.uniform(1 - config.gain_spread, 1 + config.gain_spread, (missing, 6))
+        goals = np.zeros(missing)
+        expert: NestedPID | StateFeedback
+        if config.task == "goals":
+            goals = rng.choice(GOALS, missing)
+            gains = riccati(GOAL_COST)[0] * spread[:, :4]
+            expert = StateFeedback(gains, goals)
+        else:
+            gains = PID_GAINS * spread
+            expert = NestedPID(gains)
+        env = InvertedPendulumVectorEnv(missing, process_noise=config.noise)
+        run = play(env, lambda states, step, act=expert: act(states), int(rng.integers(2**31)))
+        lean = run.states[:, :EPISODE_STEPS, 1] - BALANCE_ANGLE
+        good = run.survived & (consecutive(np.abs(lean) < 0.02) >= 0)
+        part = (run.states[good, :EPISODE_STEPS], run.actions[good], gains[good], goals[good])
+        kept.append(Trajectories(*part))
+        if not good.any():
+            raise InputError(f"no expert settles the pole at noise={config.noise}; lower it")
+        missing -= int(good.sum())
+    names = ("states", "actions", "gains", "goals")
+    return Trajectories(*(np.concatenate([getattr(k, name) for k in kept]) for name in names))
+
+
+def cut(trajectories: Trajectories) -> tuple[Array, Array, Array]:
+    """Return states (M, 4), chunks (M, 50) and the trajectory (M,) each is from."""
+    windows = np.lib.stride_tricks.sliding_window_view(trajectories.actions, CHUNK, axis=1)
+    states = trajectories.states[:, STARTS].reshape(-1, 4)
+    numbers = np.repeat(np.arange(len(trajectories.states), dtype=np.int32), len(STARTS))
+    return states, windows[:, STARTS].reshape(-1, CHUNK), numbers
+
+
+def split_of(trajectories: int, seed: int) -> Array:
+    """Return 0, 1 or 2 for each trajectory: 80 % train, 10 % validation, 10 % test."""
+    order = np.random.default_rng([seed, 1]).permutation(trajectories)
+    parts = np.searchsorted([0.8 * trajectories, 0.9 * trajectories], order, side="right")
+    return np.asarray(parts, dtype=np.int8)
+
+
+def run(config: Config, output: Path) -> dict[str, float]:
+    """Generate, cut, tokenize, write; print a summary."""
+    _check(config)
+    preset = PRESETS[config.tokenizer]
+    scale, vocabulary = config.scale or preset[0], config.vocabulary or preset[1]
+    trajectories = expert_trajectories(config)
+    states, chunks, numbers = cut(trajectories)
+    split = split_of(config.trajectories, config.seed)[numbers]
+    tokenizer = FastTokenizer.train(chunks[split == 0], scale, vocabulary)
+    sequences = tokenizer.sequences(chunks)
+
+    shared = {"trajectory": numbers, "split": split}
+    save_arrays(output / "trajectories.npz", **vars(trajectories))
+    save_arrays(output / "training_pairs_original.npz", state=states, action_chunk=chunks, **shared)
+    save_arrays(output / "training_pairs_fast.npz", state=states, token_seq=sequences, **shared)
+    tokenizer.save(output / "tokenizer.json")
+
+    held_out = chunks[split == 2]
+    tokens = [len(t) for t in tokenizer.encode(held_out)]
+    error = tokenizer.restore(tokenizer.quantize(held_out)) - held_out
+    bits = float(np.mean(tokens)) * np.log2(tokenizer.vocabulary)
+    figures = {
+        "tokens": float(np.mean(tokens)),
+        "longest": float(np.max(tokens)),
+        "rmse": float(np.sqrt(np.mean(error**2))),
+        "compression": CHUNK * 8 / bits,
+    }
+    table = Table("quantity", "value", title=f"pendulum data, task={config.task}")
+    for name, part in zip(SPLITS, np.bincount(split, minlength=3), strict=True):
+        table.add_row(f"{name} pairs", f"{part:,}")
+    table.add_row("scale, vocabulary", f"{scale:g}, {tokenizer.vocabulary}")
+    table.add_row("tokens a chunk on test (mean, max)", "{tokens:.2f}, {longest:.0f}".format(**figures))
+    table.add_row("RMSE of decode(encode(chunk)) on test", f"{figures['rmse']:.4f}")
+    table.add_row("against 50 tokens of 8 bits", f"{figures['compression']:.1f}x smaller")
+    Console().print(table, f"in {output}")
+    return figures
+
+
+def _check(config: Config) -> None:
+    if config.task not in TASKS:
+        raise unknown_name("task", config.task, TASKS)
+    if config.tokenizer not in PRESETS:
+        raise unknown_name("tokenizer preset", config.tokenizer, PRESETS)
+    if config.trajectories < 10:
+        raise InputError(f"trajectories={config.trajectories} must be at least 10, to be split")
+    for name in ("noise", "gain_spread"):
+        if not 0 <= getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)} must be in [0, 1)")
+
+
+main = study(Config, run)
