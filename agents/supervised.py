@@ -251,6 +251,11 @@ def _train_epoch(
     return _means("train", sums, len(train)) | {"train/learning_rate": rate}
 
 
+def evaluate_loss(model: nn.Module, loss: Loss, data: Dataset, config: FitConfig) -> float:
+    """Return the mean loss on ``data``, for instance a test set, with the noise of validation."""
+    return _validate(model.to(torch_device(config.device)), loss, data, config)["valid/loss"]
+
+
 @torch.no_grad()
 def _validate(model: nn.Module, loss: Loss, valid: Dataset, config: FitConfig) -> dict[str, float]:
     device = torch_device(config.device)

@@ -1,16 +1,30 @@
 """What the studies of the inverted pendulum share: pairs, episodes, and their figures."""
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import nn
 
+from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
+from steerlab.agents.pi0.model import Pi0, Pi0Config
+from steerlab.agents.pi0_fast.model import ChunkDecoder, Pi0Fast, Pi0FastConfig, stratified
+from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
+from steerlab.agents.supervised import FitConfig, Loss, TensorData, evaluate_loss, fit
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
 from steerlab.errors import InputError
-from steerlab.files import atomic_path
+from steerlab.files import atomic_path, writable_folder
 
 Array = NDArray[Any]
 CHUNK = 50
@@ -36,9 +50,7 @@ class Run:
     survived: Array
 
 
-def play(
-    env: InvertedPendulumVectorEnv, act: Callable[[Array, int], Array], seed: int
-) -> Run:
+def play(env: InvertedPendulumVectorEnv, act: Callable[[Array], Array], seed: int) -> Run:
     """Play one episode in every row.
 
     Rows whose episode ends early stay in the batch and are marked; what they do afterwards
@@ -46,14 +58,14 @@ def play(
 
     Args:
         env: Task over N rows.
-        act: Maps observations (N, 4) and the number of the step to actions (N,).
+        act: Maps observations (N, 4) to actions (N,); called once a step.
         seed: Of the reset; row i has the start and the noise of ``seed + i``.
     """
     observations, info = env.reset(seed=seed)
     states, actions = [info["state"]], []
     survived = np.ones(env.num_envs, dtype=bool)
-    for step in range(env.episode_steps):
-        action = act(observations, step)
+    for _ in range(env.episode_steps):
+        action = act(observations)
         observations, _, terminated, _, info = env.step(action.astype(np.float32)[:, None])
         survived &= ~terminated
         states.append(info["state"])
@@ -64,7 +76,8 @@ def play(
 def consecutive(mask: Array, length: int = 10) -> Array:
     """Return where in each row of (N, T) the first ``length`` Trues in sequence start, else -1."""
     windows = np.lib.stride_tricks.sliding_window_view(mask, length, axis=1).all(axis=-1)
-    return np.where(windows.any(axis=1), windows.argmax(axis=1), -1)
+    found: Array = np.any(windows, axis=1)
+    return np.where(found, windows.argmax(axis=1), -1)
 
 
 def save_arrays(path: Path, **arrays: Array) -> None:
@@ -113,3 +126,168 @@ def load_pairs(folder: str | Path, kind: str) -> Pairs:
             f"cannot read {str(path)!r} ({error}); write it with "
             "steerlab generate-pendulum-data output=FOLDER and pass data=FOLDER"
         ) from error
+
+
+def train_member(
+    prefix: str,
+    model: nn.Module,
+    loss: Loss,
+    sets: dict[str, TensorData],
+    config: FitConfig,
+    describe: dict[str, Any],
+    output: Path,
+) -> Path:
+    """Train one model of an ensemble and file its weights, log and curve under one name.
+
+    The run itself lives in ``output``, where an interrupted one is taken up again. The three files
+    go to the folder that all jobs of a ``--multirun`` share. A member that is complete is left alone.
+
+    Returns:
+        The path of the weights.
+    """
+    multirun = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    home = output.parent if multirun else output
+    name = _claim_name(prefix, home, output)
+    weights = home / "trained_models" / f"{name}.pth"
+    console = Console()
+    if weights.exists():
+        console.print(f"{weights} is complete")
+        return weights
+    result = fit(
+        model, loss, sets["training"], sets["validation"], config, output, describe=describe
+    )
+    test_loss = evaluate_loss(model, loss, sets["test"], config)
+    losses = result.history[result.best_epoch]
+    figures = {
+        "seed": config.seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "best epoch": result.best_epoch + 1,
+        "epochs": len(result.history),
+        "seconds": round(result.seconds, 1),
+        "training loss": round(losses["train/loss"], 6),
+        "validation loss": round(losses["valid/loss"], 6),
+        "test loss": round(test_loss, 6),
+    }
+    table = Table("quantity", "value", title=name)
+    for key, value in figures.items():
+        table.add_row(key, str(value))
+    console.print(table)
+    lines = [f"{key}: {value}" for key, value in figures.items()]
+    lines += ["", "epoch training validation learning_rate"]
+    lines += [
+        "{step} {train/loss:.6f} {valid/loss:.6f} {train/learning_rate:.3g}".format(**record)
+        for record in result.history
+    ]
+    with atomic_path(home / "logs" / f"{name}.txt") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_path(home / "loss_pics" / f"{name}.png") as temporary:
+        shutil.copyfile(output / "training_curves.png", temporary)
+    contents = {
+        "model": result.best,
+        "describe": describe,
+        "config": asdict(config),
+        "figures": figures,
+    }
+    save_checkpoint(weights, contents)  # last: a member with weights is complete
+    return weights
+
+
+def _claim_name(prefix: str, home: Path, output: Path) -> str:
+    """Return the name of this run: that of its first start, which no other run has."""
+    note = output / "name.txt"
+    if note.exists():
+        return note.read_text(encoding="utf-8")
+    stem = f"{prefix}_{datetime.now():%Y%m%d_%H%M}"
+    logs = writable_folder(home / "logs")
+    for number in count(1):
+        name = stem if number == 1 else f"{stem}_{number}"
+        try:
+            (logs / f"{name}.txt").open("x").close()
+        except FileExistsError:
+            continue
+        with atomic_path(note) as temporary:
+            temporary.write_text(name, encoding="utf-8")
+        return name
+    raise AssertionError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How chunks are drawn from the generative models.
+
+    Attributes:
+        steps: Euler steps of pi0.
+        temperature: Factor on the noise that pi0 starts from.
+        samples: Sequences of pi0-FAST that make a consensus; 1 takes the likeliest tokens.
+        seed: Of the noise.
+    """
+
+    steps: int = 10
+    temperature: float = 0.2
+    samples: int = 16
+    seed: int = 0
+
+
+def load_members(folder: str | Path, prefix: str, device: torch.device) -> list[nn.Module]:
+    """Return the models of an ensemble, in the order of their names.
+
+    Args:
+        folder: The output folder of the training.
+        prefix: ``tinypi0_`` or ``tinypi0fast_``.
+        device: Where they compute.
+
+    Raises:
+        InputError: There is none, or a file is no such model.
+    """
+    paths = sorted(Path(folder, "trained_models").glob(f"{prefix}*.pth"))
+    if not paths:
+        raise InputError(
+            f"{str(folder)!r} has no trained_models/{prefix}*.pth; give the output folder of "
+            f"steerlab train-{'pi0' if prefix == 'tinypi0_' else 'pi0-fast'}"
+        )
+    return [load_model(path, device) for path in paths]
+
+
+def load_model(path: Path, device: torch.device) -> nn.Module:
+    """Rebuild the pi0 or pi0-FAST that a training wrote, ready to draw from."""
+    contents = load_checkpoint(path, device)
+    try:
+        describe = contents["describe"]
+        model: nn.Module
+        if describe["kind"] == "pi0":
+            model = Pi0(Pi0Config(**describe["model"]))
+        else:
+            tokenizer = FastTokenizer.from_dict(describe["tokenizer"])
+            model = Pi0Fast(tokenizer, Pi0FastConfig(**describe["model"]))
+        model.load_state_dict(contents["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(
+            f"{str(path)!r} is no pi0 or pi0-FAST of this version ({error}); train it again"
+        ) from error
+    return model.to(device).eval()
+
+
+def chunk_policy(
+    model: nn.Module, sampling: Sampling, device: torch.device
+) -> Callable[[Array], Array]:
+    """Return the model as a map from states (N, 4) to chunks (N, H), with noise of its own."""
+    rng = np.random.default_rng(sampling.seed)
+    model = model.to(device).eval()
+    if isinstance(model, Pi0Fast):
+        model = ChunkDecoder(model, sampling.samples, model.horizon)
+
+    @torch.no_grad()
+    def chunks(states: Array) -> Array:
+        inputs = torch.as_tensor(states, dtype=torch.float32, device=device)
+        if isinstance(model, Pi0):
+            normal = rng.standard_normal((len(states), model.config.horizon))
+            noise = torch.as_tensor(sampling.temperature * normal).to(inputs)
+            out = model.sample(inputs, noise, sampling.steps)
+        elif isinstance(model, ChunkDecoder):
+            draws = stratified(len(states), model.samples, model.longest, rng)
+            out = model(inputs, draws.to(device))
+        else:
+            out = model(inputs)
+        return np.asarray(out.double().cpu().numpy())
+
+    return chunks

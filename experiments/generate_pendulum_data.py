@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from steerlab.agents.classical.pendulum import PID_GAINS, NestedPID, StateFeedback, riccati
+from steerlab.agents.classical.pendulum import PID_GAINS, NestedPID, StateFeedback, feedback_gain
 from steerlab.agents.pi0_fast.tokenizer import PRESETS, FastTokenizer
 from steerlab.envs.inverted_pendulum.dynamics import BALANCE_ANGLE, EPISODE_STEPS
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
@@ -82,13 +82,13 @@ def expert_trajectories(config: Config) -> Trajectories:
         expert: NestedPID | StateFeedback
         if config.task == "goals":
             goals = rng.choice(GOALS, missing)
-            gains = riccati(GOAL_COST)[0] * spread[:, :4]
+            gains = feedback_gain(GOAL_COST) * spread[:, :4]
             expert = StateFeedback(gains, goals)
         else:
             gains = PID_GAINS * spread
             expert = NestedPID(gains)
         env = InvertedPendulumVectorEnv(missing, process_noise=config.noise)
-        run = play(env, lambda states, step, act=expert: act(states), int(rng.integers(2**31)))
+        run = play(env, expert, int(rng.integers(2**31)))
         lean = run.states[:, :EPISODE_STEPS, 1] - BALANCE_ANGLE
         good = run.survived & (consecutive(np.abs(lean) < 0.02) >= 0)
         part = (run.states[good, :EPISODE_STEPS], run.actions[good], gains[good], goals[good])
@@ -146,7 +146,9 @@ def run(config: Config, output: Path) -> dict[str, float]:
     for name, part in zip(SPLITS, np.bincount(split, minlength=3), strict=True):
         table.add_row(f"{name} pairs", f"{part:,}")
     table.add_row("scale, vocabulary", f"{scale:g}, {tokenizer.vocabulary}")
-    table.add_row("tokens a chunk on test (mean, max)", "{tokens:.2f}, {longest:.0f}".format(**figures))
+    table.add_row(
+        "tokens a chunk on test (mean, max)", "{tokens:.2f}, {longest:.0f}".format(**figures)
+    )
     table.add_row("RMSE of decode(encode(chunk)) on test", f"{figures['rmse']:.4f}")
     table.add_row("against 50 tokens of 8 bits", f"{figures['compression']:.1f}x smaller")
     Console().print(table, f"in {output}")

@@ -23,7 +23,7 @@ from steerlab.files import atomic_path
 BOS, EOS, PAD, UNK = range(4)
 SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
 #: Scale of the rounding and size of the vocabulary.
-PRESETS = {"seed": (10.0, 256), "fine": (25.0, 512)}
+PRESETS = {"seed": (10.0, 256), "fine": (20.0, 512)}
 _FIRST_CHARACTER = 0x4E00  # a block of 20,000 letters without combining marks or spaces
 
 
@@ -44,7 +44,9 @@ class FastTokenizer:
         self._bpe = _library().Tokenizer.from_str(bpe)
         vocabulary = self._bpe.get_vocab()
         self.vocabulary = len(vocabulary)
-        spelled = {i: [] if i < len(SPECIAL) else _integers(text, low) for text, i in vocabulary.items()}
+        spelled = {
+            i: [] if i < len(SPECIAL) else _integers(text, low) for text, i in vocabulary.items()
+        }
         longest = max(len(s) for s in spelled.values())
         #: Number of coefficients of each token, (V,), and the coefficients, (V, longest).
         self.lengths = np.array([len(spelled[i]) for i in range(self.vocabulary)])
@@ -54,7 +56,7 @@ class FastTokenizer:
 
     @classmethod
     def train(
-        cls, chunks: NDArray[np.floating[Any]], scale: float = 25.0, vocabulary: int = 512
+        cls, chunks: NDArray[np.floating[Any]], scale: float = 20.0, vocabulary: int = 512
     ) -> "FastTokenizer":
         """Learn the merges on chunks (N, H).
 
@@ -110,7 +112,7 @@ class FastTokenizer:
         integers = np.zeros((len(tokens), self.horizon), dtype=np.int64)
         for row, sequence in enumerate(tokens):
             ids = np.asarray(sequence, dtype=np.int64)
-            if ids.size and not (0 <= ids.min() and ids.max() < self.vocabulary):
+            if ids.size and not (ids.min() >= 0 and ids.max() < self.vocabulary):
                 raise InputError(f"tokens must be in 0..{self.vocabulary - 1}: {ids.tolist()}")
             values = [v for i in ids for v in self.pieces[i, : self.lengths[i]]]
             if len(values) > self.horizon:
@@ -193,7 +195,8 @@ def _words(integers: NDArray[np.int64], low: int) -> list[str]:
     ends = integers.shape[1] - (integers[:, ::-1] != 0).argmax(axis=1)
     ends[(integers == 0).all(axis=1)] = 0
     return [
-        "".join(map(_letter, row[:end])) for row, end in zip((integers - low).tolist(), ends, strict=True)
+        "".join(map(_letter, row[:end]))
+        for row, end in zip((integers - low).tolist(), ends, strict=True)
     ]
 
 

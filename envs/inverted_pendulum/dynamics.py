@@ -131,7 +131,9 @@ def accelerations(theta: Any, velocity: Any, rate: Any, force: Any, c: Coefficie
     )
 
 
-def step(state: Any, action: Any, c: Coefficients, timestep: float = 0.02, substeps: int = 2) -> Any:
+def step(
+    state: Any, action: Any, c: Coefficients, timestep: float = 0.02, substeps: int = 2
+) -> Any:
     """Return the states after one step under a constant action.
 
     Args:

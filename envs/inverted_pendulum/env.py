@@ -10,6 +10,7 @@ from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv
 from steerlab.envs.inverted_pendulum.dynamics import (
     EPISODE_STEPS,
     MAX_ACTION,
+    Coefficients,
     PendulumParameters,
     step,
 )
@@ -138,7 +139,7 @@ class InvertedPendulumVectorEnv(BatchEnv):
             force = force + self._noise[ids, self.elapsed[ids]]
         c = self._coefficients
         if not self._same_plant:
-            c = c._make(v[rows] if isinstance(v, np.ndarray) else v for v in c)
+            c = Coefficients(*(v[rows] if isinstance(v, np.ndarray) else v for v in c))
         state = step(self.state[rows], force, c)
         self.state[rows] = state
         self.elapsed[rows] += 1

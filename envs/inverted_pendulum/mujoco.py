@@ -41,12 +41,14 @@ def make_mujoco(reset_noise: float = 0.5, **kwargs: Any) -> Any:
             f"{str(packaged)!r} has no {STOCK_RANGE!r}; use a gymnasium whose model has it"
         )
 
-    class WideInvertedPendulum(inverted_pendulum_v5.InvertedPendulumEnv):  # type: ignore[misc]
+    class WideInvertedPendulum(inverted_pendulum_v5.InvertedPendulumEnv):
         """The stock task with another angle limit."""
 
-        def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, Any]:
+        def step(self, action: NDArray[np.float32]) -> Any:
             observation, _, _, _, info = super().step(action)
-            terminated = bool(not np.isfinite(observation).all() or abs(observation[1]) > ANGLE_LIMIT)
+            terminated = bool(
+                not np.isfinite(observation).all() or abs(observation[1]) > ANGLE_LIMIT
+            )
             return observation, float(not terminated), terminated, False, info
 
     with tempfile.TemporaryDirectory() as folder:

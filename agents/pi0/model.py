@@ -1,0 +1,199 @@
+"""A tiny pi0: a transformer that carries noise to an action chunk, given the state.
+
+Flow matching as in "pi0: A Vision-Language-Action Flow Model" (arXiv 2410.24164), at the size of a
+toy: x_tau = (1 - tau) noise + tau chunk, and the field to learn is chunk - noise. Noise and tau are
+drawn afresh for every batch, one tau a chunk, and all action tokens see each other. A token is a
+patch of several actions, which makes training fast on a CPU.
+
+The network predicts the chunk itself, D(x, tau, state), from which the field is
+(D - x) / (1 - tau): where the state says almost everything, D hardly depends on x, and is much
+easier to learn than a field that must repeat the noise.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steerlab.errors import InputError
+
+#: Keys and values of one block, each (B, heads, L, width / heads).
+Cache = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Pi0Config:
+    """Size of the network."""
+
+    horizon: int = 50  # actions of a chunk
+    patch: int = 10  # actions of a token
+    width: int = 64
+    layers: int = 3
+    heads: int = 4
+    states: int = 4
+
+    def __post_init__(self) -> None:
+        if self.horizon % self.patch:
+            raise InputError(f"patch={self.patch} must divide the chunk of {self.horizon} actions")
+        if self.width % (2 * self.heads):
+            raise InputError(f"width={self.width} must be a multiple of 2 x heads={2 * self.heads}")
+
+
+class Normalizer(nn.Module):
+    """Mean and standard deviation of states and actions, kept with the weights."""
+
+    state_mean: Tensor
+    state_std: Tensor
+    action_mean: Tensor
+    action_std: Tensor
+
+    def __init__(self, states: int, horizon: int) -> None:
+        super().__init__()
+        for name, size in (("state", states), ("action", horizon)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
+
+    def adapt(self, states: Tensor, chunks: Tensor | None = None) -> None:
+        """Take the statistics of training data: states (N, S) and chunks (N, H)."""
+        for name, data in (("state", states), ("action", chunks)):
+            if data is not None:
+                getattr(self, f"{name}_mean").copy_(data.mean(0))
+                getattr(self, f"{name}_std").copy_(data.std(0).clamp_min(1e-6))
+
+    def state(self, states: Tensor) -> Tensor:
+        """Return normalised states."""
+        return (states - self.state_mean) / self.state_std
+
+    def action(self, chunks: Tensor) -> Tensor:
+        """Return normalised chunks."""
+        return (chunks - self.action_mean) / self.action_std
+
+    def to_action(self, normal: Tensor) -> Tensor:
+        """Return chunks in the units of the actions."""
+        return normal * self.action_std + self.action_mean
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, both steered by a condition (adaptive norms)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        self.steer = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.steer.weight)
+        nn.init.zeros_(self.steer.bias)
+
+    def forward(
+        self, x: Tensor, condition: Tensor, causal: bool = False, past: Cache | None = None
+    ) -> tuple[Tensor, Cache]:
+        """Return tokens (B, L, W), and the keys and values so far.
+
+        Args:
+            x: Tokens (B, L, W).
+            condition: What steers them, (B, W).
+            causal: Hide later tokens from earlier ones.
+            past: Keys and values of the tokens before ``x``, which are then seen by all of it.
+        """
+        width = x.shape[-1]
+        s1, b1, g1, s2, b2, g2 = self.steer(condition).unsqueeze(1).chunk(6, dim=-1)
+        y = F.layer_norm(x, (width,)) * (1 + s1) + b1
+        q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+        x = x + (1 + g1) * self.out(y)
+        y = F.layer_norm(x, (width,)) * (1 + s2) + b2
+        return x + (1 + g2) * self.feed(y), (k, v)
+
+
+class Pi0(nn.Module):
+    """The denoiser D, the loss it is trained with, and the sampler.
+
+    Args:
+        config: Size of the network.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, config: Pi0Config = Pi0Config()) -> None:
+        super().__init__()
+        self.config = config
+        width, tokens = config.width, config.horizon // config.patch
+        self.normalizer = Normalizer(config.states, config.horizon)
+        self.embed = nn.Linear(config.patch, width)
+        self.encode = nn.Sequential(
+            nn.Linear(config.states, 2 * width),
+            nn.SiLU(),
+            nn.Linear(2 * width, 2 * width),
+            nn.SiLU(),
+        )
+        self.prefix = nn.Linear(2 * width, tokens * width)
+        self.condition = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU())
+        self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
+        self.unembed = nn.Linear(width, config.patch)
+        self.register_buffer(
+            "frequencies", 0.5 * 1.15 ** torch.arange(width // 2), persistent=False
+        )
+
+    def denoise(self, x: Tensor, tau: Tensor, state: Tensor) -> Tensor:
+        """Return the expected chunk (B, H) behind x (B, H) at tau (B,), all normalised."""
+        phase = tau[:, None] * self.frequencies
+        known = self.encode(state)
+        condition = self.condition(torch.cat([known, phase.sin(), phase.cos()], dim=-1))
+        # At tau = 0 there is nothing but noise in x, and the weight keeps it out.
+        tokens = self.embed((tau[:, None] * x).unflatten(-1, (-1, self.config.patch)))
+        tokens = tokens + self.prefix(known).unflatten(-1, (-1, self.config.width))
+        for block in self.blocks:
+            tokens, _ = block(tokens, condition)
+        return self.unembed(F.layer_norm(tokens, tokens.shape[-1:])).flatten(1)
+
+    def loss(self, states: Tensor, chunks: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        """Return the flow-matching loss on states (B, 4) and chunks (B, H).
+
+        tau is 1 - t with t = 0.001 + 0.999 Beta(1.5, 1) as in pi0, more noise than signal. The
+        error of the field, (D - chunk) / (1 - tau), is weighted with (1 - tau)^2.
+        """
+        state, chunk = self.normalizer.state(states), self.normalizer.action(chunks)
+        noise = torch.randn(chunk.shape, generator=rng, device=chunk.device)
+        uniform = torch.rand(len(chunk), generator=rng, device=chunk.device)
+        tau = 1 - (0.001 + 0.999 * uniform ** (1 / 1.5))  # the inverse of Beta(1.5, 1)'s t^1.5
+        x = torch.lerp(noise, chunk, tau[:, None])
+        error = self.denoise(x, tau, state) - chunk
+        return {"loss": error.square().mean()}
+
+    def sample(self, states: Tensor, noise: Tensor, steps: int = 10) -> Tensor:
+        """Return chunks (B, H) by ``steps`` Euler steps from ``noise`` (B, H) at tau = 0.
+
+        The noise times a temperature below 1 gives chunks nearer to the likeliest ones; where
+        experts do either this or that, its sign still decides between them.
+        """
+        state, x = self.normalizer.state(states), noise
+        for step in range(steps):
+            tau = torch.full_like(x[:, 0], step / steps)
+            x = x + (self.denoise(x, tau, state) - x) / (steps - step)
+        return self.normalizer.to_action(x)
+
+
+class Pi0Sampler(nn.Module):
+    """States (B, 4) and noise (B, H) to chunks (B, H): the whole sampler as one module to export."""
+
+    def __init__(self, model: Pi0, steps: int = 10) -> None:
+        super().__init__()
+        self.model, self.steps = model, steps
+
+    def forward(self, state: Tensor, noise: Tensor) -> Tensor:
+        """Return the chunks."""
+        return self.model.sample(state, noise, self.steps)
+
+
+def pi0_loss(model: nn.Module, batch: dict[str, Any], rng: torch.Generator) -> dict[str, Tensor]:
+    """Adapt :meth:`Pi0.loss` to the shared training loop."""
+    assert isinstance(model, Pi0)
+    return model.loss(batch["state"], batch["chunk"], rng)

@@ -1,0 +1,394 @@
+"""Play chunks on the pendulum: pi0 and pi0-FAST against PID, LQR, MPC, a linear map and an MLP.
+
+Every controller meets the same starts and the same noise. Success is an episode of 100 steps within
+the limits; on data of task=goals the cart must also stand at a goal for the last 20. Convergence
+is |theta| < 0.02 for 10 steps in sequence, as in the published evaluation. Ensembles give mean and
+standard deviation over their models; the interval is that of the mean over models, or
+of the share of episodes where there is one controller.
+
+PID and LQR act anew at every step, whatever the replan interval. "LQR, rolled out" plays LQR in the exact
+model and keeps its chunk: what a chunk that follows LQR can reach at best. Linear map and MLP are trained
+here, on the same pairs.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student
+from tqdm.auto import tqdm
+
+from steerlab.agents.chunk_policies import LinearChunks, MLPChunks, mlp_loss
+from steerlab.agents.classical.pendulum import (
+    NearestGoal,
+    NestedPID,
+    PredictiveControl,
+    StateFeedback,
+    feedback_gain,
+    rolled_out,
+)
+from steerlab.agents.supervised import FitConfig, TensorData, fit
+from steerlab.devices import torch_device
+from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv, at_goal
+from steerlab.errors import InputError, unknown_name
+from steerlab.experiments._pendulum import (
+    GOAL_COST,
+    GOALS,
+    Array,
+    Pairs,
+    Run,
+    Sampling,
+    chunk_policy,
+    consecutive,
+    load_members,
+    load_pairs,
+    play,
+)
+from steerlab.experiments._study import option, study
+from steerlab.files import atomic_path
+
+#: What differs from the plant of the data, by name; each is an argument of the task.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "nominal": {},
+    "heavy": {"pole_mass": 1.5},
+    "long": {"pole_length": 1.3},
+    "short": {"pole_length": 0.75},
+    "weak": {"gear": 0.8},
+    "late": {"latency": 2},
+    "noisy": {"observation_noise": 0.02},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the evaluation."""
+
+    data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
+    pi0: str | None = option(None, "folder of a pi0 ensemble (output= of train-pi0)")
+    pi0_fast: str | None = option(None, "folder of a pi0-FAST ensemble")
+    episodes: int = option(300, "episodes a cell, of each controller and each model")
+    noises: list[float] = option([0.01, 0.05], "half-widths of the noise on the actions")
+    replans: list[int] = option([10, 13, 15], "actions used of a chunk before the next one")
+    variants: list[str] = option(["nominal"], f"plants: {', '.join(VARIANTS)}")
+    steps: int = option(10, "Euler steps of pi0")
+    temperature: float = option(0.2, "factor on the noise that pi0 starts from")
+    samples: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
+    mlp_models: int = option(3, "MLP baselines to train; 0 = none")
+    mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
+    video: bool = option(False, "film one episode of each controller")
+    seed: int = option(0, "seed of starts, noise and sampling")
+    device: str = option("auto", "auto, cpu or cuda")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Figures of one controller in one setting.
+
+    Attributes:
+        success: Percentages, one a model.
+        convergence: Percentages, one a model.
+        settle_step: Mean step at which the pole converges.
+        velocity_std: Standard deviation of the cart's velocity, m/s.
+        right: Percentage of the successes that end on the right.
+    """
+
+    variant: str
+    noise: float
+    replan: int
+    controller: str
+    episodes: int
+    success: list[float]
+    convergence: list[float]
+    settle_step: float
+    velocity_std: float
+    right: float
+
+
+Controller = Callable[[Array], Array]
+#: Gets the replan interval and returns a fresh controller: states (N, 4) to actions (N,).
+Maker = Callable[[int], Controller]
+
+
+def every_step(make: Callable[[], Controller]) -> Maker:
+    """Return the maker of a controller that acts anew at every step."""
+    return lambda replan: make()
+
+
+def in_chunks(policy: Controller) -> Maker:
+    """Return the maker of a controller that plays ``replan`` actions of each chunk (N, H)."""
+
+    def maker(replan: int) -> Controller:
+        chunk: Array = np.zeros((0, 0))
+        calls = 0
+
+        def act(states: Array) -> Array:
+            nonlocal chunk, calls
+            if calls % replan == 0:
+                chunk = policy(states)
+            calls += 1
+            return np.asarray(chunk[:, (calls - 1) % replan])
+
+        return act
+
+    return maker
+
+
+def run(config: Config, output: Path) -> list[Cell]:
+    """Evaluate every controller in every setting; write and print the results."""
+    _check(config)
+    pairs = load_pairs(config.data, "original")
+    goals = GOALS if _has_goals(config.data) else ()
+    console = Console()
+    makers = dict(controllers(config, pairs, goals, output))
+    settings = [(v, n, r) for v in config.variants for n in config.noises for r in config.replans]
+    cells = []
+    with tqdm(total=len(settings) * len(makers), unit="cell", desc="evaluating") as bar:
+        for variant, noise, replan in settings:
+            for name, members in makers.items():
+                bar.set_postfix_str(name)
+                runs = []
+                for member in members:
+                    env = InvertedPendulumVectorEnv(
+                        config.episodes, process_noise=noise, goals=goals, **VARIANTS[variant]
+                    )
+                    runs.append(play(env, member(replan), config.seed))
+                cells.append(_figures(runs, goals, (variant, noise, replan, name)))
+                bar.update()
+    _write(cells, output)
+    for variant in config.variants:
+        console.print(_table([c for c in cells if c.variant == variant], variant))
+    plot(cells, output / "rates.png")
+    if config.video:
+        film(makers, goals, config, output)
+    console.print(f"results.json and rates.png in {output}")
+    return cells
+
+
+def controllers(
+    config: Config, pairs: Pairs, goals: tuple[float, ...], output: Path
+) -> Iterator[tuple[str, list[Maker]]]:
+    """Yield the name and the members of every controller; one member but for ensembles."""
+    if goals:
+        nearest = NearestGoal(goals, feedback_gain(GOAL_COST))
+        yield "LQR", [every_step(lambda: nearest)]
+        yield "LQR, rolled out", [in_chunks(rolled_out(nearest, pairs.targets.shape[1]))]
+    else:
+        mpc = PredictiveControl(pairs.targets.shape[1])
+        yield "PID", [every_step(NestedPID)]
+        yield "LQR", [every_step(StateFeedback)]
+        yield "MPC", [every_step(lambda: mpc)]
+        yield "LQR, rolled out", [in_chunks(rolled_out(StateFeedback(), pairs.targets.shape[1]))]
+        yield "MPC, rolled out", [in_chunks(mpc.chunks)]
+    device = torch_device(config.device)
+    sampling = Sampling(config.steps, config.temperature, config.samples, config.seed)
+    linear = LinearChunks(*pairs.part("training"))
+    yield "linear map", [in_chunks(chunk_policy(linear, sampling, device))]
+    if config.mlp_models:
+        mlps = [train_mlp(pairs, config, s, output / f"mlp_{s}") for s in range(config.mlp_models)]
+        yield "MLP", [in_chunks(chunk_policy(m, sampling, device)) for m in mlps]
+    for name, folder, prefix in (
+        ("pi0", config.pi0, "tinypi0_"),
+        ("pi0-FAST", config.pi0_fast, "tinypi0fast_"),
+    ):
+        if folder:
+            members = load_members(folder, prefix, device)
+            yield name, [in_chunks(chunk_policy(m, sampling, device)) for m in members]
+
+
+def train_mlp(pairs: Pairs, config: Config, seed: int, output: Path) -> MLPChunks:
+    """Return the MLP baseline of one seed; one trained before is read back."""
+    torch.set_num_threads(max(torch.get_num_threads() // 2, 1))
+    sets = []
+    for part in ("training", "validation"):
+        states, chunks = (torch.as_tensor(a, dtype=torch.float32) for a in pairs.part(part))
+        sets.append(TensorData(state=states, chunk=chunks))
+    torch.manual_seed(seed)
+    model = MLPChunks(pairs.targets.shape[1])
+    model.normalizer.adapt(*sets[0].tensors.values())
+    options = FitConfig(
+        epochs=config.mlp_epochs, batch_size=256, learning_rate=2e-3, seed=seed, device="cpu"
+    )
+    fit(model, mlp_loss, sets[0], sets[1], options, output)
+    return model
+
+
+def interval(percentages: list[float], episodes: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rate, in percent.
+
+    Of several models: Student's interval of their mean. Of one: Wilson's interval of a share.
+    """
+    n, mean = len(percentages), float(np.mean(percentages))
+    if n > 1:
+        half = student.ppf(0.975, n - 1) * float(np.std(percentages, ddof=1)) / sqrt(n)
+        return max(mean - half, 0.0), min(mean + half, 100.0)
+    z, p = 1.96, mean / 100
+    centre = (p + z * z / (2 * episodes)) / (1 + z * z / episodes)
+    half = z * sqrt(p * (1 - p) / episodes + z * z / (4 * episodes**2)) / (1 + z * z / episodes)
+    return 100 * (centre - half), 100 * (centre + half)
+
+
+def _figures(
+    runs: list[Run], goals: tuple[float, ...], setting: tuple[str, float, int, str]
+) -> Cell:
+    success, convergence, settle, velocity, right = [], [], [], [], []
+    for played in runs:
+        good = played.survived
+        if goals:
+            good = good & at_goal(played.states[:, -20:], np.array(goals)).all(axis=1)
+        start = consecutive(np.abs(played.states[:, :-1, 1]) < 0.02)
+        success.append(100 * float(good.mean()))
+        convergence.append(100 * float((start >= 0).mean()))
+        settle += start[start >= 0].tolist()
+        velocity.append(float(played.states[played.survived, :, 2].std()))
+        right += (played.states[good, -1, 0] > 0).tolist()
+    return Cell(
+        *setting,
+        episodes=len(runs[0].survived),
+        success=success,
+        convergence=convergence,
+        settle_step=float(np.mean(settle)) if settle else float("nan"),
+        velocity_std=float(np.mean(velocity)),
+        right=100 * float(np.mean(right)) if right else float("nan"),
+    )
+
+
+def _write(cells: list[Cell], output: Path) -> None:
+    records = [
+        vars(c)
+        | {
+            "success_interval": interval(c.success, c.episodes),
+            "convergence_interval": interval(c.convergence, c.episodes),
+        }
+        for c in cells
+    ]
+    with atomic_path(output / "results.json") as temporary:
+        temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
+
+
+def _table(cells: list[Cell], variant: str) -> Table:
+    """Return success / convergence in percent, a column a setting, with deviations over models."""
+    settings = sorted({(c.noise, c.replan) for c in cells})
+    table = Table("controller", title=f"success / convergence in %, plant: {variant}")
+    for noise, replan in settings:
+        table.add_column(f"{noise:g} / {replan}", justify="right")
+    for name in dict.fromkeys(c.controller for c in cells):
+        row = {(c.noise, c.replan): c for c in cells if c.controller == name}
+        members = len(row[settings[0]].success)
+        texts = []
+        for setting in settings:
+            success, convergence = row[setting].success, row[setting].convergence
+            text = f"{np.mean(success):.1f} / {np.mean(convergence):.1f}"
+            if members > 1:
+                text += f"\n±{np.std(success, ddof=1):.1f} / ±{np.std(convergence, ddof=1):.1f}"
+            texts.append(text)
+        table.add_row(f"{name} ({members})" if members > 1 else name, *texts)
+    return table
+
+
+def plot(cells: list[Cell], path: Path) -> None:
+    """Draw success and convergence over the replan interval, a panel a plant and noise."""
+    panels = list(dict.fromkeys((c.variant, c.noise) for c in cells))
+    figure, grid = plt.subplots(
+        2, len(panels), figsize=(3.6 * len(panels) + 2, 6), sharex=True, sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    names = list(dict.fromkeys(c.controller for c in cells))
+    for column, (variant, noise) in enumerate(panels):
+        for row, key in enumerate(("success", "convergence")):
+            axes = grid[row, column]
+            for i, name in enumerate(names):
+                line = sorted(
+                    (
+                        c
+                        for c in cells
+                        if (c.variant, c.noise, c.controller) == (variant, noise, name)
+                    ),
+                    key=lambda c: c.replan,
+                )
+                rates = [getattr(c, key) for c in line]
+                means = np.array([np.mean(r) for r in rates])
+                bounds = np.array(
+                    [interval(r, c.episodes) for r, c in zip(rates, line, strict=True)]
+                )
+                x = [c.replan for c in line]
+                axes.errorbar(
+                    x, means, np.abs(bounds.T - means), capsize=2, marker="o", markersize=3,
+                    label=name, color=f"C{i}", linewidth=2 if name.startswith("pi0") else 1,
+                )  # fmt: skip
+            axes.grid(alpha=0.3)
+            if column == 0:
+                axes.set_ylabel(f"{key} in %")
+            if row == 0:
+                axes.set_title(f"{variant}, noise {noise:g}")
+            else:
+                axes.set_xlabel("replan interval in steps")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def film(
+    makers: dict[str, list[Maker]], goals: tuple[float, ...], config: Config, output: Path
+) -> None:
+    """Write one episode of each controller's first model as an mp4, in the last setting."""
+    try:
+        import imageio.v2 as imageio
+    except ImportError as error:
+        raise InputError('video=true needs: pip install "steerlab[video]"') from error
+    for name, members in makers.items():
+        env = InvertedPendulumVectorEnv(
+            1, process_noise=config.noises[-1], goals=goals, render_mode="rgb_array",
+            **VARIANTS[config.variants[-1]],
+        )  # fmt: skip
+        played = play(env, members[0](config.replans[-1]), config.seed)
+        path = output / f"{name.replace(', ', '_').replace(' ', '_')}.mp4"
+        frames: list[Any] = []
+        for state in played.states[0]:
+            env.state[0] = state
+            frames.append(env.render_row(0)[:288, :592])  # sides of whole macro blocks
+        with atomic_path(path) as temporary:
+            imageio.mimwrite(temporary, frames, fps=25)
+
+
+def _has_goals(folder: str) -> bool:
+    """Tell whether the data are of task=goals, by what the experts were told."""
+    path = Path(folder, "trajectories.npz")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return bool(file["goals"].any())
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"cannot read {str(path)!r} ({error}); run generate-pendulum-data"
+        ) from error
+
+
+def _check(config: Config) -> None:
+    for variant in config.variants:
+        if variant not in VARIANTS:
+            raise unknown_name("variant", variant, VARIANTS)
+    for name in ("episodes", "steps", "samples", "mlp_epochs"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)} must be at least 1")
+    for name in ("noises", "replans", "variants"):
+        if not getattr(config, name):
+            raise InputError(f"{name} is empty; give at least one")
+    if not all(1 <= r <= 50 for r in config.replans):
+        raise InputError(f"replans={list(config.replans)} must be in 1..50, a chunk's actions")
+    if config.temperature < 0:
+        raise InputError(f"temperature={config.temperature} must not be negative")
+
+
+main = study(Config, run, resumes=True)

@@ -1,0 +1,56 @@
+"""Train the tiny pi0 on the pendulum: action chunks by flow matching.
+
+Reads data= (written by generate-pendulum-data) and writes the best weights, log and loss curve as
+trained_models/, logs/ and loss_pics/tinypi0_YYYYMMDD_HHMM.{pth,txt,png}. An ensemble of ten is
+--multirun "seed=range(10)" output=FOLDER; after an interruption the same command trains only what is
+missing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from steerlab.agents.pi0.model import Pi0, Pi0Config, pi0_loss
+from steerlab.agents.supervised import FitConfig, TensorData
+from steerlab.experiments._pendulum import load_pairs, train_member
+from steerlab.experiments._study import option, study
+
+
+@dataclass(frozen=True)
+class Config(FitConfig):
+    """Options of the training."""
+
+    data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
+    epochs: int = option(40, "passes over the training data at the most")
+    batch_size: int = option(128, "pairs a step")
+    learning_rate: float = option(2e-3, "largest step size of AdamW")
+    warmup_steps: int = option(200, "steps over which the learning rate rises linearly")
+    patience: int = option(15, "epochs without a better validation loss before stopping; 0 = never")
+    ema_decay: float = option(0.998, "decay of the averaged weights that are kept; 0 = no average")
+    patch: int = option(25, "actions of a token")
+    width: int = option(64, "width of the transformer")
+    layers: int = option(2, "layers of the transformer")
+    threads: int = option(2, "CPU threads of torch")
+
+
+def run(config: Config, output: Path) -> Path:
+    """Train one member of the ensemble; return the path of its weights."""
+    torch.set_num_threads(config.threads)
+    pairs = load_pairs(config.data, "original")
+    sets = {
+        name: TensorData(**{
+            key: torch.as_tensor(values, dtype=torch.float32)
+            for key, values in zip(("state", "chunk"), pairs.part(name), strict=True)
+        })
+        for name in ("training", "validation", "test")
+    }  # fmt: skip
+    torch.manual_seed(config.seed)
+    size = {"patch": config.patch, "width": config.width, "layers": config.layers}
+    model = Pi0(Pi0Config(horizon=pairs.targets.shape[1], **size))
+    model.normalizer.adapt(*sets["training"].tensors.values())
+    describe = {"kind": "pi0", "model": {"horizon": pairs.targets.shape[1], **size}}
+    return train_member("tinypi0", model, pi0_loss, sets, config, describe, output)
+
+
+main = study(Config, run, resumes=True)
