@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import nn
 
 from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
-from steerlab.agents.pi0.model import Pi0, Pi0Config
+from steerlab.agents.pi0.model import Pi0, Pi0Config, Pi0Sampler, antithetic
 from steerlab.agents.pi0_fast.model import ChunkDecoder, Pi0Fast, Pi0FastConfig, stratified
 from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
 from steerlab.agents.supervised import FitConfig, Loss, TensorData, evaluate_loss, fit
@@ -217,14 +217,14 @@ class Sampling:
 
     Attributes:
         steps: Euler steps of pi0.
-        temperature: Factor on the noise that pi0 starts from.
-        samples: Sequences of pi0-FAST that make a consensus; 1 takes the likeliest tokens.
+        samples: Chunks of pi0 whose consensus is played.
+        sequences: Sequences of pi0-FAST whose consensus is played; 1 takes the likeliest tokens.
         seed: Of the noise.
     """
 
-    steps: int = 10
-    temperature: float = 0.2
-    samples: int = 16
+    steps: int = 5
+    samples: int = 8
+    sequences: int = 16
     seed: int = 0
 
 
@@ -272,22 +272,27 @@ def chunk_policy(
 ) -> Callable[[Array], Array]:
     """Return the model as a map from states (N, 4) to chunks (N, H), with noise of its own."""
     rng = np.random.default_rng(sampling.seed)
-    model = model.to(device).eval()
-    if isinstance(model, Pi0Fast):
-        model = ChunkDecoder(model, sampling.samples, model.horizon)
+    policy: nn.Module = model
+    if isinstance(model, Pi0):
+        policy = Pi0Sampler(model, sampling.steps, sampling.samples)
+    elif isinstance(model, Pi0Fast):
+        policy = ChunkDecoder(model, sampling.sequences, model.horizon)
+    policy = policy.to(device).eval()
 
     @torch.no_grad()
     def chunks(states: Array) -> Array:
-        inputs = torch.as_tensor(states, dtype=torch.float32, device=device)
-        if isinstance(model, Pi0):
-            normal = rng.standard_normal((len(states), model.config.horizon))
-            noise = torch.as_tensor(sampling.temperature * normal).to(inputs)
-            out = model.sample(inputs, noise, sampling.steps)
-        elif isinstance(model, ChunkDecoder):
-            draws = stratified(len(states), model.samples, model.longest, rng)
-            out = model(inputs, draws.to(device))
-        else:
-            out = model(inputs)
-        return np.asarray(out.double().cpu().numpy())
+        inputs = [torch.as_tensor(states, dtype=torch.float32, device=device)]
+        if isinstance(policy, Pi0Sampler | ChunkDecoder):
+            inputs.append(randomness(policy, len(states), rng).to(device))
+        return np.asarray(policy(*inputs).double().cpu().numpy())
 
     return chunks
+
+
+def randomness(
+    policy: Pi0Sampler | ChunkDecoder, count: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """Return what ``policy`` takes beside ``count`` states."""
+    if isinstance(policy, Pi0Sampler):
+        return antithetic(count, policy.samples, policy.model.config.horizon, rng)
+    return stratified(count, policy.samples, policy.longest, rng)

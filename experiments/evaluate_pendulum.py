@@ -81,9 +81,9 @@ class Config:
     noises: list[float] = option([0.01, 0.05], "half-widths of the noise on the actions")
     replans: list[int] = option([10, 13, 15], "actions used of a chunk before the next one")
     variants: list[str] = option(["nominal"], f"plants: {', '.join(VARIANTS)}")
-    steps: int = option(10, "Euler steps of pi0")
-    temperature: float = option(0.2, "factor on the noise that pi0 starts from")
-    samples: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
+    steps: int = option(5, "Euler steps of pi0")
+    samples: int = option(8, "chunks of pi0 that make a consensus")
+    sequences: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
     mlp_models: int = option(3, "MLP baselines to train; 0 = none")
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
     video: bool = option(False, "film one episode of each controller")
@@ -191,7 +191,7 @@ def controllers(
         yield "LQR, rolled out", [in_chunks(rolled_out(StateFeedback(), pairs.targets.shape[1]))]
         yield "MPC, rolled out", [in_chunks(mpc.chunks)]
     device = torch_device(config.device)
-    sampling = Sampling(config.steps, config.temperature, config.samples, config.seed)
+    sampling = Sampling(config.steps, config.samples, config.sequences, config.seed)
     linear = LinearChunks(*pairs.part("training"))
     yield "linear map", [in_chunks(chunk_policy(linear, sampling, device))]
     if config.mlp_models:
@@ -250,7 +250,8 @@ def _figures(
         success.append(100 * float(good.mean()))
         convergence.append(100 * float((start >= 0).mean()))
         settle += start[start >= 0].tolist()
-        velocity.append(float(played.states[played.survived, :, 2].std()))
+        if played.survived.any():
+            velocity.append(float(played.states[played.survived, :, 2].std()))
         right += (played.states[good, -1, 0] > 0).tolist()
     return Cell(
         *setting,
@@ -258,7 +259,7 @@ def _figures(
         success=success,
         convergence=convergence,
         settle_step=float(np.mean(settle)) if settle else float("nan"),
-        velocity_std=float(np.mean(velocity)),
+        velocity_std=float(np.mean(velocity)) if velocity else float("nan"),
         right=100 * float(np.mean(right)) if right else float("nan"),
     )
 
@@ -379,7 +380,7 @@ def _check(config: Config) -> None:
     for variant in config.variants:
         if variant not in VARIANTS:
             raise unknown_name("variant", variant, VARIANTS)
-    for name in ("episodes", "steps", "samples", "mlp_epochs"):
+    for name in ("episodes", "steps", "samples", "sequences", "mlp_epochs"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
     for name in ("noises", "replans", "variants"):
@@ -387,8 +388,6 @@ def _check(config: Config) -> None:
             raise InputError(f"{name} is empty; give at least one")
     if not all(1 <= r <= 50 for r in config.replans):
         raise InputError(f"replans={list(config.replans)} must be in 1..50, a chunk's actions")
-    if config.temperature < 0:
-        raise InputError(f"temperature={config.temperature} must not be negative")
 
 
 main = study(Config, run, resumes=True)

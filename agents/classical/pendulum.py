@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from steerlab.agents.classical.lqr import lqr_gain
+from steerlab.agents.classical.lqr import linearize, lqr_gain
 from steerlab.envs.inverted_pendulum.dynamics import (
     BALANCE_ANGLE,
     MAX_ACTION,
     Coefficients,
     PendulumParameters,
+    advance,
     step,
 )
 
@@ -69,11 +69,12 @@ class NestedPID:
 
 
 def linearized(coefficients: Coefficients = NOMINAL) -> tuple[Array, Array]:
-    """Return A (4, 4) and B (4, 1) of one step around balance, by automatic differentiation."""
-    balance = torch.tensor([0.0, BALANCE_ANGLE, 0.0, 0.0], dtype=torch.float64)
-    zero = torch.zeros((), dtype=torch.float64)
-    a, b = torch.func.jacfwd(lambda s, u: step(s, u, coefficients), argnums=(0, 1))(balance, zero)
-    return a.numpy(), b.numpy()[:, None]
+    """Return A (4, 4) and B (4, 1) of one step around balance."""
+
+    def one_step(state: Any, action: Any) -> Any:
+        return advance(state, coefficients.gear * action[..., 0], coefficients, 0.02, 2)
+
+    return linearize(one_step, [0.0, BALANCE_ANGLE, 0.0, 0.0], [0.0])
 
 
 def feedback_gain(

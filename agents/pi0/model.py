@@ -13,6 +13,7 @@ easier to learn than a field that must repeat the noise.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -169,11 +170,7 @@ class Pi0(nn.Module):
         return {"loss": error.square().mean()}
 
     def sample(self, states: Tensor, noise: Tensor, steps: int = 10) -> Tensor:
-        """Return chunks (B, H) by ``steps`` Euler steps from ``noise`` (B, H) at tau = 0.
-
-        The noise times a temperature below 1 gives chunks nearer to the likeliest ones; where
-        experts do either this or that, its sign still decides between them.
-        """
+        """Return chunks (B, H) by ``steps`` Euler steps from ``noise`` (B, H) at tau = 0."""
         state, x = self.normalizer.state(states), noise
         for step in range(steps):
             tau = torch.full_like(x[:, 0], step / steps)
@@ -182,15 +179,61 @@ class Pi0(nn.Module):
 
 
 class Pi0Sampler(nn.Module):
-    """States (B, 4) and noise (B, H) to chunks (B, H): the whole sampler as one module to export."""
+    """States to chunks: Euler's loop and the consensus as one module, to call or to export.
 
-    def __init__(self, model: Pi0, steps: int = 10) -> None:
+    Args:
+        model: Trained network.
+        steps: Euler steps.
+        samples: Chunks drawn for a state, of which the consensus is returned.
+    """
+
+    def __init__(self, model: Pi0, steps: int = 5, samples: int = 8) -> None:
         super().__init__()
-        self.model, self.steps = model, steps
+        if steps < 1 or samples < 1:
+            raise InputError(f"steps={steps} and samples={samples} must be at least 1")
+        self.model, self.steps, self.samples = model, steps, samples
 
     def forward(self, state: Tensor, noise: Tensor) -> Tensor:
-        """Return the chunks."""
-        return self.model.sample(state, noise, self.steps)
+        """Return chunks (B, H) for states (B, 4) and noise (B, samples, H)."""
+        return consensus(self.draw(state, noise))
+
+    def draw(self, state: Tensor, noise: Tensor) -> Tensor:
+        """Return every chunk that was drawn, (B, samples, H)."""
+        rows = state.repeat_interleave(self.samples, dim=0)
+        chunks = self.model.sample(rows, noise.flatten(0, 1), self.steps)
+        return chunks.unflatten(0, (-1, self.samples))
+
+
+def antithetic(count: int, samples: int, horizon: int, rng: np.random.Generator) -> Tensor:
+    """Return normal noise (count, samples, horizon) in pairs of opposite sign.
+
+    Where experts agree up to normal noise the flow is nearly linear in its start, and the mean over
+    such pairs is their mean without any sampling error.
+    """
+    half = rng.standard_normal((count, -(-samples // 2), horizon))
+    return torch.as_tensor(np.concatenate([half, -half], axis=1)[:, :samples], dtype=torch.float32)
+
+
+def consensus(chunks: Tensor, reach: float = 2.0) -> Tensor:
+    """Return one chunk (B, H) that many of the samples (B, K, H) agree on.
+
+    The centre is the sample that is nearest to its nearest half; the mean is taken over all within
+    ``reach`` times the lower quartile of the distances to it. Where all samples are of one kind that
+    is their mean, which is what an unstable plant wants. Where experts do either this or that,
+    it stays with one of them.
+    """
+    count = chunks.shape[1]
+    if count == 1:
+        return chunks[:, 0]
+    squares = chunks.square().sum(dim=-1)
+    products = chunks @ chunks.transpose(1, 2)
+    distances = (squares[:, :, None] + squares[:, None, :] - 2 * products).clamp_min(0).sqrt()
+    nearest, _ = distances.topk(-(-count // 2), dim=-1, largest=False)
+    centre = nearest.sum(dim=-1).argmin(dim=-1)
+    away = distances.gather(1, centre[:, None, None].expand(-1, 1, count)).squeeze(1)
+    quartile, _ = away.topk(count // 4 + 1, dim=-1, largest=False)
+    weights = (away <= reach * quartile[:, -1:]).to(chunks.dtype)
+    return (weights[:, :, None] * chunks).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
 def pi0_loss(model: nn.Module, batch: dict[str, Any], rng: torch.Generator) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from scipy.fft import idct
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steerlab.agents.pi0.model import Block, Cache, Normalizer
+from steerlab.agents.pi0.model import Block, Cache, Normalizer, consensus
 from steerlab.agents.pi0_fast.tokenizer import BOS, EOS, PAD, UNK, FastTokenizer
 from steerlab.errors import InputError
 
@@ -129,9 +129,8 @@ class Pi0Fast(nn.Module):
 class ChunkDecoder(nn.Module):
     """States to chunks, as one module to call or to export.
 
-    Draws ``samples`` sequences for every state and returns their consensus: the sample that is
-    nearest to the others, averaged with the half that is nearest to it. That stays on one side where
-    experts do either this or that, and elsewhere averages out both chance and rounding. With
+    Draws ``samples`` sequences for every state and returns their
+    :func:`~steerlab.agents.pi0.model.consensus`, which averages out chance and rounding alike. With
     ``samples=1`` the likeliest token is taken each time.
 
     Args:
@@ -160,8 +159,7 @@ class ChunkDecoder(nn.Module):
             state: (B, 4).
             uniforms: Random numbers in [0, 1), (B, samples, longest); see :func:`stratified`.
         """
-        chunks = self.draw(state, uniforms)[0]
-        return chunks[:, 0] if self.samples == 1 else consensus(chunks)
+        return consensus(self.draw(state, uniforms)[0])
 
     def draw(self, state: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the chunks (B, samples, H) and their tokens (B, samples, longest)."""
@@ -204,17 +202,6 @@ class ChunkDecoder(nn.Module):
         mass = (scores / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         below = mass <= (draws[:, None] * mass[:, -1:])
         return below.sum(dim=-1).clamp_max(mass.shape[-1] - 1)
-
-
-def consensus(chunks: Tensor) -> Tensor:
-    """Return for each of (B, K, H) the mean (B, H) of the tightest half of its K samples."""
-    half = max(chunks.shape[1] // 2, 1)
-    squares = chunks.square().sum(dim=-1)
-    distances = squares[:, :, None] + squares[:, None, :] - 2 * chunks @ chunks.transpose(1, 2)
-    nearest, rows = distances.topk(half, dim=-1, largest=False)
-    centre = nearest.sum(dim=-1).argmin(dim=-1)
-    chosen = rows.gather(1, centre[:, None, None].expand(-1, 1, half)).squeeze(1)
-    return chunks.gather(1, chosen[:, :, None].expand(-1, -1, chunks.shape[-1])).mean(dim=1)
 
 
 def stratified(count: int, samples: int, longest: int, rng: np.random.Generator) -> Tensor:

@@ -23,7 +23,7 @@ from steerlab.files import atomic_path
 BOS, EOS, PAD, UNK = range(4)
 SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
 #: Scale of the rounding and size of the vocabulary.
-PRESETS = {"seed": (10.0, 256), "fine": (20.0, 512)}
+PRESETS = {"seed": (10.0, 256), "fine": (15.0, 512)}
 _FIRST_CHARACTER = 0x4E00  # a block of 20,000 letters without combining marks or spaces
 
 
@@ -56,7 +56,7 @@ class FastTokenizer:
 
     @classmethod
     def train(
-        cls, chunks: NDArray[np.floating[Any]], scale: float = 20.0, vocabulary: int = 512
+        cls, chunks: NDArray[np.floating[Any]], scale: float = 15.0, vocabulary: int = 512
     ) -> "FastTokenizer":
         """Learn the merges on chunks (N, H).
 

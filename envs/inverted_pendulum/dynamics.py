@@ -131,20 +131,12 @@ def accelerations(theta: Any, velocity: Any, rate: Any, force: Any, c: Coefficie
     )
 
 
-def step(
-    state: Any, action: Any, c: Coefficients, timestep: float = 0.02, substeps: int = 2
-) -> Any:
-    """Return the states after one step under a constant action.
+def advance(state: Any, force: Any, c: Coefficients, timestep: float, substeps: int) -> Any:
+    """Return the states (..., 4) after ``substeps`` Runge-Kutta steps under a force (...,) in N.
 
-    Args:
-        state: (..., 4).
-        action: (...,), limited to +-3 here.
-        c: Constants of the plant.
-        timestep: Seconds of one Runge-Kutta step.
-        substeps: Runge-Kutta steps a step.
+    Analytic in state and force, so that it can be differentiated in any way.
     """
     xp = array_namespace(state)
-    force = c.gear * xp.clip(action, -MAX_ACTION, MAX_ACTION)
     x, theta, v, w = (state[..., i] for i in range(4))
     h = timestep
     for _ in range(substeps):
@@ -160,3 +152,19 @@ def step(
         v = v + h / 6 * (a1 + 2 * a2 + 2 * a3 + a4)
         w = w + h / 6 * (b1 + 2 * b2 + 2 * b3 + b4)
     return xp.stack([x, theta, v, w], axis=-1)
+
+
+def step(
+    state: Any, action: Any, c: Coefficients, timestep: float = 0.02, substeps: int = 2
+) -> Any:
+    """Return the states after one step under a constant action.
+
+    Args:
+        state: (..., 4).
+        action: (...,), limited to +-3 here.
+        c: Constants of the plant.
+        timestep: Seconds of one Runge-Kutta step.
+        substeps: Runge-Kutta steps a step.
+    """
+    force = c.gear * array_namespace(state).clip(action, -MAX_ACTION, MAX_ACTION)
+    return advance(state, force, c, timestep, substeps)

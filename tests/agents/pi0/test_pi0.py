@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steerlab.agents.chunk_policies import LinearChunks, MLPChunks
-from steerlab.agents.pi0.model import Pi0, Pi0Config, Pi0Sampler, pi0_loss
+from steerlab.agents.pi0.model import Pi0, Pi0Config, Pi0Sampler, antithetic, consensus, pi0_loss
 from steerlab.agents.supervised import FitConfig, TensorData, fit
 from steerlab.errors import InputError
 from steerlab.exporters.onnx import export_onnx, session
@@ -68,19 +68,38 @@ def test_learns_two_modes_where_the_mean_is_wrong(tmp_path: Path) -> None:
     model.normalizer.adapt(*data.tensors.values())
     config = FitConfig(epochs=12, batch_size=64, learning_rate=5e-3, device="cpu")
     fit(model, pi0_loss, data, data, config, tmp_path)
-    noise = 0.2 * torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
+    sampler = Pi0Sampler(model, steps=10, samples=8)
     with torch.no_grad():
-        drawn = model.sample(torch.zeros(200, 4), noise)
+        drawn = sampler(torch.zeros(200, 4), antithetic(200, 8, 4, rng))
     assert ((drawn.abs() - 1).abs() < 0.3).float().mean() > 0.9
     assert 0.25 < (drawn[:, 0] > 0).float().mean() < 0.75
     assert (drawn.sign() == drawn[:, :1].sign()).all(dim=1).float().mean() > 0.95
 
 
+def test_consensus_stays_on_one_side_and_else_is_the_mean() -> None:
+    left, right = -torch.ones(1, 5, 6), torch.ones(1, 3, 6)
+    noise = 0.01 * torch.randn(1, 8, 6, generator=torch.Generator().manual_seed(0))
+    result = consensus(torch.cat([left, right], dim=1) + noise)
+    torch.testing.assert_close(result, -torch.ones(1, 6), atol=0.05, rtol=0)
+    torch.testing.assert_close(consensus(right[:, :1]), right[:, 0])
+    wide = torch.randn(50, 16, 50, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(consensus(wide), wide.mean(dim=1), atol=0.15, rtol=0)
+
+
+def test_antithetic_noise_cancels() -> None:
+    noise = antithetic(3, 8, 5, np.random.default_rng(0))
+    torch.testing.assert_close(noise.mean(dim=1), torch.zeros(3, 5))
+    assert noise.shape == (3, 8, 5)
+    assert antithetic(3, 5, 2, np.random.default_rng(0)).shape == (3, 5, 2)
+
+
+@pytest.mark.slow
 def test_exported_sampler_is_the_sampler(tmp_path: Path) -> None:
-    sampler = Pi0Sampler(small().eval(), steps=3)
-    example = (torch.randn(2, 4), torch.randn(2, 4))
+    sampler = Pi0Sampler(small().eval(), steps=3, samples=4)
+    rng = np.random.default_rng(0)
+    example = (torch.randn(2, 4), antithetic(2, 4, 4, rng))
     export_onnx(sampler, example, tmp_path / "p.onnx", ["state", "noise"], ["chunk"])
-    state, noise = torch.randn(5, 4), torch.randn(5, 4)
+    state, noise = torch.randn(5, 4), antithetic(5, 4, 4, rng)
     found = session(tmp_path / "p.onnx").run(None, {"state": state.numpy(), "noise": noise.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found[0], sampler(state, noise).numpy(), atol=1e-4)

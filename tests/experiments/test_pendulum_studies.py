@@ -1,0 +1,188 @@
+"""The pendulum's studies from data to table on tiny settings, and what happens after a kill."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steerlab.agents import supervised
+from steerlab.agents.checkpoint import load_checkpoint
+from steerlab.errors import InputError
+from steerlab.experiments import (
+    evaluate_pendulum,
+    generate_pendulum_data,
+    train_pi0,
+    train_pi0_fast,
+)
+from steerlab.experiments._pendulum import consecutive, load_pairs
+
+pytest.importorskip("tokenizers")
+SMALL = ["width=16", "layers=1", "batch_size=64", "device=cpu", "threads=1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    generate_pendulum_data.main(["trajectories=30", "tokenizer=seed", f"output={folder}"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ensemble(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ensemble")
+    train_pi0.main(
+        ["--multirun", "seed=0,1", "epochs=2", f"data={data}", f"output={folder}", *SMALL]
+    )
+    return folder
+
+
+def test_pairs_have_the_published_keys_and_a_split_by_trajectory(data: Path) -> None:
+    with np.load(data / "training_pairs_original.npz") as file:
+        assert file["state"].shape == (750, 4)
+        assert file["action_chunk"].shape == (750, 50)
+        trajectory, split = file["trajectory"], file["split"]
+    with np.load(data / "training_pairs_fast.npz") as file:
+        assert file["token_seq"].shape[0] == 750
+        np.testing.assert_array_equal(file["split"], split)
+    assert all(len(set(split[trajectory == t])) == 1 for t in range(30))
+    assert np.bincount(split).tolist() == [600, 75, 75]
+
+
+def test_a_chunk_is_what_the_expert_did_from_the_state(data: Path) -> None:
+    pairs = load_pairs(data, "original")
+    with np.load(data / "trajectories.npz") as file:
+        states, actions = file["states"], file["actions"]
+    np.testing.assert_array_equal(pairs.states[25 * 3 + 24], states[3, 48])
+    np.testing.assert_array_equal(pairs.targets[25 * 3 + 24], actions[3, 48:98])
+
+
+def test_the_same_seed_writes_the_same_data(data: Path, tmp_path: Path) -> None:
+    generate_pendulum_data.main(["trajectories=30", "tokenizer=seed", f"output={tmp_path}"])
+    for name in ("original", "fast"):
+        np.testing.assert_array_equal(
+            load_pairs(tmp_path, name).targets, load_pairs(data, name).targets
+        )
+
+
+def test_goals_have_two_ways(tmp_path: Path) -> None:
+    generate_pendulum_data.main(["task=goals", "trajectories=20", "tokenizer=seed",
+                                 f"output={tmp_path}"])  # fmt: skip
+    with np.load(tmp_path / "trajectories.npz") as file:
+        ends, goals = file["states"][:, -1, 0], file["goals"]
+    assert {-1.5, 1.5} == set(goals)
+    np.testing.assert_allclose(ends, goals, atol=0.3)
+
+
+def test_ensemble_has_one_stem_a_member(ensemble: Path) -> None:
+    stems = [
+        {p.stem for p in (ensemble / folder).iterdir()}
+        for folder in ("trained_models", "logs", "loss_pics")
+    ]
+    assert stems[0] == stems[1] == stems[2]
+    assert len(stems[0]) == 2  # although both started in the same minute
+    for stem in stems[0]:
+        contents = load_checkpoint(ensemble / "trained_models" / f"{stem}.pth")
+        assert contents["figures"]["test loss"] > 0
+        text = (ensemble / "logs" / f"{stem}.txt").read_text()
+        assert f"seed: {contents['config']['seed']}" in text
+
+
+def test_a_killed_ensemble_finishes_only_what_is_missing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--multirun", "seed=0,1,2", "epochs=3", f"data={data}", f"output={tmp_path}", *SMALL]
+    train = supervised._train_epoch
+    calls: list[tuple[int, int]] = []
+
+    def counts(*args: Any) -> Any:
+        if len(calls) == kill_after:
+            raise KeyboardInterrupt
+        calls.append((args[3].seed, args[4]))
+        return train(*args)
+
+    monkeypatch.setattr(supervised, "_train_epoch", counts)
+    kill_after = 5  # in the middle of the second of three members
+    with pytest.raises(SystemExit):
+        train_pi0.main(command)
+    assert len(list((tmp_path / "trained_models").iterdir())) == 1
+    first = next((tmp_path / "trained_models").iterdir())
+    written = first.stat().st_mtime_ns
+    kill_after = -1
+    train_pi0.main(command)
+    assert calls == [(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len(list((tmp_path / "trained_models").iterdir())) == 3
+    assert first.stat().st_mtime_ns == written
+
+
+def test_evaluation_from_one_end_to_the_other(data: Path, ensemble: Path, tmp_path: Path) -> None:
+    fast = tmp_path / "fast"
+    train_pi0_fast.main(["epochs=1", f"data={data}", f"output={fast}", *SMALL])
+    evaluate_pendulum.main(
+        [f"data={data}", f"pi0={ensemble}", f"pi0_fast={fast}", "episodes=10", "noises=[0.01]",
+         "replans=[15]", "variants=[nominal,heavy]", "mlp_models=1", "mlp_epochs=1", "samples=2",
+         "sequences=2", "device=cpu", f"output={tmp_path / 'out'}"]
+    )  # fmt: skip
+    cells = json.loads((tmp_path / "out" / "results.json").read_text())
+    rates = {(c["variant"], c["controller"]): c for c in cells}
+    assert rates["nominal", "PID"]["success"] == [100]
+    assert rates["nominal", "LQR, rolled out"]["convergence"][0] >= 90
+    assert len(rates["nominal", "pi0"]["success"]) == 2
+    assert len(rates["heavy", "pi0-FAST"]["success"]) == 1
+    assert (tmp_path / "out" / "rates.png").stat().st_size > 10_000
+
+
+def test_interval() -> None:
+    low, high = evaluate_pendulum.interval([100.0], 300)
+    assert (low, high) == (pytest.approx(98.74, abs=0.01), pytest.approx(100.0))
+    low, high = evaluate_pendulum.interval([90.0, 92.0, 94.0], 300)
+    assert (low, high) == (
+        pytest.approx(92 - 4.303 * 2 / 3**0.5, abs=0.01),
+        pytest.approx(96.97, abs=0.01),
+    )
+
+
+def test_consecutive() -> None:
+    mask = np.zeros((3, 30), bool)
+    mask[0, 5:15] = mask[1, 5:14] = True
+    assert consecutive(mask).tolist() == [5, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("study", "argument", "message"),
+    [
+        (generate_pendulum_data, "task=swing", "task"),
+        (generate_pendulum_data, "trajectories=3", "trajectories"),
+        (generate_pendulum_data, "tokenizer=rough", "tokenizer"),
+        (train_pi0, "data=nowhere", "generate-pendulum-data"),
+        (evaluate_pendulum, "variants=[huge]", "variant"),
+        (evaluate_pendulum, "replans=[60]", "replans"),
+        (evaluate_pendulum, "data=nowhere", "generate-pendulum-data"),
+    ],
+)
+def test_bad_options(study: Any, argument: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=message):
+        study.main([argument, f"output={tmp_path}"])
+
+
+def test_missing_ensemble_is_named(data: Path) -> None:
+    from steerlab.experiments._pendulum import load_members
+
+    with pytest.raises(InputError, match="train-pi0"):
+        load_members(data, "tinypi0_", torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_benchmark(ensemble: Path, tmp_path: Path) -> None:
+    from steerlab.experiments import benchmark_pendulum
+
+    pytest.importorskip("mujoco")
+    benchmark_pendulum.main(
+        ["rows=4", "seconds=0.2", "starts=5", f"pi0={ensemble}", "steps=2", f"output={tmp_path}"]
+    )
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["parity"] < 1e-9
+    assert results["pi0, onnxruntime, batch 1, ms"] > 0
+    assert (tmp_path / "tinypi0.onnx").exists()
