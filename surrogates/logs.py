@@ -241,7 +241,7 @@ def _inflate(chunks: Iterable[bytes], report: LogReport) -> Iterator[bytes]:
     if head[:3] == b"BZh":
         new: Callable[[], Any] = bz2.BZ2Decompressor
     elif head[:4] == b"\x28\xb5\x2f\xfd":
-        new = _zstandard().ZstdDecompressor().decompressobj
+        new = zstandard().ZstdDecompressor().decompressobj
     else:
         yield head
         yield from chunks
@@ -254,7 +254,7 @@ def _inflate(chunks: Iterable[bytes], report: LogReport) -> Iterator[bytes]:
                     machine = new()
                 yield machine.decompress(data)
                 data = machine.unused_data if machine.eof else b""
-    except (OSError, ValueError, _zstandard().ZstdError) as error:
+    except (OSError, ValueError, zstandard().ZstdError) as error:
         report.damage = f"the compression is damaged ({error})"
         return
     if not machine.eof:
@@ -369,9 +369,14 @@ def _capnp() -> Any:
 
 
 @cache
-def _zstandard() -> Any:
+def zstandard() -> Any:
+    """Return the module zstandard.
+
+    Raises:
+        InputError: It is not installed.
+    """
     try:
-        import zstandard
+        import zstandard as module
     except ImportError as error:
         raise InputError("reading logs needs zstandard: pip install 'steerlab[logs]'") from error
-    return zstandard
+    return module

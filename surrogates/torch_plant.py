@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from steerlab.devices import torch_device
 from steerlab.errors import InputError
+from steerlab.surrogates.gru import read_surrogate
 from steerlab.surrogates.plant import CONTEXT, TEMPERATURE, Logits, Plant, read_model
 from steerlab.surrogates.tokens import BINS, LIMIT, VOCABULARY
 
@@ -86,6 +87,19 @@ class CommaGPT(nn.Module):
         for place, block in enumerate(self.blocks):
             x = block(x, last=place == len(self.blocks) - 1)
         return self.head(self.norm(x))[:, -1]
+
+
+def read_network(path: str | Path) -> nn.Module:
+    """Read a network of ours or comma's from its ONNX file, told by the file's metadata.
+
+    Raises:
+        InputError: The graph is another architecture.
+    """
+    proto = read_model(path)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    if "steerlab.architecture" in metadata:
+        return read_surrogate(proto, metadata, path)
+    return read_comma_gpt(path)
 
 
 def read_comma_gpt(path: str | Path) -> CommaGPT:
@@ -167,13 +181,14 @@ class TorchPlant(Plant):
     def __init__(self, path: str | Path, device: str = "auto") -> None:
         self.path = Path(path)
         self.device = torch_device(device)
-        self.model = read_comma_gpt(path).to(self.device).requires_grad_(False)
+        self.model = read_network(path).to(self.device).requires_grad_(False)
+        self._last = getattr(self.model, "last", self.model)
         self._graphs: dict[int, _CapturedSampler] = {}
 
     @torch.no_grad()
     def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
         """Return the logits (B, 1024) of the next token."""
-        return self.model(*self._upload(states, tokens)).cpu().numpy()
+        return self._last(*self._upload(states, tokens)).cpu().numpy()
 
     @torch.no_grad()
     def sample(
@@ -191,7 +206,7 @@ class TorchPlant(Plant):
         return self._graphs[len(states)](inputs).cpu().numpy()
 
     def _draw(self, states: Tensor, tokens: Tensor, uniforms: Tensor) -> Tensor:
-        chances = torch.softmax(self.model(states, tokens) / TEMPERATURE, dim=-1)
+        chances = torch.softmax(self._last(states, tokens) / TEMPERATURE, dim=-1)
         cdf = chances.double().cumsum(dim=-1)
         return (cdf <= uniforms[:, None] * cdf[:, -1:]).sum(dim=-1).clamp(max=VOCABULARY - 1)
 

@@ -1,0 +1,159 @@
+"""Rollouts of a teacher plant under many controllers, kept in files so that a run can resume."""
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from steerlab.agents.classical.pid import PID
+from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
+from steerlab.envs.tinyphysics.rollout import rollout
+from steerlab.surrogates.dataset import Sequences, distil
+from steerlab.surrogates.plant import Plant, load_plant
+from steerlab.surrogates.segments import Segments
+
+CHUNK = 50  # rollouts in a file
+
+Floats = NDArray[np.float64]
+
+
+class Explorer:
+    """A different controller on every row: PID with other gains, with noise on top, or a walk."""
+
+    shares_noise = False
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+    def reset(self, noise: Sequence[Any]) -> None:
+        """Draw ``len(noise)`` controllers."""
+        count, rng = len(noise), self.rng
+        gains = PID()
+        # One in four drives with gains so far off that it may swing or saturate.
+        spread = rng.choice([0.2, 0.2, 0.2, 0.5], count)
+        p, i, d = np.exp(spread * rng.standard_normal((3, count)))
+        self._pid = PID(gains.p * p, gains.i * i, gains.d * d)
+        self._pid.reset(noise)
+        self._feedforward = rng.choice([0.0, 0.0, 0.3, 0.5], count)
+        self._noise = rng.choice([0.0, 0.0, 0.03, 0.1, 0.2], count)
+        self._blind = rng.random(count) < 0.1
+        self._walk = np.zeros(count)
+
+    def update(self, target: Floats, current: Floats, state: State, plan: FuturePlan) -> Floats:
+        """Return the steer (N,)."""
+        count = len(target)
+        ahead = plan.lataccel[:, 2] - state.roll_lataccel
+        steer = self._pid.update(target, current, state, plan) + self._feedforward * ahead
+        kicks = self._noise * self.rng.standard_normal((2, count))
+        self._walk = 0.95 * self._walk + 0.3 * kicks[0]
+        walk = 0.5 * (target - state.roll_lataccel) + 2 * self._walk
+        return np.where(self._blind, walk, steer + self._walk) + 0.5 * kicks[1]
+
+
+def vary(segments: Segments, rng: np.random.Generator) -> Segments:
+    """Return the segments mirrored at random, and with other speeds, curves and banks."""
+    count = len(segments)
+
+    def between(low: float, high: float) -> Floats:
+        return rng.uniform(low, high, (count, 1))
+
+    mirror = rng.choice([-1.0, 1.0], (count, 1))
+    sharp, pace = mirror * between(0.6, 1.3), between(0.8, 1.2)
+    return Segments(
+        segments.names,
+        segments.rows,
+        segments.target * sharp,
+        segments.roll_lataccel * mirror * between(0.6, 1.3) + rng.normal(0.0, 0.15, (count, 1)),
+        segments.v_ego * pace,
+        segments.a_ego * pace * between(0.8, 1.2),
+        segments.steer * sharp,
+    )
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """How a teacher is asked.
+
+    Attributes:
+        teacher: Path of the plant.
+        segments: The routes.
+        rollouts: How many, in chunks of 50; every second chunk drives varied routes, among which
+            those with slow driving are drawn more often, since they are rare.
+        seed: Of every draw; a chunk depends on nothing but this and its number.
+    """
+
+    teacher: str
+    segments: Segments
+    rollouts: int
+    seed: int
+
+    def chunk(self, number: int, plant: Plant) -> Sequences:
+        """Return the rollouts of one chunk."""
+        rng = np.random.default_rng([self.seed, number])
+        weights = np.ones(len(self.segments))
+        if number % 2:
+            weights += 4 * (self.segments.v_ego < 12.0).mean(axis=1)
+        count = min(CHUNK, self.rollouts - number * CHUNK)
+        chosen = rng.choice(len(weights), count, p=weights / weights.sum())
+        some = self.segments[chosen]
+        if number % 2:
+            some = vary(some, rng)
+        return distil(plant, some, partial(_drive, rng))
+
+
+def _drive(rng: np.random.Generator, plant: Plant, segments: Segments) -> tuple[Floats, Floats]:
+    simulator = Simulator(plant, segments, len(segments))
+    seeds = rng.integers(0, 2**31, len(segments)).tolist()
+    for _ in rollout(simulator, Explorer(rng), seeds):
+        pass
+    return simulator.steer, simulator.lataccel
+
+
+def explore(exploration: Exploration, folder: Path, processes: int) -> list[Path]:
+    """Return the files of all chunks, computing those that are not there yet."""
+    count = -(-exploration.rollouts // CHUNK)
+    paths = [folder / f"{number:04d}.npz" for number in range(count)]
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    if missing:
+        with tqdm(total=count, initial=count - len(missing), desc="teacher", unit="chunk") as bar:
+            for _ in _compute(exploration, paths, missing, processes):
+                bar.update()
+    return paths
+
+
+def _compute(
+    exploration: Exploration, paths: list[Path], missing: list[int], processes: int
+) -> Iterator[None]:
+    if processes == 1:
+        plant = load_plant(exploration.teacher, "fast")
+        for number in missing:
+            exploration.chunk(number, plant).save(paths[number])
+            yield
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start, (exploration,)) as pool:
+        try:
+            yield from pool.map(_one, missing, [paths[number] for number in missing])
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_state: tuple[Exploration, Plant]
+
+
+def _start(exploration: Exploration) -> None:
+    global _state
+    _state = exploration, load_plant(exploration.teacher, "fast")
+
+
+def _one(number: int, path: Path) -> None:
+    exploration, plant = _state
+    exploration.chunk(number, plant).save(path)

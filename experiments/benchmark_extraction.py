@@ -1,0 +1,150 @@
+"""Throughput and memory of log extraction.
+
+Writes logs of one minute each with the message rates of an rlog (car messages at 100 Hz among other
+traffic) and of a qlog, zstandard-compressed, then extracts them with 1, 2, ... workers, and measures
+the peak memory of a process that extracts few and many of them. `logs=` measures your own instead.
+
+Example:
+  steerlab benchmark-extraction
+"""
+
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from steerlab.errors import InputError
+from steerlab.experiments._study import option, study
+from steerlab.surrogates.extract import ExtractOptions
+from steerlab.surrogates.logs import load_schema, zstandard
+from steerlab.surrogates.pipeline import extract_all
+from steerlab.surrogates.routes import LogFile, find_logs
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    logs: str | None = option(None, "folder of logs; none: logs written for the occasion")
+    minutes: int = option(24, "minutes of log that are extracted")
+    workers: tuple[int, ...] = option((1, 2), "numbers of workers to try")
+    many: int = option(8, "how many times more logs the memory is measured with")
+
+
+def run(config: Config, output: Path) -> dict[str, float]:
+    """Measure and print."""
+    if config.minutes < 2 or config.many < 2 or min(config.workers) < 1:
+        raise InputError("minutes and many must be at least 2, workers at least 1")
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="steerlab-") as name:
+        folder = Path(name)
+        if config.logs:
+            sets = {"yours": list(find_logs([config.logs]))[: config.minutes]}
+        else:
+            sets = {kind: _write(folder / kind, kind, config.minutes) for kind in ("rlog", "qlog")}
+        table = Table("log", "MB a minute", *(f"{w} worker(s)" for w in config.workers),
+                      title="minutes of log a second, in all and a worker")  # fmt: skip
+        for kind, logs in sets.items():
+            size = sum(Path(log.place).stat().st_size for log in logs) / len(logs) / 1e6
+            cells = []
+            for workers in config.workers:
+                out = folder / "out"
+                # Processes take a second to start: that is measured apart and taken off.
+                idle = _timed(logs[:1] * 1, out, workers) if workers > 1 else 0.0
+                seconds = _timed(logs, out, workers) - idle
+                rate = (len(logs) - (workers > 1)) / seconds
+                figures[f"{kind}, {workers} workers, minutes/s"] = rate
+                cells.append(f"{rate:.1f} ({rate / workers:.1f})")
+            table.add_row(kind, f"{size:.2f}", *cells)
+        Console().print(table)
+        kind, logs = next(iter(sets.items()))
+        few, many = logs[:1], _copies(logs[0], config.many * len(logs))
+        for label, some in (("1 log", few), (f"{len(many)} logs", many)):
+            figures[f"peak memory, {label}, MB"] = peak = _peak_memory(some, folder / "out")
+            Console().print(f"peak memory of a worker over {label} ({kind}): {peak:.0f} MB")
+    return figures
+
+
+def _timed(logs: list[LogFile], out: Path, workers: int) -> float:
+    shutil.rmtree(out, ignore_errors=True)
+    start = time.perf_counter()
+    extract_all(logs, out, ExtractOptions(), workers=workers)
+    return time.perf_counter() - start
+
+
+def _peak_memory(logs: list[LogFile], out: Path) -> float:
+    """Return the largest resident size (MB) of a fresh process that extracts ``logs``."""
+    shutil.rmtree(out, ignore_errors=True)
+    mine, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=_measure, args=(logs, str(out), theirs)
+    )
+    process.start()
+    peak = float(mine.recv())
+    process.join()
+    return peak
+
+
+def _measure(logs: list[LogFile], out: str, answer: Connection) -> None:
+    extract_all(logs, out, ExtractOptions(), workers=1)
+    answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _copies(log: LogFile, count: int) -> list[LogFile]:
+    return [LogFile(f"route{i // 12}", i % 12, log.place) for i in range(count)]
+
+
+def _write(folder: Path, kind: str, minutes: int) -> list[LogFile]:
+    """Write one minute in the rates of a kind of log, under as many names as are wanted."""
+    event = load_schema().event
+    rng = np.random.default_rng(0)
+    rate, traffic = (100, 6) if kind == "rlog" else (10, 2)
+    noise = event.new_message()
+    filler = noise.init("initData")
+    filler.gitCommit = rng.bytes(300).hex()
+    other = bytearray(noise.to_bytes())
+    parts = []
+    for step in range(60 * rate):
+        time_ns = 10**12 + step * 10**9 // rate
+        for name in ("carState", "carControl", "controlsState", "liveParameters"):
+            if name == "liveParameters" and step % (rate // 10 * 2):
+                continue
+            message = event.new_message()
+            message.logMonoTime = time_ns
+            body = message.init(name)
+            if name == "carState":
+                body.vEgo, body.aEgo = 20 + rng.normal(), rng.normal()
+            elif name == "carControl":
+                body.latActive, body.actuators.torque = True, rng.normal()
+            elif name == "controlsState":
+                state = body.lateralControlState.init("torqueState")
+                state.active, state.desiredLateralAccel = True, rng.normal()
+            else:
+                body.roll = rng.normal()
+            parts.append(message.to_bytes())
+        parts += [bytes(other)] * traffic
+    # The traffic is given a tag that is not needed, as most of a log is.
+    data = b"".join(parts).replace(bytes(other), _retagged(bytes(other)))
+    folder.mkdir(parents=True)
+    path = folder / f"{kind}.zst"
+    path.write_bytes(zstandard().compress(data))
+    return _copies(LogFile("", 0, str(path)), minutes)
+
+
+def _retagged(frame: bytes) -> bytes:
+    """Return a message with the union tag of sendcan (16), which extraction skips."""
+    return frame[:24] + (16).to_bytes(2, "little") + frame[26:]
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Hold plants against a teacher: predictions, closed loop and speed in one table.
+
+Drives the routes with comma's PID in the teacher and in each plant, with the official noise, and
+asks every plant for its prediction at each step of the teacher's drive. Columns:
+
+  KL            divergence of the plant's prediction from the teacher's, nats a step, as it is (T 1)
+                and at the temperature of the simulator's draws (T 0.8)
+  NLL           of the real tokens in the first 100 rows, where the logged steer is known, nats
+  total_cost    mean over the routes, and how far it is from the teacher's
+  rank          Spearman correlation of the routes' total costs with the teacher's
+  steps/s       on one core at batch 64, and the ratio to the teacher in the same run
+
+Example:
+  steerlab compare-surrogates teacher=comma segments=comma plants=[distilled.onnx,default]
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.special import logsumexp
+from scipy.stats import spearmanr
+from tqdm.auto import tqdm
+
+from steerlab.agents.classical.comma import controller_factory
+from steerlab.envs.tinyphysics.dynamics import STEPS
+from steerlab.envs.tinyphysics.rollout import evaluate
+from steerlab.errors import InputError
+from steerlab.experiments._study import option, study
+from steerlab.files import atomic_path
+from steerlab.surrogates.dataset import from_segments
+from steerlab.surrogates.plant import CONTEXT, TEMPERATURE, Logits, Plant, load_plant
+from steerlab.surrogates.segments import Segments
+from steerlab.surrogates.synthetic import find_segments
+
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    teacher: str = option("comma", "plant that the others are held against")
+    plants: list[str] = option(["default"], "default, analytic, or ONNX files")
+    segments: str = option("comma", "comma, or a folder or zip of comma CSVs")
+    first: int = option(400, "number of the first route, by the order of names")
+    count: int = option(100, "how many routes")
+    controller: str = option("pid", "who drives")
+    runtime: str = option("fast", "exact, fast or torch, of every plant")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one plant does."""
+
+    plant: str
+    kl: float
+    kl_draws: float
+    nll: float
+    lataccel_cost: float
+    jerk_cost: float
+    total_cost: float
+    total_ratio: float
+    rank: float
+    steps_per_second: float
+    speed_ratio: float
+
+
+class Jury(Plant):
+    """A teacher whose every prediction is held against those of some students."""
+
+    def __init__(self, teacher: Plant, students: Sequence[Plant]) -> None:
+        self.teacher, self.students = teacher, students
+        self.sums = np.zeros((len(students), 2))
+        self.count = 0
+
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+        """Return the teacher's logits (B, 1024)."""
+        logits = self.teacher.logits(states, tokens)
+        self.count += len(logits)
+        for place, student in enumerate(self.students):
+            theirs = student.logits(states, tokens)
+            for column, temperature in enumerate((1.0, TEMPERATURE)):
+                self.sums[place, column] += divergence(logits, theirs, temperature).sum()
+        return logits
+
+
+def divergence(teacher: Logits, student: Logits, temperature: float) -> NDArray[np.float64]:
+    """Return the Kullback-Leibler divergence (B,) of a student's logits from a teacher's, nats."""
+    p, q = (_log_probabilities(x / temperature) for x in (teacher, student))
+    return (np.exp(p) * (p - q)).sum(axis=-1)
+
+
+def _log_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    logits = logits.astype(np.float64)
+    return logits - logsumexp(logits, axis=-1, keepdims=True)
+
+
+def likelihood(plant: Plant, segments: Segments) -> float:
+    """Return the mean NLL of the real tokens of steps 20 to 99, nats."""
+    real = from_segments(segments)
+    total, count = 0.0, 0
+    for step in range(CONTEXT, real.tokens.shape[1]):
+        states = np.ascontiguousarray(real.states[:, step - CONTEXT + 1 : step + 1])
+        tokens = real.tokens[:, step - CONTEXT : step].astype(np.int64)
+        found = _log_probabilities(plant.logits(states, tokens))
+        total -= found[np.arange(len(found)), real.tokens[:, step]].sum()
+        count += len(found)
+    return total / count
+
+
+def speed(plants: Sequence[Plant], batch: int = 64, seconds: float = 1.0) -> list[float]:
+    """Return model-steps a second of each plant, measured in turns on the same inputs."""
+    rng = np.random.default_rng(0)
+    states = rng.normal(0, 0.3, (batch, CONTEXT, 4)).astype(np.float32)
+    states[..., 2] += 20
+    tokens = rng.integers(480, 540, (batch, CONTEXT))
+    times: list[list[float]] = [[] for _ in plants]
+    for plant in plants:
+        plant.logits(states, tokens)
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds * len(plants) or len(times[0]) < 5:
+        for plant, taken in zip(plants, times, strict=True):
+            start = time.perf_counter()
+            plant.logits(states, tokens)
+            taken.append(time.perf_counter() - start)
+    return [batch / float(np.median(taken)) for taken in times]
+
+
+def compare(
+    teacher: Plant,
+    students: dict[str, Plant],
+    segments: Segments,
+    controller: str = "pid",
+    progress: Callable[..., Any] = lambda steps: None,
+) -> tuple[list[Figures], pl.DataFrame]:
+    """Return the figures of the teacher and of each student, and the costs of every route."""
+    names = ["teacher", *students]
+    plants = [teacher, *students.values()]
+    jury = Jury(teacher, plants)
+    factory = controller_factory(controller)
+    drives = [
+        evaluate(factory, segments, plant, batch_size=BATCH, progress=progress)
+        for plant in (jury, *students.values())
+    ]
+    totals = [drive.costs.total_cost for drive in drives]
+    speeds = speed(plants)
+    kl = jury.sums / jury.count
+    figures = [
+        Figures(
+            name,
+            float(kl[i, 0]),
+            float(kl[i, 1]),
+            likelihood(plants[i], segments),
+            float(drive.costs.lataccel_cost.mean()),
+            float(drive.costs.jerk_cost.mean()),
+            float(totals[i].mean()),
+            float(totals[i].mean() / totals[0].mean()),
+            float(spearmanr(totals[i], totals[0]).statistic) if len(segments) > 1 else 1.0,
+            speeds[i],
+            speeds[i] / speeds[0],
+        )
+        for i, (name, drive) in enumerate(zip(names, drives, strict=True))
+    ]
+    columns = {f"{name} total_cost": total for name, total in zip(names, totals, strict=True)}
+    return figures, pl.DataFrame({"route": segments.names, **columns})
+
+
+def show(figures: Sequence[Figures], title: str) -> None:
+    """Print the table."""
+    table = Table(
+        "plant", "KL (T 1)", "KL (T 0.8)", "NLL", "lataccel", "jerk", "total_cost",
+        "to teacher", "rank", "steps/s", "speed",
+        title=title,
+    )  # fmt: skip
+    for f in figures:
+        table.add_row(
+            Path(f.plant).name,
+            f"{f.kl:.4f}",
+            f"{f.kl_draws:.4f}",
+            f"{f.nll:.3f}",
+            f"{f.lataccel_cost:.3f}",
+            f"{f.jerk_cost:.2f}",
+            f"{f.total_cost:.2f}",
+            f"{f.total_ratio - 1:+.1%}",
+            f"{f.rank:.3f}",
+            f"{f.steps_per_second:,.0f}",
+            f"{f.speed_ratio:.1f}x",
+        )
+    Console().print(table)
+
+
+def choose(segments: Segments, first: int, count: int) -> Segments:
+    """Return ``count`` routes from number ``first`` on.
+
+    Raises:
+        InputError: There are not so many.
+    """
+    if first < 0 or count < 2 or first + count > len(segments):
+        raise InputError(
+            f"first={first} count={count} needs {first + count} routes (and two at least), "
+            f"there are {len(segments)}"
+        )
+    return segments[first : first + count]
+
+
+def run(config: Config, output: Path) -> list[Figures]:
+    """Compare, print, write figures.csv and costs.csv."""
+    segments = choose(find_segments(config.segments), config.first, config.count)
+    teacher = load_plant(config.teacher, config.runtime)
+    students = {name: load_plant(name, config.runtime) for name in config.plants}
+    total = (1 + len(students)) * STEPS * len(segments)
+    with tqdm(total=total, unit="step", unit_scale=True, desc="driving") as bar:
+        figures, costs = compare(teacher, students, segments, config.controller, bar.update)
+    show(figures, f"{config.controller} on {len(segments)} routes from {segments.names[0]} on")
+    for name, frame in (
+        ("figures.csv", pl.DataFrame([asdict(f) for f in figures])),
+        ("costs.csv", costs),
+    ):
+        with atomic_path(output / name) as temporary:
+            frame.write_csv(temporary)
+    print(f"figures: {output / 'figures.csv'}\ncosts:   {output / 'costs.csv'}")
+    return figures
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Train a plant with comma's signature and export it as an ONNX that tinyphysics.py loads.
+
+The data comes from one or more sources=[...]:
+
+  synthetic   drives of simulated cars (no download; what the bundled default plant is made of)
+  distil      a teacher's own predictions while many controllers drive it (teacher=, segments=)
+  segments    public routes: the first 100 rows, where the logged steer is known (segments=)
+  extracted   what `steerlab extract-segments` left in samples_path=
+
+Routes are split into training and validation by name; with comma's data, routes holdout_first to
+holdout_first + holdout_count are kept out of both. Interrupt it at any time: the same command with
+the same output= goes on, and ends with the same plant as an uninterrupted run.
+
+Examples:
+  steerlab train-surrogate
+  steerlab train-surrogate sources=[distil] teacher=comma segments=comma
+  steerlab train-surrogate sources=[extracted] samples_path=tinyphysics_segments size=small
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from steerlab.agents.classical.comma import controller_factory
+from steerlab.agents.supervised import FitConfig, FitResult, fit
+from steerlab.envs.tinyphysics.rollout import evaluate
+from steerlab.errors import InputError, unknown_name
+from steerlab.experiments._exploration import Exploration, explore
+from steerlab.experiments._study import option, study
+from steerlab.experiments.compare_surrogates import choose, compare, divergence, show
+from steerlab.exporters.onnx import export_onnx
+from steerlab.files import writable_folder
+from steerlab.surrogates.dataset import (
+    Mixed,
+    Sequences,
+    Windows,
+    from_labels,
+    from_segments,
+    join,
+    next_token_loss,
+    split_routes,
+    take,
+)
+from steerlab.surrogates.gru import ModelPlant, SurrogateModel, build
+from steerlab.surrogates.plant import CONTEXT, OnnxPlant, load_plant
+from steerlab.surrogates.segments import Segments
+from steerlab.surrogates.synthetic import find_segments
+from steerlab.surrogates.synthetic_plant import synthetic_drives
+
+SOURCES = ("synthetic", "distil", "segments", "extracted")
+_WATCHED = 20  # routes of the closed loop that is watched during training
+_DRIVES = 200  # synthetic drives made at once
+
+
+@dataclass(frozen=True)
+class Config(FitConfig):
+    """Options of the study."""
+
+    sources: list[str] = option(["synthetic"], "synthetic, distil, segments, extracted, or several")
+    architecture: str = option("gru", "kind of network")
+    size: str = option("medium", "small, medium or large")
+    drives: int = option(2400, "synthetic drives of 50 s")
+    teacher: str = option("comma", "plant to distil: comma, or an ONNX file")
+    segments: str = option("comma", "routes that the teacher drives: comma, or a folder or zip")
+    rollouts: int = option(4000, "drives of the teacher, 50 s each")
+    samples_path: str | None = option(None, "folder of extracted segments")
+    lataccel: str = option("actual", "of extracted segments: actual (measured) or target")
+    holdout_first: int = option(400, "first route of segments= that is kept out")
+    holdout_count: int = option(100, "how many are kept out and compared on in the end; 0 = none")
+    validation: float = option(0.05, "share of the routes kept for validation")
+    predictions: int = option(25, "predictions a training window has")
+    processes: int = option(0, "processes that ask the teacher; 0 = one a core")
+    export_onnx: bool = option(True, "write the ONNX file")
+    onnx_path: str | None = option(None, "where; default plant.onnx in the output folder")
+    onnx_opset: int = option(18, "version of the ONNX operator set")
+    epochs: int = option(10, "passes over the training data at the most")
+    batch_size: int = option(64, "windows a step")
+    learning_rate: float = option(4e-3, "largest step size of AdamW")
+    weight_decay: float = option(1e-4, "decoupled weight decay")
+    warmup_steps: int = option(200, "steps over which the learning rate rises linearly")
+
+
+def run(config: Config, output: Path) -> FitResult:
+    """Collect the data, train, export and compare."""
+    _check(config)
+    routes, held = _routes(config)
+    sequences = _collect(config, output, routes)
+    train, valid = _split(config, sequences)
+    torch.manual_seed(config.seed)
+    model = build(config.architecture, config.size)
+    sample = next(s for s in sequences if len(s))
+    model.fit_normaliser(torch.as_tensor(sample.states), torch.as_tensor(sample.tokens).long())
+    weights = sum(p.numel() for p in model.parameters())
+    Console().print(
+        f"{len(train):,} windows of {config.predictions} predictions to train on, {len(valid):,} "
+        f"single ones to validate, {weights:,} weights"
+    )
+    describe = {"architecture": config.architecture, "size": config.size}
+    result = fit(
+        model, next_token_loss, train, valid, config, output, _closed_loop(config, routes), describe
+    )
+    model.cpu()
+    _print_result(result)
+    if config.export_onnx:
+        path = Path(config.onnx_path) if config.onnx_path else output / "plant.onnx"
+        export_plant(model, path, config, config.onnx_opset)
+        print(f"plant:   {path} ({path.stat().st_size / 1e6:.2f} MB)")
+        if held is not None:
+            teacher = load_plant(config.teacher, "fast")
+            figures, _ = compare(teacher, {str(path): OnnxPlant(path)}, held)
+            show(figures, f"pid on {len(held)} routes that were kept out")
+            _save_json(output / "comparison.json", [asdict(f) for f in figures])
+    print(f"curves:  {output / 'training_curves.png'}")
+    return result
+
+
+def export_plant(model: SurrogateModel, path: Path, config: Config, opset: int) -> None:
+    """Write the ONNX file and prove that onnxruntime predicts what torch does.
+
+    Raises:
+        InputError: Predictions differ by more than 1e-4 nats.
+    """
+    rng = np.random.default_rng(0)
+    states = rng.normal(0, 0.5, (16, CONTEXT, 4)).astype(np.float32)
+    states[..., 2] = rng.uniform(0, 35, (16, 1))
+    tokens = rng.integers(400, 620, (16, 1)) + rng.integers(-4, 5, (16, CONTEXT))
+    # Far from the mean, logits are large and their rounding means nothing, so the exporter's own
+    # check of absolute differences is wide here, and predictions are compared instead.
+    export_onnx(
+        model,
+        [torch.from_numpy(states), torch.from_numpy(tokens)],
+        path,
+        ["states", "tokens"],
+        ["logits"],
+        opset=opset,
+        metadata={
+            "steerlab.architecture": config.architecture,
+            "steerlab.size": config.size,
+            "steerlab.sources": ",".join(config.sources),
+        },
+        tolerance=1.0,
+    )
+    exact = ModelPlant(model).logits(states, tokens)
+    found = OnnxPlant(path).logits(states, tokens)
+    worst = float(divergence(exact, found, 1.0).max())
+    if not worst < 1e-4:
+        path.unlink()
+        raise InputError(f"{str(path)!r}: predictions of onnxruntime differ by {worst:.2g} nats")
+    assert onnx.load(str(path)).opset_import[0].version == opset
+
+
+def _check(config: Config) -> None:
+    for source in config.sources:
+        if source not in SOURCES:
+            raise unknown_name("source", source, SOURCES)
+    if not config.sources:
+        raise InputError(f"sources=[] names no data; choose from {', '.join(SOURCES)}")
+    if "extracted" in config.sources and not config.samples_path:
+        raise InputError("sources=[extracted] needs samples_path=, see steerlab extract-segments")
+    for name, least in (("drives", 2), ("rollouts", 2), ("predictions", 1), ("processes", 0)):
+        if getattr(config, name) < least:
+            raise InputError(f"{name}={getattr(config, name)} must be at least {least}")
+    if not 0 < config.validation < 1:
+        raise InputError(f"validation={config.validation} must be between 0 and 1")
+    build(config.architecture, config.size)
+    if config.onnx_path:
+        writable_folder(Path(config.onnx_path).parent)
+
+
+def _routes(config: Config) -> tuple[Segments | None, Segments | None]:
+    """Return the public routes to learn from and those that are kept out."""
+    if not {"distil", "segments"} & set(config.sources):
+        return None, None
+    segments = find_segments(config.segments)
+    if not config.holdout_count:
+        return segments, None
+    held = choose(segments, config.holdout_first, config.holdout_count)
+    chosen = [i for i, name in enumerate(segments.names) if name not in set(held.names)]
+    if len(chosen) < 2:
+        raise InputError(
+            "holdout_first and holdout_count leave fewer than two routes to learn from"
+        )
+    return segments[chosen], held
+
+
+def _collect(config: Config, output: Path, routes: Segments | None) -> list[Sequences]:
+    """Return the sequences of every source."""
+    found = []
+    for source in config.sources:
+        if source == "synthetic":
+            seeds = np.random.SeedSequence(config.seed).generate_state(-(-config.drives // _DRIVES))
+            counts = [min(_DRIVES, config.drives - i * _DRIVES) for i in range(len(seeds))]
+            found.append(
+                join([synthetic_drives(n, int(s)) for n, s in zip(counts, seeds, strict=True)])
+            )
+        elif source == "distil":
+            assert routes is not None
+            folder = writable_folder(output / "teacher")
+            exploration = Exploration(config.teacher, routes, config.rollouts, config.seed)
+            processes = config.processes or os.cpu_count() or 1
+            paths = explore(exploration, folder, processes)
+            found.append(join([Sequences.load(path) for path in paths]))
+        elif source == "segments":
+            assert routes is not None
+            found.append(from_segments(routes))
+        else:
+            assert config.samples_path is not None
+            found.append(from_labels(config.samples_path, config.lataccel))
+    return found
+
+
+def _split(config: Config, sequences: list[Sequences]) -> tuple[Mixed, Mixed]:
+    """Return training and validation windows; no route is in both."""
+    parts: tuple[list[Windows], list[Windows]] = [], []
+    for some in sequences:
+        kept = split_routes(some.routes, config.validation, config.seed)
+        mine = np.array([route in kept for route in some.routes])
+        parts[0].append(Windows(take(some, ~mine), config.predictions))
+        parts[1].append(Windows(take(some, mine), 1, stride=7))
+    return Mixed(parts[0]), Mixed(parts[1])
+
+
+def _closed_loop(
+    config: Config, routes: Segments | None
+) -> Callable[[torch.nn.Module], Mapping[str, float]]:
+    """Return the figures that are watched during training: pid in the plant as it is."""
+    some = (find_segments("default") if routes is None else routes)[:_WATCHED]
+    pid = controller_factory("pid")
+    known: dict[str, NDArray[np.float64]] = {}
+
+    def metrics(model: torch.nn.Module) -> dict[str, float]:
+        assert isinstance(model, SurrogateModel)
+        total = evaluate(pid, some, ModelPlant(model)).costs.total_cost
+        figures = {"pid_total_cost": float(total.mean())}
+        if "distil" in config.sources:
+            if not known:
+                teacher = load_plant(config.teacher, "fast")
+                known["total"] = evaluate(pid, some, teacher).costs.total_cost
+            figures["pid_to_teacher"] = float(total.mean() / known["total"].mean())
+        return figures
+
+    return metrics
+
+
+def _print_result(result: FitResult) -> None:
+    best = result.history[result.best_epoch]
+    table = Table("figure", "value", title=f"best epoch: {result.best_epoch + 1}", box=None)
+    for name, label in (
+        ("valid/loss", "divergence from the labels, nats"),
+        ("valid/nll", "NLL of the labels, nats"),
+        ("valid/top1", "likeliest bins that agree"),
+        ("valid/pid_total_cost", "total_cost of pid"),
+        ("valid/pid_to_teacher", "its ratio to the teacher's"),
+    ):
+        if name in best:
+            table.add_row(label, f"{best[name]:.4f}")
+    table.add_row("minutes of training", f"{result.seconds / 60:.1f}")
+    Console().print(table)
+
+
+def _save_json(path: Path, contents: object) -> None:
+    path.write_text(json.dumps(contents, indent=1), encoding="utf-8")
+
+
+main = study(Config, run, resumes=True)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The recurrent plant: one distribution in four forms, and in onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from steerlab.errors import InputError
+from steerlab.experiments.train_surrogate import Config, export_plant
+from steerlab.surrogates.gru import BIN_WIDTH, CENTER, SIZES, GruSurrogate, ModelPlant, build
+from steerlab.surrogates.plant import OnnxPlant, probabilities
+from steerlab.surrogates.torch_plant import TorchPlant
+
+
+def inputs(count: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    states = rng.normal(0, 0.5, (count, 20, 4)).astype(np.float32)
+    states[..., 2] = rng.uniform(-0.1, 40, (count, 1))
+    first, steps = rng.uniform(0, 1024, (count, 1)), rng.uniform(-9, 10, (count, 20))
+    tokens = np.floor(first + steps).clip(0, 1023).astype(np.int64)
+    return torch.from_numpy(states), torch.from_numpy(tokens)
+
+
+@pytest.fixture(scope="module")
+def model() -> GruSurrogate:
+    torch.manual_seed(1)
+    model = GruSurrogate("small")
+    model.fit_normaliser(*inputs(64))
+    with torch.no_grad():
+        for weight in model.head.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return model.eval()
+
+
+@torch.no_grad()
+def test_forms_agree(model: GruSurrogate) -> None:
+    states, tokens = inputs()
+    whole = model(states, tokens)
+    assert whole.shape == (8, 20, 1024)
+    expected = whole[:, -1].softmax(-1)
+    torch.testing.assert_close(model.last(states, tokens).softmax(-1), expected)
+    soft = model.forward_soft(states, (tokens.double() - CENTER).float() * BIN_WIDTH)
+    torch.testing.assert_close(soft.softmax(-1), expected, atol=2e-3, rtol=0.0)
+    start = torch.full((8, 5), 0)
+    band = model.band(states, tokens, start, 1024).softmax(-1)
+    torch.testing.assert_close(band, whole[:, -5:].softmax(-1), atol=2e-3, rtol=0.0)
+
+
+@torch.no_grad()
+def test_prediction_moves_with_the_tokens_and_is_narrow(model: GruSurrogate) -> None:
+    torch.manual_seed(0)
+    fresh = GruSurrogate("medium").eval()
+    states, tokens = inputs(50)
+    tokens = tokens.clip(100, 900)
+    mean = fresh.last(states, tokens).softmax(-1) @ torch.arange(1024.0)
+    assert (mean - tokens[:, -1]).abs().max() < 10  # before training: as before, a few bins wide
+
+
+def test_causal(model: GruSurrogate) -> None:
+    states, tokens = inputs()
+    changed = states.clone()
+    changed[:, 12:] += 1.0
+    with torch.no_grad():
+        a, b = model(states, tokens), model(changed, tokens)
+    assert torch.equal(a[:, :12], b[:, :12])
+    assert not torch.allclose(a[:, 12:], b[:, 12:])
+
+
+def test_gradients_reach_steer_and_history(model: GruSurrogate) -> None:
+    states, tokens = inputs()
+    states.requires_grad_()
+    lataccel = ((tokens - CENTER) * BIN_WIDTH).float().requires_grad_()
+    model.expect(model.forward_soft(states, lataccel)).sum().backward()
+    assert states.grad is not None
+    assert lataccel.grad is not None
+    assert states.grad[:, -3:, 0].abs().min() > 0
+    assert lataccel.grad.abs().sum(dim=1).min() > 0
+
+
+@pytest.fixture(scope="module")
+def exported(model: GruSurrogate, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plant") / "plant.onnx"
+    export_plant(model, path, Config(size="small"), 18)
+    return path
+
+
+def test_exported_file(model: GruSurrogate, exported: Path) -> None:
+    session = ort.InferenceSession(str(exported))
+    signature = {i.name: (i.type, i.shape[1:]) for i in session.get_inputs()}
+    assert signature == {"states": ("tensor(float)", [20, 4]), "tokens": ("tensor(int64)", [20])}
+    for count in (1, 7):  # the official simulator's call, and a batch
+        states, tokens = (x.numpy() for x in inputs(count, 3))
+        (logits,) = session.run(None, {"states": states, "tokens": tokens})
+        assert logits.shape == (count, 20, 1024)
+        assert logits.dtype == np.float32
+        expected = probabilities(ModelPlant(model).logits(states, tokens))
+        for plant in (OnnxPlant(exported), OnnxPlant(exported, fast=True), TorchPlant(exported)):
+            found = probabilities(plant.logits(states, tokens))
+            np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_torch_runtime_reads_the_weights_back(model: GruSurrogate, exported: Path) -> None:
+    read = TorchPlant(exported, "cpu").model
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], weight)
+
+
+@pytest.mark.slow
+def test_another_opset(model: GruSurrogate, tmp_path: Path) -> None:
+    export_plant(model, tmp_path / "plant.onnx", Config(size="small"), 20)
+    assert onnx.load(str(tmp_path / "plant.onnx")).opset_import[0].version == 20
+
+
+def test_names(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'medium'"):
+        build("gru", "medum")
+    with pytest.raises(InputError, match="unknown architecture 'lstm'"):
+        build("lstm", "small")
+    assert {size: build("gru", size).size for size in SIZES} == {s: s for s in SIZES}
