@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, nn
 
 from steerlab.errors import InputError
@@ -78,13 +80,29 @@ def export_onnx(
     return difference
 
 
-def session(path: str | Path, threads: int = 1) -> ort.InferenceSession:
-    """Return an onnxruntime session on the CPU with a fixed number of threads."""
+def half_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a float32 graph that computes in float16; inputs and outputs stay float32.
+
+    Weights beyond float16's range are cut to it.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that are rounded or cut
+        half = onnx_ir.from_proto(convert_float_to_float16(copy, keep_io_types=True))
+    assert isinstance(half, onnx_ir.Model)
+    half.graph.sort()  # the converter appends its casts at the end
+    return onnx_ir.to_proto(half)
+
+
+def session(path: str | Path | bytes, threads: int = 1) -> ort.InferenceSession:
+    """Return an onnxruntime session, of a file or its contents, on the CPU with some threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = path if isinstance(path, bytes) else str(path)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _largest_difference(
