@@ -223,7 +223,7 @@ class Sampling:
     """
 
     steps: int = 5
-    samples: int = 8
+    samples: int = 16
     sequences: int = 16
     seed: int = 0
 

@@ -82,7 +82,7 @@ class Config:
     replans: list[int] = option([10, 13, 15], "actions used of a chunk before the next one")
     variants: list[str] = option(["nominal"], f"plants: {', '.join(VARIANTS)}")
     steps: int = option(5, "Euler steps of pi0")
-    samples: int = option(8, "chunks of pi0 that make a consensus")
+    samples: int = option(16, "chunks of pi0 that make a consensus")
     sequences: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
     mlp_models: int = option(3, "MLP baselines to train; 0 = none")
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
@@ -167,7 +167,8 @@ def run(config: Config, output: Path) -> list[Cell]:
                 bar.update()
     _write(cells, output)
     for variant in config.variants:
-        console.print(_table([c for c in cells if c.variant == variant], variant))
+        for key in ("success", "convergence"):
+            console.print(_table([c for c in cells if c.variant == variant], variant, key))
     plot(cells, output / "rates.png")
     if config.video:
         film(makers, goals, config, output)
@@ -277,22 +278,21 @@ def _write(cells: list[Cell], output: Path) -> None:
         temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
 
 
-def _table(cells: list[Cell], variant: str) -> Table:
-    """Return success / convergence in percent, a column a setting, with deviations over models."""
+def _table(cells: list[Cell], variant: str, key: str) -> Table:
+    """Return one rate in percent, a column a setting, with its deviation over models."""
     settings = sorted({(c.noise, c.replan) for c in cells})
-    table = Table("controller", title=f"success / convergence in %, plant: {variant}")
+    table = Table("noise / replan", title=f"{key} in %, plant: {variant}")
     for noise, replan in settings:
-        table.add_column(f"{noise:g} / {replan}", justify="right")
+        table.add_column(f"{noise:g} / {replan}", justify="right", no_wrap=True)
     for name in dict.fromkeys(c.controller for c in cells):
-        row = {(c.noise, c.replan): c for c in cells if c.controller == name}
-        members = len(row[settings[0]].success)
-        texts = []
-        for setting in settings:
-            success, convergence = row[setting].success, row[setting].convergence
-            text = f"{np.mean(success):.1f} / {np.mean(convergence):.1f}"
-            if members > 1:
-                text += f"\n±{np.std(success, ddof=1):.1f} / ±{np.std(convergence, ddof=1):.1f}"
-            texts.append(text)
+        row = {(c.noise, c.replan): getattr(c, key) for c in cells if c.controller == name}
+        members = len(row[settings[0]])
+        texts = [f"{np.mean(row[s]):.1f}" for s in settings]
+        if members > 1:
+            texts = [
+                f"{text} ±{np.std(row[s], ddof=1):.1f}"
+                for text, s in zip(texts, settings, strict=True)
+            ]
         table.add_row(f"{name} ({members})" if members > 1 else name, *texts)
     return table
 

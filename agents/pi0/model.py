@@ -187,7 +187,7 @@ class Pi0Sampler(nn.Module):
         samples: Chunks drawn for a state, of which the consensus is returned.
     """
 
-    def __init__(self, model: Pi0, steps: int = 5, samples: int = 8) -> None:
+    def __init__(self, model: Pi0, steps: int = 5, samples: int = 16) -> None:
         super().__init__()
         if steps < 1 or samples < 1:
             raise InputError(f"steps={steps} and samples={samples} must be at least 1")
