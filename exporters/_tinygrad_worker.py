@@ -51,9 +51,8 @@ def is_image(spec: Any) -> bool:
 
 
 def _numpy_name(dtype: Any) -> str:
-    return {"uchar": "uint8", "half": "float16", "float": "float32", "double": "float64"}.get(
-        dtype.name, dtype.name
-    )
+    other = {"unsigned char": "uint8", "uchar": "uint8", "half": "float16", "float": "float32"}
+    return other.get(dtype.name, dtype.name)
 
 
 def tensors_for(arrays: dict[str, Any], images: set[str]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """PyTorch modules as ONNX files, checked against the module before anyone uses them."""
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,7 +53,10 @@ def export_onnx(
     """
     model.eval()
     batch = torch.export.Dim("batch", min=1)
-    shapes = tuple({0: batch} for _ in example) if dynamic_batch else None
+    shapes: tuple[Any, ...] | None = tuple({0: batch} for _ in example) if dynamic_batch else None
+    kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
+    if shapes and inspect.Parameter.VAR_POSITIONAL in kinds:
+        shapes = (shapes,)  # torch.export counts *inputs as one
     with atomic_path(path) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

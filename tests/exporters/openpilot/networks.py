@@ -48,7 +48,8 @@ class Driver(nn.Module):
         assert isinstance(context, Tensor)
         context = torch.tanh(0.5 * context)
         found = {n: h(context).unflatten(1, self.tensors[n]) for n, h in self.heads.items()}
-        curvature = 0.02 * torch.tanh(self.curves(context))
+        curves = torch.tanh(self.curves(context))
+        curvature = 0.02 * curves[:, :1] + 0.001 * curves  # the hypotheses differ a little
         plans = arc(curvature)
         found["plan"] = plans if len(self.tensors["plan"]) == 3 else plans[:, 0]
         if "desired_curvature" in found:

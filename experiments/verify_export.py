@@ -1,0 +1,116 @@
+"""Check a model file against the contract of an openpilot or sunnypilot release.
+
+Prints one line a check with what was found and how to mend it, and ends with an error if any check
+fails. It takes our files and anyone's. Only the ONNX graph and metadata in a restricted loader are
+read; no pickle is executed unless trust_pickle=true, and then in a process of its own. A pickle fits
+one version of tinygrad: without tinygrad_path= of the target, "drop-in" is said of ONNX and metadata
+only. Contracts: openpilot-0.10.0, sunnypilot-2025-08, openpilot-0.10.1, openpilot-0.11.0,
+openpilot-supercombo-2026-06, openpilot-supercombo-2026-09.
+
+Examples:
+  steerlab verify-export model=output/driving_policy.onnx
+  steerlab verify-export model=driving_vision.onnx contract=openpilot-0.10.1 tinygrad=false
+  steerlab verify-export model=driving_policy.onnx trust_pickle=true tinygrad_path=openpilot/tinygrad_repo
+"""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from steerlab.errors import InputError
+from steerlab.experiments._study import option, study
+from steerlab.exporters.openpilot.contracts import contract
+from steerlab.exporters.openpilot.verify import (
+    FAIL,
+    PASS,
+    SKIP,
+    Check,
+    Options,
+    check_names,
+    failed,
+    verify,
+)
+from steerlab.files import atomic_path
+
+_COLOURS = {PASS: "green", FAIL: "bold red", SKIP: "yellow"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    model: str = option("", "the ONNX file")
+    contract: str = option("openpilot-0.10.0", "the release it is for")
+    network: str = option("", "driving_policy, driving_vision, driving_supercombo; '' guesses")
+    metadata: str = option("", "metadata file; '' takes <model>_metadata.pkl")
+    pickle: str = option("", "tinygrad pickle; '' takes <model>_tinygrad.pkl")
+    probe: str = option("", "inputs with their meaning (npz); '' takes <model>_probe.npz")
+    untrained: bool = option(False, "do not expect the plan to drive")
+    tinygrad: bool = option(True, "run the graph in tinygrad too (needs clang)")
+    trust_pickle: bool = option(False, "load the tinygrad pickle, which executes what is in it")
+    tinygrad_path: str = option("", "folder of the target's tinygrad; '' takes the installed one")
+    latency_ms: float = option(50.0, "largest median time of a run, one thread")
+
+
+def run(config: Config, output: Path) -> list[Check]:
+    """Check, print the table, write checks.json, exit non-zero if a check failed."""
+    if not config.model:
+        raise InputError("model= is missing; give the path of an ONNX file")
+    if config.latency_ms <= 0:
+        raise InputError(f"latency_ms={config.latency_ms} must be positive")
+    chosen = contract(config.contract)
+    options = Options(
+        probe=config.probe,
+        metadata=config.metadata,
+        pickle=config.pickle,
+        untrained=config.untrained,
+        tinygrad=config.tinygrad,
+        trust_pickle=config.trust_pickle,
+        tinygrad_path=config.tinygrad_path or None,
+        latency_ms=config.latency_ms,
+    )
+    with tqdm(total=len(check_names()), unit="check", leave=False) as bar:
+
+        def progress(name: str) -> None:
+            bar.set_description(name)
+            bar.update()
+
+        results = verify(config.model, chosen, config.network, options, progress)
+    _print_table(config, results)
+    with atomic_path(output / "checks.json") as temporary:
+        temporary.write_text(json.dumps([dataclasses.asdict(r) for r in results], indent=1))
+    if wrong := failed(results):
+        sys.exit(f"{len(wrong)} of {len(results)} checks failed: {config.model} is no drop-in")
+    return results
+
+
+def _print_table(config: Config, results: list[Check]) -> None:
+    table = Table(
+        "check", "", "found", title=f"{config.model} for {config.contract}", header_style="bold"
+    )
+    for result in results:
+        text = result.found
+        if result.remedy:
+            text += f"\n[cyan]mend:[/] {result.remedy}"
+        table.add_row(result.name, f"[{_COLOURS[result.status]}]{result.status}[/]", text)
+    console = Console()
+    console.print(table)
+    if not failed(results):
+        status = {r.name: r.status for r in results}
+        pickles = status["tinygrad pickle"] == PASS and config.tinygrad_path
+        console.print(
+            f"drop-in for {config.contract}: ONNX and metadata"
+            + (f", and the pickle for {config.tinygrad_path}" if pickles else " only")
+        )
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Policies of stable-baselines3 and sb3-contrib as ONNX files that need nothing of either.
+
+The graph holds everything ``model.predict(deterministic=True)`` does: the preprocessing of
+observations, the normaliser of a ``VecNormalize``, the network, the head's deterministic action,
+and the scaling or clipping to the action space. A recurrent policy takes its state as inputs
+``state_h`` (and ``state_c``), (B, layers, H), and returns the next as ``next_state_h``; at the start
+of an episode give zeros. Its cell is written out in plain operations, since tinygrad has neither LSTM nor GRU.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
+
+from steerlab.errors import InputError
+from steerlab.exporters.onnx import export_onnx
+
+
+class WrittenCell(nn.Module):
+    """One step of an ``nn.LSTM`` or ``nn.GRU`` (all layers), without their operators."""
+
+    def __init__(self, rnn: nn.RNNBase) -> None:
+        super().__init__()
+        if not isinstance(rnn, nn.LSTM | nn.GRU) or rnn.bidirectional or rnn.proj_size:
+            raise InputError(f"cannot write out {rnn}; use a one-way LSTM or GRU")
+        self.rnn, self.is_lstm = rnn, isinstance(rnn, nn.LSTM)
+
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """Return the output (B, H) and the next states (B, layers, H) of inputs (B, F)."""
+        after: list[list[Tensor]] = [[] for _ in states]
+        for layer in range(self.rnn.num_layers):
+            before = [state[:, layer] for state in states]
+            step = self._lstm if self.is_lstm else self._gru
+            new = step(layer, x, *before)
+            x = new[0]
+            for row, value in zip(after, new, strict=True):
+                row.append(value)
+        return x, *(torch.stack(row, dim=1) for row in after)
+
+    def _gates(self, layer: int, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        def linear(name: str, values: Tensor) -> Tensor:
+            bias = getattr(self.rnn, f"bias_{name}_l{layer}") if self.rnn.bias else None
+            return nn.functional.linear(values, getattr(self.rnn, f"weight_{name}_l{layer}"), bias)
+
+        return linear("ih", x), linear("hh", h)
+
+    def _lstm(self, layer: int, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        from_x, from_h = self._gates(layer, x, h)
+        i, f, g, o = (from_x + from_h).chunk(4, dim=-1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def _gru(self, layer: int, x: Tensor, h: Tensor) -> tuple[Tensor]:
+        from_x, from_h = self._gates(layer, x, h)
+        (r_x, z_x, n_x), (r_h, z_h, n_h) = from_x.chunk(3, dim=-1), from_h.chunk(3, dim=-1)
+        z = torch.sigmoid(z_x + z_h)
+        n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
+        return ((1.0 - z) * n + z * h,)
+
+
+class DeterministicActor(nn.Module):
+    """What ``model.predict(deterministic=True)`` computes, from tensors to tensors.
+
+    Args:
+        model: An algorithm of stable-baselines3 or sb3-contrib.
+        normalizer: The ``VecNormalize`` whose statistics the observations go through; None takes
+            the model's own, if it has one.
+
+    Raises:
+        InputError: The action space or the recurrent cell cannot be exported.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, model: BaseAlgorithm, normalizer: VecNormalize | None = None) -> None:
+        super().__init__()
+        self.policy: Any = model.policy
+        self.space = model.observation_space
+        self.actions = model.action_space
+        if not isinstance(self.actions, spaces.Box | spaces.Discrete | spaces.MultiDiscrete
+                          | spaces.MultiBinary):  # fmt: skip
+            raise InputError(f"cannot export actions in {self.actions}; use Box or Discrete")
+        if not isinstance(self.policy, BasePolicy):
+            raise InputError(f"{type(model).__name__} has no policy network to export")
+        rnn = getattr(self.policy, "lstm_actor", None)
+        self.cell = WrittenCell(rnn) if rnn is not None else None
+        self.keys = list(self.space.spaces) if isinstance(self.space, spaces.Dict) else []
+        normalizer = normalizer or model.get_vec_normalize_env()
+        self._keep_statistics(normalizer)
+        if isinstance(self.actions, spaces.Box):
+            self.register_buffer("low", torch.as_tensor(self.actions.low))
+            self.register_buffer("high", torch.as_tensor(self.actions.high))
+
+    def _keep_statistics(self, normalizer: VecNormalize | None) -> None:
+        self.normalized: list[str] = []
+        if normalizer is None or not normalizer.norm_obs:
+            return
+        self.clip, epsilon = normalizer.clip_obs, normalizer.epsilon
+        statistics: Any = normalizer.obs_rms
+        found: Mapping[str, Any] = statistics if self.keys else {"observation": statistics}
+        for name, values in found.items():
+            self.normalized.append(name)
+            scale = 1.0 / np.sqrt(values.var + epsilon)
+            self.register_buffer(f"mean_{name}", torch.as_tensor(values.mean).float())
+            self.register_buffer(f"scale_{name}", torch.as_tensor(scale).float())
+
+    @property
+    def input_names(self) -> list[str]:
+        """Observations, then states."""
+        return [*(self.keys or ["observation"]), *self.state_names]
+
+    @property
+    def state_names(self) -> list[str]:
+        """Inputs that the caller carries from step to step."""
+        if self.cell is None:
+            return []
+        return ["state_h", "state_c"] if self.cell.is_lstm else ["state_h"]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The action, then the next states."""
+        return ["action", *(f"next_{name}" for name in self.state_names)]
+
+    def example(self, rows: int = 1) -> list[Tensor]:
+        """Return inputs of the right shapes and types."""
+        boxes = self.space.spaces.values() if isinstance(self.space, spaces.Dict) else [self.space]
+        found = []
+        for index, box in enumerate(boxes):
+            box.seed(index)
+            found.append(torch.as_tensor(np.stack([box.sample() for _ in range(rows)])))
+        if self.cell is not None:
+            rnn = self.cell.rnn
+            shape = (rows, rnn.num_layers, rnn.hidden_size)
+            found += [torch.zeros(shape) for _ in self.state_names]
+        return found
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the action (B, *shape) and the next states."""
+        count = len(self.keys) or 1
+        named = dict(zip(self.keys or ["observation"], inputs[:count], strict=True))
+        for name in self.normalized:
+            centred = named[name].float() - getattr(self, f"mean_{name}")
+            scaled = centred * getattr(self, f"scale_{name}")
+            named[name] = scaled.clamp(-self.clip, self.clip)
+        observation: Any = named if self.keys else named["observation"]
+        if self.cell is None:
+            return self._bounded(self.policy._predict(observation, deterministic=True))
+        features = self._features(observation)
+        latent, *states = self.cell(features, *inputs[count:])
+        latent = self.policy.mlp_extractor.forward_actor(latent)
+        head = self.policy._get_action_dist_from_latent(latent)
+        return self._bounded(head.get_actions(deterministic=True)), *states
+
+    def _features(self, observation: Any) -> Tensor:
+        policy = self.policy
+        ready = preprocess_obs(
+            observation, policy.observation_space, normalize_images=policy.normalize_images
+        )
+        return policy.pi_features_extractor(ready)
+
+    def _bounded(self, action: Tensor) -> Tensor:
+        if isinstance(self.actions, spaces.Discrete):
+            return action.reshape(-1)
+        action = action.reshape(-1, *(self.actions.shape or ()))
+        if not isinstance(self.actions, spaces.Box):
+            return action
+        if self.policy.squash_output:
+            return self.low + 0.5 * (action + 1.0) * (self.high - self.low)
+        return torch.maximum(torch.minimum(action, self.high), self.low)
+
+
+def export_sb3(
+    model: BaseAlgorithm,
+    path: str | Path,
+    *,
+    normalizer: VecNormalize | None = None,
+    dynamic_batch: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    tolerance: float = 1e-5,
+) -> DeterministicActor:
+    """Write the deterministic policy of a stable-baselines3 model as one ONNX file.
+
+    Args:
+        model: PPO, A2C, SAC, TD3, DQN, RecurrentPPO, TQC, ... with any head that can say its
+            deterministic action: Gaussian, squashed Gaussian, Beta, categorical.
+        path: Where the file goes.
+        normalizer: A ``VecNormalize`` loaded apart from the model.
+        dynamic_batch: Leave the batch axis free; openpilot and tinygrad want it fixed at 1.
+        metadata: Entries of the file's ``metadata_props``.
+        tolerance: Largest difference accepted between torch and onnxruntime.
+
+    Returns:
+        The exported module, with the names of inputs and outputs.
+
+    Raises:
+        InputError: The policy cannot be exported, or the graph differs from it.
+    """
+    model.policy.set_training_mode(False)
+    actor = DeterministicActor(model, normalizer).to(model.device).eval()
+    example = actor.example(3 if dynamic_batch else 1)
+    with _unvalidated_distributions():
+        export_onnx(
+            actor.cpu(),
+            example,
+            path,
+            actor.input_names,
+            actor.output_names,
+            dynamic_batch=dynamic_batch,
+            metadata=metadata,
+            tolerance=tolerance,
+        )
+    actor.to(model.device)
+    return actor
+
+
+@contextmanager
+def _unvalidated_distributions() -> Iterator[None]:
+    """Let torch's distributions skip their checks, whose branches depend on the data."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
