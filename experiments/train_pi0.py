@@ -22,7 +22,7 @@ class Config(FitConfig):
     """Options of the training."""
 
     data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
-    epochs: int = option(30, "passes over the training data at the most")
+    epochs: int = option(20, "passes over the training data at the most")
     batch_size: int = option(128, "pairs a step")
     learning_rate: float = option(2e-3, "largest step size of AdamW")
     warmup_steps: int = option(200, "steps over which the learning rate rises linearly")

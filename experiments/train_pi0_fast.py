@@ -23,7 +23,7 @@ class Config(FitConfig):
     """Options of the training."""
 
     data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
-    epochs: int = option(10, "passes over the training data at the most")
+    epochs: int = option(6, "passes over the training data at the most")
     batch_size: int = option(256, "pairs a step")
     learning_rate: float = option(3e-3, "largest step size of AdamW")
     warmup_steps: int = option(200, "steps over which the learning rate rises linearly")
