@@ -7,6 +7,7 @@ A study module has a docstring, a dataclass ``Config`` made with :func:`option`,
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -71,9 +73,13 @@ def study(
             sys.exit(f"steerlab {command}: {error}")
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"steerlab {command}: {_one_line(error)} (see --help)")
-        except KeyboardInterrupt:
-            again = " The same command with the same output= goes on from there." * resumes
-            sys.exit(f"\nsteerlab {command}: interrupted.{again}")
+        except KeyboardInterrupt as stop:
+            text = f"\nsteerlab {command}: interrupted."
+            if resumes and stop.args:
+                same = [a for a in arguments if not a.startswith("output=")]
+                again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
+                text += f" To go on from there: {again}"
+            sys.exit(text)
 
     return main
 
@@ -92,9 +98,15 @@ def _run_hydra(
         output = Path(HydraConfig.get().runtime.output_dir)
         config = _to_dataclass(config_type, settings)
         _save_config(settings, writable_folder(output), resumes)
-        return run(config, output)
+        try:
+            return run(config, output)
+        except KeyboardInterrupt:
+            many = HydraConfig.get().mode is RunMode.MULTIRUN
+            raise KeyboardInterrupt(output.parent if many else output) from None
 
-    old_argv, sys.argv = sys.argv, [f"steerlab-{name}", *arguments]
+    # Hydra's parser wants all overrides in one row.
+    ordered = sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
+    old_argv, sys.argv = sys.argv, [f"steerlab-{name}", *ordered]
     try:
         # Without this Hydra prints its own report of every exception and exits.
         with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"):

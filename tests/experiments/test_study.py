@@ -41,6 +41,8 @@ def run(config: Config, output: Path) -> None:
         raise InputError("name 'bad' is taken; choose another")
     if config.name == "bug":
         raise KeyError("a defect")
+    if config.name == "stop":
+        raise KeyboardInterrupt
     calls.append((config, output))
 
 
@@ -98,6 +100,19 @@ def test_mistakes_are_one_line(here: Path, arguments: list[str], message: str) -
 def test_defects_keep_their_traceback(here: Path) -> None:
     with pytest.raises(KeyError, match="a defect"):
         main(["name=bug"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["output=here"], ["--multirun", "count=1,2"]])
+def test_an_interrupted_run_says_how_to_go_on(here: Path, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["name=stop", *arguments])
+    again = str(caught.value).partition("To go on from there: ")[2].split()
+    assert again[:3] == ["steerlab", "test-study", "name=stop"]
+    folder = Path(again[-1].removeprefix("output="))
+    assert list(folder.rglob("config.yaml"))
+    with pytest.raises(SystemExit):
+        main(again[2:])
+    assert len(list(here.rglob("config.yaml"))) == 1  # it went on in the same folder
 
 
 def test_help_lists_every_option(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
