@@ -102,6 +102,19 @@ def test_environment_returns_minus_the_official_cost(
         assert info[key] == pytest.approx(wanted[key], rel=1e-9)
 
 
+def test_rows_of_the_exact_graph_equal_single_environments(routes: Segments, plant: Path) -> None:
+    native = gym.make_vec("TinyPhysics-v0", num_envs=3, plant=plant, segments=routes)
+    single = gym.make_vec(
+        "TinyPhysics-v0", num_envs=3, vectorization_mode="sync", plant=plant, segments=routes
+    )
+    np.testing.assert_array_equal(native.reset(seed=2)[0], single.reset(seed=2)[0])
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        actions = rng.uniform(-1, 1, (3, 1)).astype(np.float32)
+        for a, b in zip(native.step(actions)[:4], single.step(actions)[:4], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_return_through_stable_baselines() -> None:
     venv = make_sb3_vec("TinyPhysics-v0", 3, seed=1, seeds="random")
     venv.reset()
