@@ -92,18 +92,19 @@ def make_loss(config: TrainConfig) -> Callable[[nn.Module, Batch, torch.Generato
         assert isinstance(model, Planner)
         initial, label, scale, remaining = _examples(batch, config.tails * model.training, rng)
         case = model.plant.case(initial, batch["targets"], remaining)
-        plans = model.iterates(case, remaining)
-
-        def measure(plan: Tensor) -> Tensor:
-            if config.loss == "mse":
-                return (plan - label).square().mean()
+        plans = torch.stack(model.iterates(case, remaining))
+        if config.loss == "mse":
+            parts = (plans - label).square().mean(dim=(1, 2)).unbind()
+        else:
+            rows, flat = case.repeat(len(plans)), plans.flatten(0, 1)
             if config.loss == "hessian":
-                excess = model.plant.quadratic(case, plan - label)
+                excess = model.plant.quadratic(rows, flat - label.repeat(len(plans), 1))
             else:
-                excess = model.plant.cost(case, plan) - scale
-            return (excess / (scale + batch["to_go"][:, 0].mean() / 8)).mean()
-
-        parts = [measure(plan) for plan in plans]
+                excess = model.plant.cost(rows, flat) - scale.repeat(len(plans))
+            relative = excess.unflatten(0, (len(plans), -1)) / (
+                scale + batch["to_go"][:, 0].mean() / 8
+            )
+            parts = relative.mean(1).unbind()
         values = {f"plan_{k}": part for k, part in enumerate(parts)}
         total = parts[-1] + config.supervision * sum(parts[:-1], torch.zeros_like(parts[-1]))
         return {"loss": total if model.training else parts[-1], **values}
