@@ -24,7 +24,8 @@ from steerlab.agents.classical.tracking import (
 )
 from steerlab.agents.trc.data import PlanData, make_arrays, save_plans
 from steerlab.agents.trc.evaluate import judge
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking import TrackingProblem, final_error
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._planning import PLANS_FILE, ProblemOptions, chosen_problem, percent
 from steerlab.experiments._study import option, study
@@ -46,6 +47,7 @@ class Config(ProblemOptions):
     seed: int = option(42, "seed of the states")
     solver: str = option("auto", "QP solver: auto, daqp, osqp or scipy")
     check: bool = option(False, "solve again with another QP solver and compare")
+    judge: str = option("", "published: score the labels as the published evaluation does, too")
     workers: int = option(0, "processes; 0 = one a core")
 
 
@@ -56,6 +58,10 @@ def run(config: Config, output: Path) -> PlanData:
         raise unknown_name("kind of labels", config.labels, LABELS)
     if config.num_samples < 1:
         raise InputError(f"num_samples={config.num_samples} must be at least 1")
+    if config.judge not in ("", "published"):
+        raise unknown_name("judge", config.judge, ("published",))
+    if config.judge and not isinstance(problem, DoubleIntegrator):
+        raise InputError(f"judge=published is one of DoubleIntegrator-v0, not of {config.task}")
     if config.workers < 0:
         raise InputError(f"workers={config.workers} must not be negative")
     solver = choose_solver(config.solver)
@@ -70,6 +76,8 @@ def run(config: Config, output: Path) -> PlanData:
     save_plans(output / PLANS_FILE, problem, arrays)
     data = PlanData(problem, arrays)
     _report(data, config, output / PLANS_FILE, solver)
+    if config.judge:
+        _judge_as_published(data)
     if config.check:
         _check(data, solver, best)
     return data
@@ -103,6 +111,19 @@ def _report(data: PlanData, config: Config, path: Path, solver: str) -> None:
         f"{solver}: mean cost {result['cost']:.4f}, {percent(result['gap_of_means'])} above the "
         f"optimum; final error {result['final_error']:.4f}, success {percent(result['success'], 1)}"
         f"\n[bold]{path}[/]",
+        highlight=False,
+    )
+
+
+def _judge_as_published(data: PlanData) -> None:
+    """Print final error and success in the system that the published evaluation integrates."""
+    arrays, steps = data.arrays, data.problem.steps
+    other = DoubleIntegrator.preset("published_judge", steps=steps, horizon=0.33 * steps)
+    states = other.rollout(arrays["initial_states"], arrays["control_sequences"])
+    error = final_error(states, arrays["target_states"])
+    Console().print(
+        f"as the published evaluation sees it (0.33 s, semi-implicit Euler): final error "
+        f"{error.mean():.4f}, success {percent(float((error < other.tolerance).mean()), 1)}",
         highlight=False,
     )
 

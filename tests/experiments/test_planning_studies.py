@@ -27,8 +27,12 @@ def generate(output: Path, **options: Any) -> Path:
     return output / "lqr_dataset.npz"
 
 
-def test_generated_states_are_those_of_the_published_seed(tmp_path: Path) -> None:
-    data = load_plans(generate(tmp_path, preset="published", labels="lqr")).arrays
+def test_generated_states_are_those_of_the_published_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"preset": "published", "labels": "lqr", "judge": "published"}
+    data = load_plans(generate(tmp_path, **options)).arrays
+    assert "as the published evaluation sees it" in capsys.readouterr().out
     rng = np.random.RandomState(42)
     for i in range(40):  # the published generator draws a start and a target at a time
         np.testing.assert_array_equal(data["initial_states"][i], rng.uniform(-2, 2, 2))
@@ -134,6 +138,8 @@ def test_memory_is_that_of_the_largest_moment() -> None:
         ({"preset": "best"}, "unknown preset"),
         ({"num_steps": 0}, "steps=0"),
         ({"solver": "gurobi"}, "unknown QP solver"),
+        ({"judge": "mine"}, "unknown judge"),
+        ({"judge": "published", "task": "VanDerPol-v0"}, "judge=published is one of"),
     ],
 )
 def test_bad_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
