@@ -1,6 +1,7 @@
 """PyTorch modules as ONNX files, checked against the module before anyone uses them."""
 
 import inspect
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +58,8 @@ def export_onnx(
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     if shapes and inspect.Parameter.VAR_POSITIONAL in kinds:
         shapes = (shapes,)  # torch.export counts *inputs as one
+    # It would say for each export that torchvision, which nobody here needs, is not installed.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with atomic_path(path) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

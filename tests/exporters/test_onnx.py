@@ -12,13 +12,14 @@ from steerlab.errors import InputError
 from steerlab.exporters.onnx import export_onnx, session
 
 
-def test_round_trip_with_free_batch(tmp_path: Path) -> None:
+def test_round_trip_with_free_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).eval()
     path = tmp_path / "m.onnx"
     difference = export_onnx(
         model, [torch.randn(3, 4)], path, ["x"], ["y"], metadata={"made_by": "test"}
     )
     assert difference < 1e-6
+    assert not caplog.records
     x = torch.randn(17, 4)
     (y,) = session(path).run(["y"], {"x": x.numpy()})
     np.testing.assert_allclose(y, model(x).detach().numpy(), atol=1e-6)
