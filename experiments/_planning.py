@@ -193,7 +193,7 @@ def plot_gaps(path: Path, gaps: Mapping[str, Floats], title: str) -> None:
 
 
 def plot_paths(path: Path, data: PlanData, plans: Mapping[str, Floats], count: int = 6) -> None:
-    """Draw the first cases in the phase plane, and their inputs, one line a method."""
+    """Draw the first cases in the phase plane, and their inputs, the last method dashed on top."""
     problem, arrays = data.problem, data.arrays
     count = min(count, len(data))
     figure, axes = plt.subplots(
@@ -203,9 +203,11 @@ def plot_paths(path: Path, data: PlanData, plans: Mapping[str, Floats], count: i
     initial, targets = arrays["initial_states"][:count], arrays["target_states"][:count]
     for name, controls in plans.items():
         states = problem.rollout(initial, controls[:count])
+        last = name == list(plans)[-1]
+        style = {"color": "black", "linestyle": ":"} if last else {"linewidth": 1.5}
         for i in range(count):
-            axes[0, i].plot(*states[i].T, label=name, linewidth=1.2)
-            axes[1, i].stairs(controls[i, :, 0], time_axis, baseline=None, label=name)
+            axes[0, i].plot(*states[i].T, label=name, **style)
+            axes[1, i].stairs(controls[i, :, 0], time_axis, baseline=None, label=name, **style)
     for i in range(count):
         axes[0, i].plot(*initial[i], "s", color="grey", markersize=5)
         axes[0, i].plot(*targets[i], "*", color="tab:red", markersize=10)

@@ -108,7 +108,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
 
 def _name(path: str) -> str:
     """Return the folder of a checkpoint: runs/trc/medium/best.pt is medium."""
-    return Path(path).resolve().parent.name
+    return Path(path).absolute().parent.name
 
 
 def _planners(problem: TrackingProblem, models: dict[str, Planner]) -> dict[str, Plan]:

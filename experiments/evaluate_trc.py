@@ -98,7 +98,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     plot_paths(
         output / "paths.png",
         data,
-        {"optimum": _optimum(problem, data), "network": plans[-1]},
+        {"network": plans[-1], "optimum": _optimum(problem, data)},
     )
     Console().print(f"[bold]{output / 'evaluation_results.json'}[/]", highlight=False)
     return results
