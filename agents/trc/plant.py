@@ -155,7 +155,8 @@ class LinearPlant(Plant):
     def safe_step(self, case: Case, view: View, controls: Tensor, move: Tensor) -> Tensor:
         """Return the part of ``move`` that minimises the cost, which is a parabola along it."""
         slope = (view.gradient * move).sum(1)
-        return (-slope / (2 * self.quadratic(case, move) + 1e-9)).clamp(0, 1)
+        # The floor is for moves of nothing: an addend as small can be lost in a runtime.
+        return (-slope / (2 * self.quadratic(case, move)).clamp(min=1e-6)).clamp(0, 1)
 
 
 class _Rollout(torch.autograd.Function):

@@ -210,6 +210,23 @@ def test_exported_planner_drives_the_task_as_in_torch(tmp_path: Path, kind: str)
     assert drive(onnx) == pytest.approx(drive(model.plan), rel=1e-4)
 
 
+def test_exported_planner_that_has_nothing_to_correct(tmp_path: Path) -> None:
+    """Every input is at its bound and stays there: a move of nothing, over a cost of nothing."""
+    torch.manual_seed(0)
+    model = TRC(LINEAR, TrcConfig(8, 8, 1, num_outer_cycles=1))
+    with torch.no_grad():
+        for bias in (model.first[-1].bias, model.correct[-1].bias):
+            assert isinstance(bias, torch.Tensor)
+            bias.fill_(1e4)
+    export_planner(model, tmp_path / "planner.onnx")
+    initial, targets = (a.astype(np.float32) for a in LINEAR.sample(np.random.default_rng(0), 4))
+    left = np.array([1, 2, 8, 15], np.float32)
+    feed = {"initial_state": initial, "target_state": targets, "remaining": left}
+    (found,) = session(tmp_path / "planner.onnx").run(None, feed)
+    np.testing.assert_allclose(found, model.plan(initial, targets, left), atol=1e-5)
+    assert np.abs(found[0, 0, 0]) == LINEAR.limit
+
+
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'medium'"):
         TRC.of_size("medum")
