@@ -131,7 +131,10 @@ def _scipy(hessian: Floats, linear: Floats, lower: Floats, upper: Floats) -> Flo
     root = cholesky(hessian)
     right = -solve_triangular(root, linear.T, trans="T").T
     return np.stack(
-        [lsq_linear(root, b, (lower, upper), method="bvls", tol=1e-14).x for b in right]
+        [
+            lsq_linear(root, b, (lower, upper), method="bvls", tol=1e-14, max_iter=10_000).x
+            for b in right
+        ]
     )
 
 

@@ -42,6 +42,17 @@ def test_solvers_agree(other: str) -> None:
     )
 
 
+def test_solvers_agree_on_a_hundred_inputs() -> None:
+    """With most of them at a bound; scipy's own limit on iterations would stop short of it."""
+    pytest.importorskip("daqp")
+    hessian = condense(VanDerPol()).hessian
+    f = 300 * np.random.default_rng(0).normal(size=(3, 100))
+    bound = np.full(100, 2.0)
+    one, two = (box_qp(hessian, f, -bound, bound, name) for name in ("daqp", "scipy"))
+    assert (np.abs(one) == 2).mean() > 0.5
+    np.testing.assert_allclose(one, two, atol=1e-6)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 @settings(max_examples=25, deadline=None)
 def test_programs_meet_the_optimality_conditions(seed: int, n: int) -> None:
