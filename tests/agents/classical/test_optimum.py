@@ -43,13 +43,13 @@ def test_solvers_agree(other: str) -> None:
 
 
 def test_solvers_agree_on_a_hundred_inputs() -> None:
-    """With most of them at a bound; scipy's own limit on iterations would stop short of it."""
+    """With half of them at a bound; scipy's own limit on iterations would stop short of it."""
     pytest.importorskip("daqp")
     hessian = condense(VanDerPol()).hessian
     f = 300 * np.random.default_rng(0).normal(size=(3, 100))
     bound = np.full(100, 2.0)
     one, two = (box_qp(hessian, f, -bound, bound, name) for name in ("daqp", "scipy"))
-    assert (np.abs(one) == 2).mean() > 0.5
+    assert (np.abs(one) == 2).mean() > 0.4
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
