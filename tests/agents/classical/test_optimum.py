@@ -43,7 +43,7 @@ def test_solvers_agree(other: str) -> None:
 
 
 def test_solvers_agree_on_a_hundred_inputs() -> None:
-    """With half of them at a bound; scipy's own limit on iterations would stop short of it."""
+    """With half of them at a bound."""
     pytest.importorskip("daqp")
     hessian = condense(VanDerPol()).hessian
     f = 300 * np.random.default_rng(0).normal(size=(3, 100))
