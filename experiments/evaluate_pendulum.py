@@ -209,7 +209,6 @@ def controllers(
 
 def train_mlp(pairs: Pairs, config: Config, seed: int, output: Path) -> MLPChunks:
     """Return the MLP baseline of one seed; one trained before is read back."""
-    torch.set_num_threads(max(torch.get_num_threads() // 2, 1))
     sets = []
     for part in ("training", "validation"):
         states, chunks = (torch.as_tensor(a, dtype=torch.float32) for a in pairs.part(part))
