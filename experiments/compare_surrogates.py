@@ -1,12 +1,14 @@
 """Hold plants against a teacher: predictions, closed loop and speed in one table.
 
-Drives the routes with comma's PID in the teacher and in each plant, with the official noise, and
-asks every plant for its prediction at each step of the teacher's drive. Columns:
+Drives the routes with comma's PID in the teacher and in each plant, with the official noise (and in
+the teacher once more with other noise, which tells how much of a difference is chance), and asks every
+plant for its prediction at each step of the teacher's drive. Columns:
 
   KL            divergence of the plant's prediction from the teacher's, nats a step, as it is (T 1)
                 and at the temperature of the simulator's draws (T 0.8)
   NLL           of the real tokens in the first 100 rows, where the logged steer is known, nats
   total_cost    mean over the routes, and how far it is from the teacher's
+  median        of total_cost over the routes
   rank          Spearman correlation of the routes' total costs with the teacher's
   steps/s       on one core at batch 64, and the ratio to the teacher in the same run
 
@@ -68,6 +70,7 @@ class Figures:
     jerk_cost: float
     total_cost: float
     total_ratio: float
+    median_cost: float
     rank: float
     steps_per_second: float
     speed_ratio: float
@@ -141,14 +144,20 @@ def compare(
     controller: str = "pid",
     progress: Callable[..., Any] = lambda steps: None,
 ) -> tuple[list[Figures], pl.DataFrame]:
-    """Return the figures of the teacher and of each student, and the costs of every route."""
-    names = ["teacher", *students]
-    plants = [teacher, *students.values()]
+    """Return the figures of each plant and the costs of every route.
+
+    The first row is the teacher, the second the teacher with other noise: how far two plants that
+    are the same can be apart on these routes.
+    """
+    names = ["teacher", "teacher, other noise", *students]
+    plants = [teacher, teacher, *students.values()]
     jury = Jury(teacher, plants)
     factory = controller_factory(controller)
     drives = [
-        evaluate(factory, segments, plant, batch_size=BATCH, progress=progress)
-        for plant in (jury, *students.values())
+        evaluate(factory, segments, plant, seeds=seeds, batch_size=BATCH, progress=progress)
+        for plant, seeds in zip(
+            (jury, *plants[1:]), ("official", "other", *["official"] * len(students)), strict=True
+        )
     ]
     totals = [drive.costs.total_cost for drive in drives]
     speeds = speed(plants)
@@ -163,6 +172,7 @@ def compare(
             float(drive.costs.jerk_cost.mean()),
             float(totals[i].mean()),
             float(totals[i].mean() / totals[0].mean()),
+            float(np.median(totals[i])),
             float(spearmanr(totals[i], totals[0]).statistic) if len(segments) > 1 else 1.0,
             speeds[i],
             speeds[i] / speeds[0],
@@ -177,7 +187,7 @@ def show(figures: Sequence[Figures], title: str) -> None:
     """Print the table."""
     table = Table(
         "plant", "KL (T 1)", "KL (T 0.8)", "NLL", "lataccel", "jerk", "total_cost",
-        "to teacher", "rank", "steps/s", "speed",
+        "to teacher", "median", "rank", "steps/s", "speed",
         title=title,
     )  # fmt: skip
     for f in figures:
@@ -190,6 +200,7 @@ def show(figures: Sequence[Figures], title: str) -> None:
             f"{f.jerk_cost:.2f}",
             f"{f.total_cost:.2f}",
             f"{f.total_ratio - 1:+.1%}",
+            f"{f.median_cost:.2f}",
             f"{f.rank:.3f}",
             f"{f.steps_per_second:,.0f}",
             f"{f.speed_ratio:.1f}x",
@@ -216,7 +227,7 @@ def run(config: Config, output: Path) -> list[Figures]:
     segments = choose(find_segments(config.segments), config.first, config.count)
     teacher = load_plant(config.teacher, config.runtime)
     students = {name: load_plant(name, config.runtime) for name in config.plants}
-    total = (1 + len(students)) * STEPS * len(segments)
+    total = (2 + len(students)) * STEPS * len(segments)
     with tqdm(total=total, unit="step", unit_scale=True, desc="driving") as bar:
         figures, costs = compare(teacher, students, segments, config.controller, bar.update)
     show(figures, f"{config.controller} on {len(segments)} routes from {segments.names[0]} on")

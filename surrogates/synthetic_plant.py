@@ -40,7 +40,7 @@ class Cars:
     front_stiffness: Floats  # tyre force per slip angle over axle load, 1/rad
     rear_stiffness: Floats  # the same behind; larger than in front, which makes a car understeer
     friction: Floats  # largest tyre force over load
-    gain: Floats  # lateral acceleration per unit of steer, m/s^2
+    gain: Floats  # lateral acceleration per unit of steer at 20 m/s, m/s^2
     gain_speed: Floats  # speed at which the assistance has half of its gain, m/s
     limit: Floats  # largest steer that the assistance follows
     dead_time: Floats  # s
@@ -61,15 +61,15 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "wheelbase": (2.55, 3.1, False),
     "front": (0.4, 0.52, False),
     "inertia": (0.9, 1.15, False),
-    "front_stiffness": (10.0, 16.0, False),
-    "rear_stiffness": (1.1, 1.6, False),  # times that in front
+    "front_stiffness": (15.0, 22.0, False),
+    "rear_stiffness": (1.15, 1.5, False),  # times that in front
     "friction": (0.8, 1.05, False),
-    "gain": (1.5, 2.6, True),
-    "gain_speed": (0.5, 4.0, False),
+    "gain": (1.1, 1.7, True),
+    "gain_speed": (0.1, 1.0, False),
     "limit": (1.4, 2.2, False),
-    "dead_time": (0.06, 0.16, False),
-    "lag": (0.03, 0.12, True),
-    "response": (0.1, 0.28, True),
+    "dead_time": (0.04, 0.14, False),
+    "lag": (0.03, 0.1, True),
+    "response": (0.15, 0.4, True),
     "rack_friction": (0.02, 0.15, True),
     "disturbance": (0.02, 0.12, True),
     "disturbance_time": (0.3, 1.5, True),
@@ -132,16 +132,18 @@ def advance(
     behind = cars.wheelbase - ahead
     front_load = GRAVITY * (1 - cars.front)  # per unit of mass
     rear_load = GRAVITY * cars.front
-    gain = cars.gain * speed / (speed + cars.gain_speed)
+    gain = 2 * cars.gain * speed / (speed + cars.gain_speed)
     assistance, wheel = motion.assistance, motion.wheel
     sideslip, yaw_rate, push = motion.sideslip, motion.yaw_rate, motion.disturbance
     fade = np.exp(-dt / cars.disturbance_time)
     kick = cars.disturbance * np.sqrt(1 - fade**2)
     # Stiffness that the steering works against: lateral acceleration per angle of the wheels.
     firm = 400.0 / (cars.wheelbase * (1 + 400.0 * 0.002))
-    # A parked or creeping car turns its wheels against the ground: the spring never vanishes.
-    spring = 0.05 * firm
-    damping = cars.response * firm * np.clip(speed / 20.0, 0.15, 2.0) ** 1.5
+    # Half of what the motor works against at 20 m/s is the steering itself (its geometry and the
+    # return action of its controller), half the road. So a car answers less at low speed, where a
+    # larger angle is needed, and the wheels are not left to swing with the yaw motion.
+    spring = firm
+    damping = cars.response * firm * np.clip(speed / 20.0, 0.15, 1.5)
     old, new = (np.clip(s, -cars.limit, cars.limit) for s in steer)
     for step in range(_SUBSTEPS):
         command = np.where(step * dt < cars.dead_time % DT, old, new)

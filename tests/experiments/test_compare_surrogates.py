@@ -42,12 +42,21 @@ def test_a_plant_against_itself_and_another() -> None:
     figures, costs = compare(
         AnalyticPlant(), {"same": AnalyticPlant(), "wide": Wide()}, synthetic_segments(4)
     )
-    teacher, same, wide = figures
+    teacher, noise, same, wide = figures
+    assert noise.kl == pytest.approx(0.0, abs=1e-9)
+    assert noise.total_cost != teacher.total_cost
+    assert noise.total_cost == pytest.approx(teacher.total_cost, rel=0.3)
     assert same.kl == pytest.approx(0.0, abs=1e-9)
     assert (same.total_cost, same.rank) == (teacher.total_cost, pytest.approx(1.0))
     assert wide.kl > 0.1
     assert wide.total_cost > teacher.total_cost
-    assert costs.columns == ["route", "teacher total_cost", "same total_cost", "wide total_cost"]
+    assert costs.columns == [
+        "route",
+        "teacher total_cost",
+        "teacher, other noise total_cost",
+        "same total_cost",
+        "wide total_cost",
+    ]
 
 
 def test_choice_of_routes() -> None:

@@ -70,7 +70,7 @@ def test_distillation_from_a_file_to_a_comparison(
         "predictions=10", "output=student", "onnx_path=out/student.onnx",
     ])  # fmt: skip
     assert "kept out" in capsys.readouterr().out
-    teacher, student = json.loads(Path("student/comparison.json").read_text())
+    teacher, _, student = json.loads(Path("student/comparison.json").read_text())
     assert teacher["kl"] == pytest.approx(0.0, abs=1e-9)
     assert 0 < student["kl"] < 5
     assert student["total_cost"] > 0

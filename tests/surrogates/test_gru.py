@@ -96,6 +96,8 @@ def test_exported_file(model: GruSurrogate, exported: Path) -> None:
         (logits,) = session.run(None, {"states": states, "tokens": tokens})
         assert logits.shape == (count, 20, 1024)
         assert logits.dtype == np.float32
+        chances = probabilities(logits)
+        np.random.RandomState(0).choice(1024, p=chances[0, -1])  # as the official script draws
         expected = probabilities(ModelPlant(model).logits(states, tokens))
         for plant in (OnnxPlant(exported), OnnxPlant(exported, fast=True), TorchPlant(exported)):
             found = probabilities(plant.logits(states, tokens))
