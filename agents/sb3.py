@@ -88,6 +88,7 @@ class ResumableTraining(BaseCallback):
         total_steps: Steps at which training ends, for the progress bar.
         seed: Seed of the run.
         on_iteration: Called with the step count after every update.
+        also: Something with ``state_dict`` and ``load_state_dict`` that the checkpoint keeps too.
     """
 
     def __init__(
@@ -96,10 +97,11 @@ class ResumableTraining(BaseCallback):
         total_steps: int,
         seed: int = 0,
         on_iteration: Callable[[int], None] = lambda steps: None,
+        also: Any = None,
     ) -> None:
         super().__init__()
         self.path, self.total_steps, self.seed = Path(path), total_steps, seed
-        self.on_iteration = on_iteration
+        self.on_iteration, self.also = on_iteration, also
         self._updated = False
 
     def resume_step(self) -> int | None:
@@ -108,7 +110,9 @@ class ResumableTraining(BaseCallback):
 
     def _on_training_start(self) -> None:
         if self.path.exists():
-            load_sb3(self.path, self.model)  # type: ignore[arg-type]
+            described = load_sb3(self.path, self.model)  # type: ignore[arg-type]
+            if self.also:
+                self.also.load_state_dict(described["also"])
         self._bar = tqdm(total=self.total_steps, initial=self.model.num_timesteps, unit="step")
 
     def _on_rollout_start(self) -> None:
@@ -136,8 +140,9 @@ class ResumableTraining(BaseCallback):
         self._bar.close()
 
     def _save(self) -> None:
-        save_sb3(self.path, self.model)  # type: ignore[arg-type]
-        self.on_iteration(self.model.num_timesteps)
+        self.on_iteration(self.model.num_timesteps)  # first: it may change what is kept
+        kept = {"also": self.also.state_dict()} if self.also else {}
+        save_sb3(self.path, self.model, **kept)  # type: ignore[arg-type]
 
 
 def _normalizer_state(normalizer: VecNormalize) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,171 @@
+"""Drive fresh randomised episodes of KinematicDriver-v0 and print what happened.
+
+Drivers: the preview LQR, which knows the car and the road; no action at all; and random actions.
+A picture of the preview driver's offsets and speeds goes into the output folder, and with
+``video=true`` a GIF of its first episode.
+
+Examples:
+  steerlab evaluate-kinematic-driver
+  steerlab evaluate-kinematic-driver episodes=5000 ranges.friction=[0.3,0.4]
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from steerlab.agents.classical.preview import PreviewDriver, drive_once
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
+from steerlab.envs.kinematic_driver.simulator import VIOLATIONS
+from steerlab.errors import InputError, unknown_name
+from steerlab.experiments._study import option, study
+from steerlab.files import atomic_path
+
+
+class ZeroDriver:
+    """Does nothing."""
+
+    def __init__(self, env: KinematicDriverVectorEnv) -> None:
+        self.count = env.num_envs
+
+    def reset(self, observation: Any, info: dict[str, Any]) -> None:
+        """Begin."""
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
+        """Return zeros (N, 2)."""
+        return np.zeros((self.count, 2), np.float32)
+
+
+class RandomDriver(ZeroDriver):
+    """Does anything."""
+
+    def reset(self, observation: Any, info: dict[str, Any]) -> None:
+        """Begin."""
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
+        """Return uniform actions (N, 2)."""
+        return self.rng.uniform(-1, 1, (self.count, 2)).astype(np.float32)
+
+
+DRIVERS: dict[str, Any] = {"preview": PreviewDriver, "zero": ZeroDriver, "random": RandomDriver}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    drivers: tuple[str, ...] = option(("preview", "zero", "random"), "who drives")
+    episodes: int = option(1000, "episodes of each, driven side by side")
+    max_episode_steps: int = option(500, "length of an episode, in steps of 0.05 s")
+    seed: int = option(0, "seed of the first episode; the others count up from it")
+    ranges: Ranges = option(Ranges(), "")
+    video: bool = option(False, "write a GIF of the preview driver's first episode")
+
+
+def run(config: Config, output: Path) -> dict[str, dict[str, NDArray[Any]]]:
+    """Drive, print and plot; return what ``info`` told at the end of each episode."""
+    for name in config.drivers:
+        if name not in DRIVERS:
+            raise unknown_name("driver", name, DRIVERS)
+    if config.episodes < 1:
+        raise InputError(f"episodes={config.episodes} must be at least 1")
+    results = {}
+    for name in config.drivers:
+        env = KinematicDriverVectorEnv(config.episodes, config.max_episode_steps, config.ranges)
+        with tqdm(total=config.max_episode_steps, unit="step", desc=name) as bar:
+            results[name] = drive_once(env, DRIVERS[name], config.seed, progress=bar.update)
+    _print(results)
+    _plot(results, output / "drivers.png")
+    if config.video:
+        _film(config, output / "preview.gif")
+    return results
+
+
+def _print(results: dict[str, dict[str, NDArray[Any]]]) -> None:
+    table = Table(
+        "driver", "roads", "violations", *VIOLATIONS[1:], "CTE P50", "P95", "max", "heading",
+        "jerk RMS", "progress", "return", header_style="bold",
+        caption="CTE in m: medians over episodes of the episode's P50 and P95, and the largest of "
+        "all; heading in rad; jerk in m/s^3; progress and return in percent",
+    )  # fmt: skip
+    for name, found in results.items():
+        for kind in (None, *range(len(KINDS))):
+            rows = np.ones(len(found["kind"]), bool) if kind is None else found["kind"] == kind
+            if rows.any():
+                table.add_row(
+                    name if kind is None else "", "all" if kind is None else KINDS[kind],
+                    *_cells({k: v[rows] for k, v in found.items()}),
+                )  # fmt: skip
+        table.add_section()
+    Console(width=150).print(table)
+
+
+def _cells(found: dict[str, NDArray[Any]]) -> list[str]:
+    violation = found["violation"]
+    kinds = [str((violation == i).sum()) for i in range(1, len(VIOLATIONS))]
+    return [
+        f"{(violation > 0).sum()} of {len(violation)}",
+        *kinds,
+        f"{np.median(found['cte_p50']):.3f}",
+        f"{np.median(found['cte_p95']):.3f}",
+        f"{found['cte_max'].max():.2f}",
+        f"{found['heading_error_mean'].mean():.4f}",
+        f"{np.median(found['jerk_rms']):.2f}",
+        f"{found['progress'].mean():.1f}",
+        f"{found['base_return'].mean():.1f}",
+    ]
+
+
+def _plot(results: dict[str, dict[str, NDArray[Any]]], path: Path) -> None:
+    """Draw how the drivers' episodes spread in offset and return."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for name, found in results.items():
+        for axis, key in zip(axes, ("cte_p95", "base_return"), strict=True):
+            values = np.sort(found[key])
+            axis.plot(values, np.linspace(0, 1, len(values)), label=name)
+    axes[0].set(xlabel="P95 of the offset in an episode (m)", ylabel="share of episodes below")
+    axes[1].set(xlabel="return")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[1].legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def _film(config: Config, path: Path) -> None:
+    """Write a GIF of one episode, ten frames a second."""
+    env = KinematicDriverVectorEnv(
+        1, config.max_episode_steps, config.ranges, render_mode="rgb_array"
+    )
+    frames: list[Image.Image] = []
+    driver = PreviewDriver(env)
+    observation, info = env.reset(seed=config.seed)
+    driver.reset(observation, info)
+    over, step = False, 0
+    while not over:
+        observation, _, terminated, truncated, info = env.step(driver(observation, info))
+        over = bool(terminated[0] or truncated[0])
+        if step % 2 == 0 and not over:
+            frames.append(Image.fromarray(env.render_row(0)).quantize(64))
+        step += 1
+    with atomic_path(path) as temporary:
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=100, loop=0)
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()

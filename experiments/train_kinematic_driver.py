@@ -1,0 +1,84 @@
+"""Train RecurrentPPO on KinematicDriver-v0, for the mean return or for its CVaR.
+
+All randomisation is on from the first episode. After every iteration a checkpoint is written: stop
+with Ctrl-C, and the same command with the same output= goes on, with the numbers of an
+uninterrupted run. At the end the policy drives held-out roads beside the preview controller.
+
+Examples:
+  steerlab train-kinematic-driver
+  steerlab train-kinematic-driver alpha=0.05 cell=gru total_steps=3000000
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from steerlab.agents.classical.preview import PreviewDriver, drive_once
+from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.wrappers.cvar import cvar
+from steerlab.errors import InputError
+from steerlab.experiments._study import option, study
+
+HELD_OUT = 10_000_000  # seeds of the roads that no training uses
+
+
+@dataclass(frozen=True)
+class Config(DriverConfig):
+    """Options of the study."""
+
+    roads: int = option(500, "held-out episodes that are driven at the end")
+    threads: int = option(1, "threads of torch; more of them slow small networks down")
+
+
+def run(config: Config, output: Path) -> dict[str, float]:
+    """Train or go on training, then evaluate; return the learner's figures."""
+    if config.roads < 1:
+        raise InputError(f"roads={config.roads} must be at least 1")
+    torch.set_num_threads(config.threads)
+    model = train_driver(config, output)
+    with tqdm(total=config.episode_steps, unit="step", desc="evaluation") as bar:
+        learned = evaluate_driver(
+            model, config.roads, config.episode_steps, HELD_OUT, progress=bar.update
+        )
+    env = KinematicDriverVectorEnv(config.roads, config.episode_steps)
+    found = {"learned": learned, "preview": drive_once(env, PreviewDriver, HELD_OUT)}
+    table = Table(
+        "driver", "return", "CVaR_0.05", "violations", "CTE P95", "jerk RMS", "progress",
+        header_style="bold", title=f"{config.roads} held-out roads",
+    )  # fmt: skip
+    figures = {name: summary(r) for name, r in found.items()}
+    for name, f in figures.items():
+        table.add_row(
+            name, f"{f['return']:.1f}", f"{f['cvar']:.1f}", f"{100 * f['violations']:.1f} %",
+            f"{f['cte_p95']:.3f} m", f"{f['jerk_rms']:.2f} m/s^3", f"{f['progress']:.1f} %",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(f"curves: tensorboard --logdir {output}")
+    return figures["learned"]
+
+
+def summary(found: dict[str, NDArray[Any]]) -> dict[str, float]:
+    """Return the figures of the table for the episodes of one driver."""
+    return {
+        "return": float(found["base_return"].mean()),
+        "cvar": cvar(found["base_return"], 0.05),
+        "violations": float((found["violation"] > 0).mean()),
+        "cte_p95": float(np.median(found["cte_p95"])),
+        "jerk_rms": float(np.median(found["jerk_rms"])),
+        "progress": float(found["progress"].mean()),
+    }
+
+
+main = study(Config, run, resumes=True)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The studies of KinematicDriver-v0 on tiny settings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steerlab.agents.checkpoint import load_checkpoint
+from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
+from steerlab.errors import InputError
+from steerlab.experiments import (
+    benchmark_kinematic_driver,
+    benchmark_recurrent_ppo,
+    compare_cvar,
+    evaluate_kinematic_driver,
+    train_kinematic_driver,
+)
+
+TINY = {"total_steps": 320, "num_envs": 4, "episode_steps": 40, "batch_size": 80, "n_epochs": 1}
+
+
+def test_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_kinematic_driver.main(
+        [
+            "episodes=12", "max_episode_steps=60", "video=true", f"output={tmp_path}",
+            "ranges.friction=[0.9,1.0]",
+        ]
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    for word in ("preview", "zero", "random", "intersection", "0 of 12"):
+        assert word in text
+    assert (tmp_path / "drivers.png").stat().st_size > 5000
+    assert (tmp_path / "preview.gif").stat().st_size > 5000
+
+
+def test_evaluate_refuses(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="unknown driver 'me'"):
+        evaluate_kinematic_driver.main(["drivers=[me]", f"output={tmp_path}"])
+
+
+def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """Stopped after an iteration and gone on with: as if nothing had happened."""
+    config = DriverConfig(**TINY, alpha=0.3, hidden=8)  # type: ignore[arg-type]
+    whole = train_driver(config, tmp_path / "whole")
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Stop(Exception):
+        pass
+
+    from steerlab.agents import sb3
+
+    original = sb3.ResumableTraining._save
+    saves = 0
+
+    def stop_after_one(self: BaseCallback) -> None:
+        nonlocal saves
+        original(self)  # type: ignore[arg-type]
+        saves += 1
+        if saves == 1:
+            raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sb3.ResumableTraining, "_save", stop_after_one)
+        with pytest.raises(Stop):
+            train_driver(config, tmp_path / "parts")
+    resumed = train_driver(config, tmp_path / "parts")
+    for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
+        np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+    states = [
+        load_checkpoint(tmp_path / f / "last.pt")["describe"]["also"] for f in ("whole", "parts")
+    ]
+    assert states[0] == states[1]
+    assert len(states[0]["returns"]) >= 8
+    found = evaluate_driver(whole, 6, 40, 10**6)
+    again = evaluate_driver(resumed, 6, 40, 10**6)
+    np.testing.assert_array_equal(found["base_return"], again["base_return"])
+
+
+def test_training_refuses_too_few_steps(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="less than one iteration"):
+        train_driver(DriverConfig(total_steps=10), tmp_path)
+
+
+def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"{k}={v}" for k, v in TINY.items()]
+    train_kinematic_driver.main([*arguments, "roads=5", "cell=gru", f"output={tmp_path}"])
+    text = capsys.readouterr().out
+    assert "learned" in text
+    assert "preview" in text
+
+
+def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"{k}={v}" for k, v in TINY.items()]
+    arguments += ["seeds=2", "roads=10", "resamples=50", "hidden=8", f"output={tmp_path}"]
+    compare_cvar.main(arguments)
+    assert "CVaR_0.05" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for name in ("mean", "cvar", "violations"):
+        middle, low, high = summary[name]["difference"]
+        assert low <= high
+        assert middle == pytest.approx(summary[name]["cvar"][0] - summary[name]["mean"][0])
+    before = (tmp_path / "mean_0" / "evaluation.npz").stat().st_mtime_ns
+    compare_cvar.main(arguments)  # everything is there already
+    assert (tmp_path / "mean_0" / "evaluation.npz").stat().st_mtime_ns == before
+
+
+def test_intervals_see_a_difference_that_is_there() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(50, 10, (3, 200))
+    results = {
+        name: [{"returns": r + shift, "violation": (r < 40).astype(int)} for r in shared]
+        for name, shift in (("mean", 0.0), ("cvar", 1.0))
+    }
+    summary = compare_cvar.intervals(compare_cvar.Config(resamples=100), results)
+    assert summary["cvar"]["difference"] == pytest.approx((1.0, 1.0, 1.0))
+    assert summary["violations"]["difference"] == (0, 0, 0)
+    middle, low, high = summary["mean"]["mean"]
+    assert low < middle < high
+
+
+def test_benchmarks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark_kinematic_driver.main(
+        [
+            "sizes=[8]",
+            "cuda_sizes=[]",
+            "seconds=0.05",
+            "repeats=1",
+            "peer=false",
+            f"output={tmp_path}",
+        ]
+    )
+    assert "N = 8" in capsys.readouterr().out
+    benchmark_recurrent_ppo.main(
+        [
+            "tasks=[CartPole-v1]", "steps=32", "seeds=1", "envs=2", "hidden=8", "n_steps=16",
+            "batch_size=16", f"output={tmp_path / 'b'}",
+        ]
+    )  # fmt: skip
+    assert "sb3-contrib" in capsys.readouterr().out
