@@ -81,9 +81,11 @@ class _Scene:
         return np.stack([cosine * dx + sine * dy, cosine * dy - sine * dx], axis=1)
 
     def seen(self, side: str) -> Points:
-        """Return the line as the agent sees it, as points (33, 2)."""
-        angle = self.observation["path_heading"]
-        forward = np.concatenate([[0.0], np.cumsum(np.diff(X_IDXS) * np.cos(angle[:-1]))])
+        """Return the line as the agent sees it, as points (33, 2).
+
+        It sees only offsets; how far ahead they lie is taken from the road.
+        """
+        forward = self.line(self.s + X_IDXS, side)[:, 0]
         return np.stack([forward, self.observation[f"{side}_offset"]], axis=1)
 
     def caption(self) -> str:
