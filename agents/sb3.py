@@ -140,9 +140,9 @@ class ResumableTraining(BaseCallback):
         self._bar.close()
 
     def _save(self) -> None:
-        self.on_iteration(self.model.num_timesteps)  # first: it may change what is kept
         kept = {"also": self.also.state_dict()} if self.also else {}
         save_sb3(self.path, self.model, **kept)  # type: ignore[arg-type]
+        self.on_iteration(self.model.num_timesteps)
 
 
 def _normalizer_state(normalizer: VecNormalize) -> dict[str, dict[str, Any]]:

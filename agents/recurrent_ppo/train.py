@@ -136,7 +136,10 @@ def train_driver(config: DriverConfig, output: str | Path) -> RecurrentPPO:
     training = ResumableTraining(
         output / CHECKPOINT, config.total_steps, config.seed, iterated, env.risk
     )
-    with RunLog(output, training.resume_step()) as log:
+    first = training.resume_step()
+    if first:
+        env.risk.set_progress((first - 1) / config.total_steps)
+    with RunLog(output, first) as log:
         model.set_logger(sb3_logger(log))
         model.learn(config.total_steps, callback=training)
     return model

@@ -101,16 +101,12 @@ class RiskBudget:
         self.alpha = 1.0 - (1.0 - self.target) * done
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep."""
-        return {
-            "threshold": self.threshold,
-            "alpha": self.alpha,
-            "returns": [float(r) for r in self.returns],
-        }
+        """Return what a checkpoint has to keep; ``alpha`` follows from :meth:`set_progress`."""
+        return {"threshold": self.threshold, "returns": [float(r) for r in self.returns]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; episodes that begin from now on use it."""
-        self.threshold, self.alpha = float(state["threshold"]), float(state["alpha"])
+        self.threshold = float(state["threshold"])
         self.returns.clear()
         self.returns.extend(state["returns"])
 
