@@ -169,6 +169,7 @@ class Contract:
     command: CommandRule
     tinygrad_device: str | None  # on a PC; None: its pickles join several graphs
     desire_moves_on_dropped_frame: bool
+    feeds_zeros_to_unknown_inputs: bool
     _models: Mapping[str, Any] = field(repr=False)
 
     @property

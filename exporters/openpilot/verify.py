@@ -202,12 +202,15 @@ def _input_names(file: _File) -> str:
     if file.model.name == "driving_vision" and one_wide:
         wanted = found  # the consumer goes by the metadata
     if missing := sorted(wanted - found):
+        others = sorted(found - wanted)
         raise _Fail(
-            f"missing {', '.join(missing)}",
-            "keep every input in the graph, used or not: modeld feeds them all by name, and an "
-            "exporter that drops unused ones breaks it",
+            f"missing {', '.join(missing)}" + f"; has {', '.join(others)}" * bool(others),
+            f"use the names of {file.contract.id}, or the contract= of another release; keep every "
+            "input in the graph, used or not: modeld feeds them all by name, and an exporter that "
+            "drops unused ones breaks it",
         )
-    if extra := sorted(found - wanted):
+    extra = sorted(found - wanted)
+    if extra and not file.contract.feeds_zeros_to_unknown_inputs:
         raise _Fail(f"unknown {', '.join(extra)}", f"use the names of {file.contract.id}")
     used = {name for node in file.proto.graph.node for name in node.input}
     if idle := sorted(found - used):
@@ -215,7 +218,8 @@ def _input_names(file: _File) -> str:
             f"no node reads {', '.join(idle)}",
             "let the graph use every input (add zero times its mean): pruning would drop it",
         )
-    return ", ".join(sorted(found))
+    zeros = f"; fed zeros: {', '.join(extra)}" * bool(extra)
+    return ", ".join(sorted(found & wanted)) + zeros
 
 
 def _input_shapes(file: _File) -> str:
@@ -371,7 +375,12 @@ def _row(file: _File, probe: Probe, k: int) -> dict[str, Array]:
     names = set(_graph_inputs(file))
     if file.model.name == "driving_vision" and names != set(row):
         return {n: row["big_img" if "big" in n else "img"] for n in names}
-    return {n: a for n, a in row.items() if n in names}
+    zeros = {
+        n: np.zeros([int(d) for d in _dims(value)], np.float32)
+        for n, value in _graph_inputs(file).items()
+        if n not in row and file.contract.feeds_zeros_to_unknown_inputs
+    }
+    return {n: a for n, a in row.items() if n in names} | zeros
 
 
 def _ran(file: _File) -> Array:

@@ -21,7 +21,8 @@ from torch import nn
 from steerlab.errors import InputError
 from steerlab.exporters.onnx import session
 from steerlab.exporters.openpilot.contracts import TINYGRAD_UNSUPPORTED
-from steerlab.exporters.sb3 import WrittenCell, export_sb3
+from steerlab.exporters.sb3 import export_sb3
+from steerlab.exporters.written_cell import WrittenCell
 
 
 class Drift(gym.Env[Any, Any]):

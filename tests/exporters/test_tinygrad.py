@@ -16,6 +16,7 @@ from steerlab.exporters.onnx import session
 from steerlab.exporters.openpilot.contracts import TINYGRAD_UNSUPPORTED, contract
 from steerlab.exporters.openpilot.export import export_model
 from steerlab.exporters.openpilot.runner import Runner, load_network
+from steerlab.exporters.openpilot.sample import SampleNetwork
 from steerlab.exporters.openpilot.verify import Options, failed, verify
 from steerlab.exporters.tinygrad import (
     TinygradEngine,
@@ -24,7 +25,6 @@ from steerlab.exporters.tinygrad import (
     missing_compiler,
     supported_operators,
 )
-from tests.exporters.openpilot.networks import Driver
 
 needs_clang = pytest.mark.skipif(bool(missing_compiler()), reason=missing_compiler())
 
@@ -124,7 +124,7 @@ def test_errors_of_tinygrad_are_shown(tmp_path: Path) -> None:
 def test_a_whole_policy(tmp_path: Path) -> None:
     c = contract("openpilot-0.10.0")
     model = c.model("driving_policy")
-    done = export_model(Driver(model), c, model, tmp_path)
+    done = export_model(SampleNetwork(model), c, model, tmp_path)
     assert done.tinygrad is not None
     results = verify(done.onnx, c, options=Options(trust_pickle=True, runs=5))
     assert not failed(results)

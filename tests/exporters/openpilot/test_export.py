@@ -19,7 +19,8 @@ from steerlab.exporters.openpilot.metadata import read_metadata, restricted_load
 from steerlab.exporters.openpilot.outputs import parse
 from steerlab.exporters.openpilot.probe import read_probe
 from steerlab.exporters.openpilot.runner import Runner, load_network
-from tests.exporters.openpilot.networks import Driver
+from steerlab.exporters.openpilot.sample import SampleNetwork
+from steerlab.exporters.openpilot.verify import Options, failed, verify
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     c = contract("openpilot-0.10.0")
     model = c.model("driving_policy")
     folder = tmp_path_factory.mktemp("policy")
-    done = export_model(Driver(model), c, model, folder, checkpoint="test/1", tinygrad=False)
+    done = export_model(SampleNetwork(model), c, model, folder, checkpoint="test/1", tinygrad=False)
     assert done.difference < 5e-5
     return folder
 
@@ -101,18 +102,19 @@ EVERY = [(id, name) for id in contract_ids() for name in contract(id).model_name
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("id", "name"), EVERY)
-def test_every_generation_exports(id: str, name: str, tmp_path: Path) -> None:
+def test_every_generation_exports_and_verifies(id: str, name: str, tmp_path: Path) -> None:
     c = contract(id)
     model = c.model(name)
-    network: nn.Module = Driver(model) if not model.states else history_inside()
+    network: nn.Module = SampleNetwork(model) if not model.states else history_inside()
     done = export_model(network, c, model, tmp_path, tinygrad=False)
     assert done.difference < 5e-5
     assert read_metadata(done.metadata).output_shapes["outputs"] == (1, model.length)
+    assert not failed(verify(done.onnx, c, name, Options(tinygrad=False, runs=2)))
 
 
 def history_inside() -> nn.Module:
     old = contract("openpilot-supercombo-2026-06").model("driving_supercombo")
-    return HistoryInGraph(Packed(Driver(old), old), old.slices["hidden_state"])
+    return HistoryInGraph(Packed(SampleNetwork(old), old), old.slices["hidden_state"])
 
 
 def test_an_ignored_input_stays_in_the_graph(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from steerlab.exporters.openpilot.contracts import Model, contract
 from steerlab.exporters.openpilot.history import DesirePulse, Queue, desire_rows, strided
 from steerlab.exporters.openpilot.in_graph import HistoryInGraph, Packed
 from steerlab.exporters.openpilot.runner import Network, Runner, TorchEngine
-from tests.exporters.openpilot.networks import SPEED, Driver
+from steerlab.exporters.openpilot.sample import SPEED, SampleNetwork
 
 
 class Recorder:
@@ -123,7 +123,7 @@ def test_image_pairs_are_200_ms_apart() -> None:
 
 def test_the_command_is_that_of_the_plan() -> None:
     model = contract("openpilot-0.10.0").model("driving_policy")
-    network = Driver(model)
+    network = SampleNetwork(model)
     engine = TorchEngine(Packed(network, model), list(model.inputs))
     runner = Runner("openpilot-0.10.0", Network(engine, model.slices), rows=3)
     rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def test_the_command_is_that_of_the_plan() -> None:
 def test_history_outside_and_inside_the_graph_agree() -> None:
     old, new = (contract(f"openpilot-supercombo-2026-{m}") for m in ("06", "09"))
     model = old.model("driving_supercombo")
-    packed = Packed(Driver(model), model)
+    packed = Packed(SampleNetwork(model), model)
     inside = HistoryInGraph(packed, model.slices["hidden_state"])
     target = new.model("driving_supercombo")
     runners = [

@@ -18,8 +18,8 @@ from steerlab.exporters.openpilot.export import export_model
 from steerlab.exporters.openpilot.images import pack_i420
 from steerlab.exporters.openpilot.metadata import Metadata, onnx_properties, write_metadata
 from steerlab.exporters.openpilot.probe import Probe, example_inputs, write_probe
+from steerlab.exporters.openpilot.sample import SPEED, SampleNetwork
 from steerlab.exporters.openpilot.verify import FAIL, Check, Options, failed, verify
-from tests.exporters.openpilot.networks import SPEED, Driver
 
 C = contract("openpilot-0.10.0")
 POLICY = C.model("driving_policy")
@@ -29,7 +29,7 @@ POLICY = C.model("driving_policy")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a sound export, whose probe knows what was driven."""
     folder = tmp_path_factory.mktemp("sound")
-    network = Driver(POLICY)
+    network = SampleNetwork(POLICY)
     inputs = example_inputs(POLICY)
     export_model(network, C, POLICY, folder, probe_inputs=inputs, half=False, tinygrad=False)
     with np.load(folder / "driving_policy_probe.npz") as file:
@@ -387,3 +387,20 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"\x00\x01nonsense")
     with pytest.raises(InputError, match="not an ONNX file"):
         verify(tmp_path / "x.onnx", C)
+
+
+def test_newer_releases_feed_zeros_to_inputs_they_do_not_know(copy: Path) -> None:
+    def rename(proto: onnx.ModelProto) -> None:
+        proto.graph.input[0].name = "desire_pulse"
+        for node in proto.graph.node:
+            node.input[:] = ["desire_pulse" if n == "desire" else n for n in node.input]
+
+    edit(copy, rename)
+    metadata = pickle.loads((copy / "driving_policy_metadata.pkl").read_bytes())
+    shapes = metadata["input_shapes"]
+    rewrite_metadata(copy, input_shapes=shapes | {"desire_pulse": shapes["desire"]})
+    (copy / "driving_policy_probe.npz").unlink()
+    options = Options(tinygrad=False, runs=2)
+    results = verify(copy / "driving_policy.onnx", contract("openpilot-0.10.1"), options=options)
+    assert not failed(results)
+    assert "fed zeros: lateral_control_params" in status(results, "input names").found
