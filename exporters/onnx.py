@@ -58,11 +58,7 @@ def export_onnx(
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
     if shapes and inspect.Parameter.VAR_POSITIONAL in kinds:
         shapes = (shapes,)  # torch.export counts *inputs as one
-<<<<<<< HEAD
     # It would say for each export that torchvision, which nobody here needs, is not installed.
-=======
-    # Its word on every missing torchvision operator is nothing that a user could mend.
->>>>>>> 84195b7 (Sample network, benchmark of the exports, page; newer releases feed zeros to unknown inputs)
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with atomic_path(path) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
