@@ -280,7 +280,9 @@ def _write(cells: list[Cell], output: Path) -> None:
 def _table(cells: list[Cell], variant: str, key: str) -> Table:
     """Return one rate in percent, a column a setting, with its deviation over models."""
     settings = sorted({(c.noise, c.replan) for c in cells})
-    table = Table("noise / replan", title=f"{key} in %, plant: {variant}")
+    title = f"{key} in %, plant: {variant}, noise / replan"
+    table = Table(title=title, box=None, header_style="bold")
+    table.add_column("controller", no_wrap=True)
     for noise, replan in settings:
         table.add_column(f"{noise:g} / {replan}", justify="right", no_wrap=True)
     for name in dict.fromkeys(c.controller for c in cells):
@@ -289,7 +291,7 @@ def _table(cells: list[Cell], variant: str, key: str) -> Table:
         texts = [f"{np.mean(row[s]):.1f}" for s in settings]
         if members > 1:
             texts = [
-                f"{text} ±{np.std(row[s], ddof=1):.1f}"
+                f"{text}±{np.std(row[s], ddof=1):.1f}"
                 for text, s in zip(texts, settings, strict=True)
             ]
         table.add_row(f"{name} ({members})" if members > 1 else name, *texts)
