@@ -193,21 +193,16 @@ def test_exported_planner_drives_the_task_as_in_torch(tmp_path: Path, kind: str)
     assert export_planner(model, path) < 1e-3
     runtime = session(path)
 
-    def drive(plan: Any) -> float:
-        env: Any = gym.make_vec("DoubleIntegrator-v0", 5)
-        seen, _ = env.reset(seed=0)
-        total = 0.0
-        for k in range(15):
-            left = np.full(5, 15 - k, np.float32)
-            seen, rewards, *_ = env.step(plan(seen[:, :2], seen[:, 2:4], left)[:, 0])
-            total += rewards.sum()
-        return total
-
-    def onnx(initial: Any, targets: Any, left: Any) -> Any:
-        feed = {"initial_state": initial, "target_state": targets, "remaining": left}
-        return runtime.run(None, feed)[0]
-
-    assert drive(onnx) == pytest.approx(drive(model.plan), rel=1e-4)
+    env: Any = gym.make_vec("DoubleIntegrator-v0", 5)
+    seen, _ = env.reset(seed=0)
+    for k in range(15):
+        left = np.full(5, 15 - k, np.float32)
+        feed = {"initial_state": seen[:, :2], "target_state": seen[:, 2:4], "remaining": left}
+        (plan,) = runtime.run(None, feed)
+        # Step by step on the same states: the loop itself may amplify rounding.
+        np.testing.assert_allclose(plan, model.plan(seen[:, :2], seen[:, 2:4], left), atol=1e-3)
+        seen, _, terminated, _, _ = env.step(plan[:, 0])
+    assert terminated.all()
 
 
 def test_exported_planner_that_has_nothing_to_correct(tmp_path: Path) -> None:
