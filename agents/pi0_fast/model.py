@@ -169,7 +169,7 @@ class ChunkDecoder(nn.Module):
         token = torch.full_like(draws[:, 0], BOS, dtype=torch.long)
         used = torch.zeros_like(token)
         places = torch.arange(model.horizon, device=state.device)
-        integers = draws.new_zeros((len(draws), model.horizon))
+        integers = draws.new_zeros((draws.shape[0], model.horizon))  # len() would fix it at export
         barred = torch.zeros_like(model.lengths, dtype=torch.bool)
         barred[[BOS, PAD, UNK]] = True
         past: list[Cache] | None = None

@@ -130,7 +130,7 @@ def test_learns_to_write_the_chunk_of_a_state(tmp_path: Path) -> None:
         with torch.no_grad():
             drawn = ChunkDecoder(model, samples, 12)(states, stratified(1024, samples, 12, rng))
         error = (drawn.numpy() - tokenizer().restore(tokenizer().quantize(values))) ** 2
-        assert np.sqrt(error.mean()) < 0.2 * values.std()
+        assert np.sqrt(error.mean()) < 0.25 * values.std()
 
 
 @pytest.mark.slow
