@@ -115,9 +115,12 @@ def test_episodes_end_and_reset(name: str) -> None:
 def test_pictures(name: str) -> None:
     env = gym.make(name, render_mode="rgb_array")
     env.reset(seed=1)
+    env.action_space.seed(1)
     before = env.render()
     for _ in range(5):
-        env.step(env.action_space.sample())
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            break
     after = env.render()
     assert isinstance(before, np.ndarray)
     assert isinstance(after, np.ndarray)
