@@ -2,8 +2,11 @@
 
 The simulator uses the logits of the last position alone. The selection of that position commutes
 with every operation that treats positions one by one, so it can move from the output of the graph
-towards its inputs, up to where positions meet (in a transformer: the attention of the last layer).
+towards its inputs, up to where positions meet; and where they meet in a causal attention, only the
+last query has to be answered.
 """
+
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,6 +69,7 @@ def keep_last_position(model: onnx.ModelProto) -> onnx.ModelProto:
     if not nodes:
         return model  # positions meet at the output itself; the caller takes the last one
 
+    queries = _ask_last_query(graph, makers, users, nodes)
     kept = {name for i in nodes for name in graph.node[i].output}
     border = sorted({s for i in nodes for s in varying(graph.node[i])} - kept)
     graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last_position"))
@@ -78,6 +82,7 @@ def keep_last_position(model: onnx.ModelProto) -> onnx.ModelProto:
         for name in border
     }
     ordered = [selections[name] for name in border if name not in makers]  # inputs of the graph
+    selections |= queries
     for node in graph.node:
         ordered += [node, *(selections[name] for name in node.output if name in selections)]
     ordered = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
@@ -86,3 +91,85 @@ def keep_last_position(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.value_info[:]
     graph.output[0].type.tensor_type.shape.dim[_AXIS].dim_value = 1
     return model
+
+
+def _ask_last_query(
+    graph: onnx.GraphProto,
+    makers: dict[str, onnx.NodeProto],
+    users: dict[str, int],
+    nodes: set[int],
+) -> dict[str, onnx.NodeProto]:
+    """Let the attention right below the position-wise part answer the last query only.
+
+    Returns the node that selects it, by the name of the queries. Matches ``Reshape(Transpose(Softmax(Where(masked, -inf, Q K)) V))`` with a causal mask, whose
+    last row masks nothing. Anything else is left as it is.
+    """
+    tensors = {t.name: t for t in graph.initializer}
+    for index in nodes:
+        node = graph.node[index]
+        heads = makers.get(node.input[0])
+        if node.op_type != "MatMul" or heads is None or heads.op_type != "Reshape":
+            continue
+        chain = _upwards(makers, heads, ["Transpose", "MatMul", "Softmax", "Where"])
+        if chain is None or any(users[n.output[0]] != 1 for n in (heads, *chain)):
+            continue
+        _, _, softmax, where = chain
+        scores = makers.get(where.input[2])
+        product = _first_above(makers, scores, "MatMul") if scores else None
+        mask = _square_mask(makers, tensors, where.input[0])
+        if product is None or scores is None or mask is None or not mask[..., -1, :].all():
+            continue
+        width = tensors[node.input[1]].dims[0]
+        shape = numpy_helper.from_array(np.array([0, -1, width]), f"{heads.output[0]}/shape")
+        graph.initializer.append(shape)
+        heads.input[1] = shape.name
+        softmax.input[0] = where.input[2]
+        query = product.input[0]
+        product.input[0] = f"{query}/last_query"
+        graph.initializer.append(numpy_helper.from_array(np.array([-1]), f"{query}/place"))
+        inputs = [query, f"{query}/place"]
+        return {query: onnx.helper.make_node("Gather", inputs, [product.input[0]], axis=2)}
+    return {}
+
+
+def _upwards(
+    makers: dict[str, onnx.NodeProto], node: onnx.NodeProto, kinds: list[str]
+) -> list[onnx.NodeProto] | None:
+    """Return the chain of makers of first inputs, if they are of these kinds."""
+    chain = []
+    for kind in kinds:
+        above = makers.get(node.input[0])
+        if above is None or above.op_type != kind:
+            return None
+        chain.append(above)
+        node = above
+    return chain
+
+
+def _first_above(
+    makers: dict[str, onnx.NodeProto], node: onnx.NodeProto, kind: str
+) -> onnx.NodeProto | None:
+    """Return ``node`` or the first of its makers that is of this kind, through scalings only."""
+    while node.op_type in ("Mul", "Div"):
+        above = makers.get(node.input[0])
+        if above is None:
+            return None
+        node = above
+    return node if node.op_type == kind else None
+
+
+def _square_mask(
+    makers: dict[str, onnx.NodeProto], tensors: dict[str, onnx.TensorProto], name: str
+) -> Any:
+    """Return the stored mask (.., T, T), true where a query sees a key, behind a condition."""
+    inverted = False
+    while name in makers:
+        node = makers[name]
+        if node.op_type not in ("Not", "Cast", "Gather", "Slice", "Identity"):
+            return None
+        inverted ^= node.op_type == "Not"
+        name = node.input[0]
+    if name not in tensors or not inverted:
+        return None
+    mask = numpy_helper.to_array(tensors[name])
+    return mask if mask.ndim >= 2 and mask.shape[-1] == mask.shape[-2] else None

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.surrogates.comma_data import fetched, model_path
-from steerlab.surrogates.fuse_gelu import fuse_gelu
 from steerlab.surrogates.last_position import keep_last_position
 from steerlab.surrogates.tokens import BINS, VOCABULARY
 
@@ -66,9 +65,8 @@ class OnnxPlant(Plant):
 
     Args:
         path: The file.
-        fast: Compute only the last of the 20 positions where the graph allows it, and fuse its
-            activations. Logits then differ in the last bits (see docs/tinyphysics.md), so a draw
-            can flip now and then.
+        fast: Compute only the last of the 20 positions where the graph allows it. Logits then
+            differ in the last bits (see docs/tinyphysics.md), so a draw can flip now and then.
 
     Raises:
         InputError: The file is no ONNX model, or its inputs or output are others.
@@ -81,7 +79,7 @@ class OnnxPlant(Plant):
         self.path, self.fast = Path(path), fast
         model = read_model(self.path)
         if fast:
-            model = fuse_gelu(keep_last_position(model))
+            model = keep_last_position(model)
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
