@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from steerlab.agents.run_log import RunLog, read_log
 from steerlab.devices import torch_device
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import atomic_path
+from steerlab.options import option
 
 SCHEDULES = ("cosine", "step", "plateau", "none")
 Batch = dict[str, Tensor]
@@ -29,25 +30,21 @@ Batch = dict[str, Tensor]
 Loss = Callable[[nn.Module, Batch, torch.Generator], dict[str, Tensor]]
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True)
 class FitConfig:
     """Options of :func:`fit`; a study's options inherit from it."""
 
-    epochs: int = _option(100, "passes over the training data at the most")
-    batch_size: int = _option(256, "examples a step")
-    learning_rate: float = _option(1e-3, "largest step size of AdamW")
-    weight_decay: float = _option(0.0, "decoupled weight decay")
-    schedule: str = _option("cosine", "learning rate over time: cosine, step, plateau or none")
-    warmup_steps: int = _option(0, "steps over which the learning rate rises linearly")
-    patience: int = _option(0, "epochs without a better validation loss before stopping; 0 = never")
-    gradient_clip: float = _option(1.0, "largest norm of the gradient; 0 = no limit")
-    ema_decay: float = _option(0.0, "decay of the averaged weights that are kept; 0 = no average")
-    seed: int = _option(0, "seed of the initial weights, the order of batches and the noise")
-    device: str = _option("auto", "auto, cpu or cuda")
+    epochs: int = option(100, "passes over the training data at the most")
+    batch_size: int = option(256, "examples a step")
+    learning_rate: float = option(1e-3, "largest step size of AdamW")
+    weight_decay: float = option(0.0, "decoupled weight decay")
+    schedule: str = option("cosine", "learning rate over time: cosine, step, plateau or none")
+    warmup_steps: int = option(0, "steps over which the learning rate rises linearly")
+    patience: int = option(0, "epochs without a better validation loss before stopping; 0 = never")
+    gradient_clip: float = option(1.0, "largest norm of the gradient; 0 = no limit")
+    ema_decay: float = option(0.0, "decay of the averaged weights that are kept; 0 = no average")
+    seed: int = option(0, "seed of the initial weights, the order of batches and the noise")
+    device: str = option("auto", "auto, cpu or cuda")
 
 
 class Dataset(Protocol):

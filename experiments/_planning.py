@@ -27,9 +27,9 @@ from steerlab.agents.trc.model import Planner
 from steerlab.agents.trc.train import export_planner
 from steerlab.envs.problems import make_problem
 from steerlab.envs.tracking import TrackingProblem
-from steerlab.experiments._study import option
 from steerlab.exporters.onnx import session
 from steerlab.files import atomic_path
+from steerlab.options import option
 
 Floats = NDArray[np.float64]
 PLANS_FILE = "lqr_dataset.npz"

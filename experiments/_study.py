@@ -1,6 +1,7 @@
 """What every study shares: options from a dataclass, Hydra overrides, help, and clean errors.
 
-A study module has a docstring, a dataclass ``Config`` made with :func:`option`, a function
+A study module has a docstring, a dataclass ``Config`` made with
+:func:`steerlab.options.option`, a function
 ``run(config, output)`` and the line ``main = study(Config, run)``. That makes it a sub-command of
 ``steerlab`` and, through ``python -m``, a script of its own.
 """
@@ -33,13 +34,6 @@ CONFIG_FILE = "config.yaml"
 _HYDRA_HELP = """\
 Hydra's own flags work too: --multirun with seed=1,2,3 or seed=range(10) runs several settings,
 --cfg job prints the settings and stops, hydra/launcher=... sends a multirun to a cluster."""
-
-
-def option(default: Any, help: str) -> Any:
-    """Return a dataclass field with a default value and the line that ``--help`` prints."""
-    if isinstance(default, list | dict) or dataclasses.is_dataclass(default):
-        return dataclasses.field(default_factory=lambda: default, metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
 
 
 def study(

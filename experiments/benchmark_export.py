@@ -26,7 +26,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
 from steerlab.exporters.onnx import session
 from steerlab.exporters.openpilot.contracts import Contract, Model, contract, contract_ids
 from steerlab.exporters.openpilot.export import export_model
@@ -34,6 +34,7 @@ from steerlab.exporters.openpilot.in_graph import HistoryInGraph, Packed
 from steerlab.exporters.openpilot.sample import SampleNetwork
 from steerlab.exporters.openpilot.verify import PASS, Check, Options, failed, verify
 from steerlab.exporters.sb3 import export_sb3
+from steerlab.options import option
 
 
 @dataclass(frozen=True)

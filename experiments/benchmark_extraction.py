@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 from steerlab.surrogates.extract import ExtractOptions
 from steerlab.surrogates.logs import load_schema, zstandard
 from steerlab.surrogates.pipeline import extract_all

@@ -28,9 +28,10 @@ from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
 from steerlab.envs.inverted_pendulum.mujoco import make_mujoco
 from steerlab.errors import InputError
 from steerlab.experiments._pendulum import load_members, randomness
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
 from steerlab.exporters.onnx import export_onnx, session
 from steerlab.files import atomic_path
+from steerlab.options import option
 
 
 @dataclass(frozen=True)

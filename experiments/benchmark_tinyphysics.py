@@ -29,7 +29,8 @@ from tqdm.auto import tqdm
 from steerlab.agents.classical.pid import PID
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 from steerlab.surrogates import comma_data
 from steerlab.surrogates.segments import Segments
 from steerlab.surrogates.synthetic import find_segments

@@ -27,7 +27,8 @@ from steerlab.experiments._planning import (
     solver_latency,
     write_json,
 )
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 
 TASK = "DoubleIntegrator-v0"
 

@@ -26,8 +26,9 @@ from tqdm.auto import tqdm
 
 from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
 from steerlab.envs.wrappers.cvar import cvar
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
 from steerlab.files import atomic_path
+from steerlab.options import option
 
 HELD_OUT = 10_000_000  # seeds of the roads that no training uses
 

@@ -35,8 +35,9 @@ from steerlab.agents.classical.comma import controller_factory
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
 from steerlab.files import atomic_path
+from steerlab.options import option
 from steerlab.surrogates.dataset import from_segments
 from steerlab.surrogates.plant import CONTEXT, TEMPERATURE, Logits, Plant, load_plant
 from steerlab.surrogates.segments import Segments

@@ -45,7 +45,8 @@ from steerlab.experiments._planning import (
     solver_latency,
     write_json,
 )
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 
 Floats = NDArray[np.float64]
 Plan = Callable[[Floats, Floats], Floats]

@@ -29,8 +29,9 @@ from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
 from steerlab.envs.kinematic_driver.simulator import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
 from steerlab.files import atomic_path
+from steerlab.options import option
 
 
 class ZeroDriver:

@@ -55,8 +55,9 @@ from steerlab.experiments._pendulum import (
     load_pairs,
     play,
 )
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
 from steerlab.files import atomic_path
+from steerlab.options import option
 
 #: What differs from the plant of the data, by name; each is an argument of the task.
 VARIANTS: dict[str, dict[str, Any]] = {

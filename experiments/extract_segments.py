@@ -17,7 +17,8 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 from steerlab.surrogates.extract import ExtractOptions
 from steerlab.surrogates.pipeline import Extraction, extract_all
 from steerlab.surrogates.routes import CommaApi, LogFile, find_logs, read_routes_file

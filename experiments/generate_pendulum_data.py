@@ -33,7 +33,8 @@ from steerlab.experiments._pendulum import (
     play,
     save_arrays,
 )
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 
 #: Where chunks start within a trajectory: densely while the pole is caught.
 STARTS = np.r_[0:9, 10, 12:25:2, 27:49:3]

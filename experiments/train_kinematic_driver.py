@@ -25,7 +25,8 @@ from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, t
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 
 HELD_OUT = 10_000_000  # seeds of the roads that no training uses
 

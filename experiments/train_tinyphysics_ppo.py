@@ -31,7 +31,8 @@ from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.reward import Costs, official_costs
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 from steerlab.surrogates.plant import Plant, load_plant
 from steerlab.surrogates.segments import Segments
 from steerlab.surrogates.synthetic import find_segments

@@ -28,7 +28,8 @@ from steerlab.experiments._planning import (
     print_table,
     write_json,
 )
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 
 Floats = NDArray[np.float64]
 CHECKPOINT = "ppo.pt"

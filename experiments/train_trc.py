@@ -15,7 +15,8 @@ from steerlab.agents.trc.model import SIZES, TRC, MlpPlanner, Planner
 from steerlab.agents.trc.train import TrainConfig, load_planner, train
 from steerlab.envs.tracking import TrackingProblem
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 
 
 @dataclass(frozen=True)

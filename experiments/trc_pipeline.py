@@ -16,8 +16,9 @@ from steerlab.agents.trc.model import MlpPlanner
 from steerlab.agents.trc.train import export_planner
 from steerlab.experiments import compare_trc, evaluate_trc, generate_lqr, train_trc
 from steerlab.experiments._planning import PLANS_FILE, ProblemOptions
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
 from steerlab.files import writable_folder
+from steerlab.options import option
 
 
 @dataclass(frozen=True)

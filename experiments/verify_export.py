@@ -24,7 +24,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
 from steerlab.exporters.openpilot.contracts import contract
 from steerlab.exporters.openpilot.verify import (
     FAIL,
@@ -37,6 +37,7 @@ from steerlab.exporters.openpilot.verify import (
     verify,
 )
 from steerlab.files import atomic_path
+from steerlab.options import option
 
 _COLOURS = {PASS: "green", FAIL: "bold red", SKIP: "yellow"}
 

@@ -26,7 +26,8 @@ from steerlab.agents.classical.comma import controller_factory
 from steerlab.envs.tinyphysics.reward import Costs
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import option, study
+from steerlab.experiments._study import study
+from steerlab.options import option
 from steerlab.surrogates.segments import Segments
 from steerlab.surrogates.synthetic import find_segments
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-import platformdirs
-
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import writable_folder
 from steerlab.surrogates.fetch import Fetcher, without_query
+from steerlab.surrogates.fetch import cache_folder as downloads
 
 API_HOST = "https://api.commadotai.com"
 LOG_KINDS = ("auto", "rlog", "qlog")
@@ -204,7 +203,7 @@ def cache_folder() -> Path | None:
     if os.environ.get("DISABLE_FILEREADER_CACHE", "0") not in ("", "0"):
         return None
     folder = os.environ.get("COMMA_CACHE")
-    return Path(folder) if folder else Path(platformdirs.user_cache_dir("steerlab")) / "logs"
+    return Path(folder) if folder else downloads() / "logs"
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """RecurrentPPO on KinematicDriver-v0: for the mean of the return, or for its CVaR."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +20,31 @@ from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.sb3 import SB3VecEnv
 from steerlab.envs.wrappers.cvar import CVaRVectorReward
 from steerlab.errors import InputError
+from steerlab.options import option
 
 CHECKPOINT = "last.pt"
 RETURN_SCALE = 100.0  # the return of a perfect drive
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class DriverConfig:
     """Options of :func:`train_driver`; a study's options inherit from it."""
 
-    alpha: float = _option(1.0, "share of the worst returns that counts; 1 = the mean")
-    soften: float = _option(0.6, "share of the training over which alpha falls from 1")
-    total_steps: int = _option(1_000_000, "control steps in all")
-    num_envs: int = _option(64, "rows of the task; each drives one episode an iteration")
-    episode_steps: int = _option(200, "steps of an episode (0.05 s each)")
-    batch_size: int = _option(1600, "steps a gradient step")
-    n_epochs: int = _option(6, "passes over the steps of an iteration")
-    learning_rate: float = _option(1e-3, "step size at the start; falls linearly to a tenth")
-    gamma: float = _option(1.0, "discount of the learner, and of the return whose CVaR is meant")
-    gae_lambda: float = _option(0.95, "decay of the advantage estimate")
-    cell: str = _option("lstm", "lstm or gru")
-    hidden: int = _option(64, "units of the recurrent layer, and of the layer after it")
-    log_std: float = _option(-1.0, "initial log of the action's standard deviation")
-    seed: int = _option(0, "seed of weights, episodes and exploration")
-    device: str = _option("cpu", "auto, cpu or cuda")
+    alpha: float = option(1.0, "share of the worst returns that counts; 1 = the mean")
+    soften: float = option(0.6, "share of the training over which alpha falls from 1")
+    total_steps: int = option(1_000_000, "control steps in all")
+    num_envs: int = option(64, "rows of the task; each drives one episode an iteration")
+    episode_steps: int = option(200, "steps of an episode (0.05 s each)")
+    batch_size: int = option(1600, "steps a gradient step")
+    n_epochs: int = option(6, "passes over the steps of an iteration")
+    learning_rate: float = option(1e-3, "step size at the start; falls linearly to a tenth")
+    gamma: float = option(1.0, "discount of the learner, and of the return whose CVaR is meant")
+    gae_lambda: float = option(0.95, "decay of the advantage estimate")
+    cell: str = option("lstm", "lstm or gru")
+    hidden: int = option(64, "units of the recurrent layer, and of the layer after it")
+    log_std: float = option(-1.0, "initial log of the action's standard deviation")
+    seed: int = option(0, "seed of weights, episodes and exploration")
+    device: str = option("cpu", "auto, cpu or cuda")
 
 
 def make_driver_env(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,19 @@ from steerlab.agents.trc.model import TRC, MlpPlanner, Planner, TrcConfig
 from steerlab.envs.problems import dump_problem, parse_problem
 from steerlab.errors import InputError, unknown_name
 from steerlab.exporters.onnx import export_onnx
+from steerlab.options import option
 
 LOSSES = ("cost", "hessian", "mse")
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class TrainConfig(FitConfig):
     """Options of :func:`train`."""
 
-    batch_size: int = _option(128, "examples a step")
-    loss: str = _option("cost", "cost (true cost, through the plant), hessian (du'Hdu/2) or mse")
-    supervision: float = _option(0.3, "weight of every plan before the last; 0 = only the last")
-    tails: float = _option(0.3, "part of the examples that start in the middle of a plan")
+    batch_size: int = option(128, "examples a step")
+    loss: str = option("cost", "cost (true cost, through the plant), hessian (du'Hdu/2) or mse")
+    supervision: float = option(0.3, "weight of every plan before the last; 0 = only the last")
+    tails: float = option(0.3, "part of the examples that start in the middle of a plan")
 
 
 def train(

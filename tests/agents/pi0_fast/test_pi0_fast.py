@@ -123,14 +123,14 @@ def test_learns_to_write_the_chunk_of_a_state(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Pi0Fast(tokenizer(), SIZE)
     model.normalizer.adapt(states)
-    config = FitConfig(epochs=14, batch_size=64, learning_rate=5e-3, device="cpu")
+    config = FitConfig(epochs=20, batch_size=64, learning_rate=5e-3, device="cpu")
     fit(model, pi0_fast_loss, data, data, config, tmp_path)
     rng = np.random.default_rng(0)
     for samples in (1, 8):
         with torch.no_grad():
             drawn = ChunkDecoder(model, samples, 12)(states, stratified(1024, samples, 12, rng))
         error = (drawn.numpy() - tokenizer().restore(tokenizer().quantize(values))) ** 2
-        assert np.sqrt(error.mean()) < 0.25 * values.std()
+        assert np.sqrt(error.mean()) < 0.2 * values.std()
 
 
 @pytest.mark.slow
