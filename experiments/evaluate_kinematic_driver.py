@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from steerlab.agents.classical.preview import PreviewDriver, drive_once
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
-from steerlab.envs.kinematic_driver.simulator import VIOLATIONS
+from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._study import study
 from steerlab.files import atomic_path

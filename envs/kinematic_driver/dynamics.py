@@ -1,13 +1,12 @@
 """The car: from commands to motion, as pure functions over rows.
 
-Every function takes ``xp``, the backend (numpy or torch), and works elementwise on arrays (N,).
-Curvature, yaw and lateral offset are positive to the right. The car is a kinematic bicycle seen at
+Every function takes ``xp``, the backend, and works elementwise: on arrays (N,) of numpy or torch, or,
+compiled by numba, on the numbers of one row. Curvature, yaw and lateral offset are positive to the right. The car is a kinematic bicycle seen at
 its rear axle, in the curvilinear frame of the planned path: arc length ``s``, offset ``d`` and
 heading ``psi`` relative to the path.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 DT = 0.05  # s, one step: openpilot's model rate of 20 Hz
 GRAVITY = 9.81  # m/s^2
@@ -29,8 +28,7 @@ HALF_WIDTH = 0.92  # m
 Array = Any
 
 
-@dataclass(frozen=True)
-class Vehicle:
+class Vehicle(NamedTuple):
     """The parameters of N cars, each an array (N,)."""
 
     lateral_delay: Array  # s
@@ -43,8 +41,7 @@ class Vehicle:
     superelevation: Array  # 1, positive falls to the right
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """The motion of N cars, each an array (N,)."""
 
     s: Array  # m along the path
@@ -69,8 +66,12 @@ def curvature_scale(xp: Any, v: Array) -> Array:
 
 def decode_action(xp: Any, actions: Array, v: Array) -> tuple[Array, Array]:
     """Return desired curvature (1/m) and acceleration (m/s^2) of ``actions`` (N, 2) in [-1, 1]."""
-    curvature = actions[:, 0] * curvature_scale(xp, v)
-    pedal = actions[:, 1]
+    return decode(xp, actions[:, 0], actions[:, 1], v)
+
+
+def decode(xp: Any, steer: Array, pedal: Array, v: Array) -> tuple[Array, Array]:
+    """Return what the two actions ask for, curvature (1/m) and acceleration (m/s^2)."""
+    curvature = steer * curvature_scale(xp, v)
     return curvature, xp.where(pedal > 0, MAX_ACCELERATION * pedal, MAX_BRAKING * pedal)
 
 
@@ -155,11 +156,11 @@ def advance(
 
     # Midpoint rule in the frame of the path.
     step = DT * v_mid
-    ds = 0.5 * step * xp.cos(state.psi) / _spread(xp, kappa, state.d)
+    ds = 0.5 * step * xp.cos(state.psi) / spread(xp, kappa, state.d)
     psi_mid = state.psi + 0.5 * step * k - kappa * ds
     d_mid = state.d + 0.5 * step * xp.sin(state.psi)
     kappa_mid = kappa + kappa_slope * ds
-    ds = step * xp.cos(psi_mid) / _spread(xp, kappa_mid, d_mid)
+    ds = step * xp.cos(psi_mid) / spread(xp, kappa_mid, d_mid)
     return State(
         s=state.s + ds,
         d=state.d + step * xp.sin(psi_mid),
@@ -172,6 +173,13 @@ def advance(
         k_smooth=k_smooth,
         a_smooth=a_smooth,
     )
+
+
+def squared_jerk(before: State, after: State) -> Array:
+    """Return the square of the jerk of a step, along and across, m^2/s^6."""
+    along = (after.a - before.a) / DT
+    across = (after.k * after.v * after.v - before.k * before.v * before.v) / DT
+    return along * along + across * across
 
 
 def corners(xp: Any, d: Array, psi: Array, kappa: Array) -> tuple[Array, Array, Array, Array]:
@@ -192,6 +200,6 @@ def corners(xp: Any, d: Array, psi: Array, kappa: Array) -> tuple[Array, Array, 
     return front + half, front - half, rear + half, rear - half
 
 
-def _spread(xp: Any, kappa: Array, d: Array) -> Array:
+def spread(xp: Any, kappa: Array, d: Array) -> Array:
     """Return how much longer the path is than the way driven at offset ``d``."""
     return xp.maximum(1 - kappa * d, 0.2)

@@ -1,6 +1,8 @@
 """KinematicDriver-v0 as gymnasium environments."""
 
+import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -24,7 +26,7 @@ from steerlab.envs.kinematic_driver.roads import Roads
 from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.errors import InputError, unknown_name
 
-CHUNK = 1024  # rows observed at once: the temporaries stay in the cache of a core
+BACKENDS = ("auto", "numba", "numpy")
 
 
 class KinematicDriverVectorEnv(BatchEnv):
@@ -59,9 +61,13 @@ class KinematicDriverVectorEnv(BatchEnv):
         autoreset_mode: See gymnasium.
         render_mode: ``rgb_array`` or ``human``, or None.
         view: What is drawn: ``both``, ``bird`` or ``camera``.
+        backend: ``numba`` (compiled loops, same numbers to rounding), ``numpy``, or ``auto``, which
+            is numba where it is installed.
+        threads: Threads that share the rows of a compiled loop; all cores by default. Batches of
+            fewer than 512 rows use one.
 
     Raises:
-        InputError: An argument is out of range.
+        InputError: An argument is out of range, or numba is asked for and not installed.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 20}  # noqa: RUF012
@@ -77,6 +83,8 @@ class KinematicDriverVectorEnv(BatchEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         view: str = "both",
+        backend: str = "auto",
+        threads: int | None = None,
     ) -> None:
         self.single_observation_space = LAYOUT.box()
         self.single_action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -89,7 +97,7 @@ class KinematicDriverVectorEnv(BatchEnv):
         ranges = as_ranges(ranges)
         self.ranges = ranges if noise else ranges.without_noise()
         self.weights = as_reward(reward)
-        self.simulator = Simulator(num_envs, num_envs, max_episode_steps, self.weights, NUMPY)
+        self.simulator = make_simulator(backend, num_envs, max_episode_steps, self.weights, threads)
         self.base_reward = np.zeros(num_envs, np.float32)
         self._source = _Source(self)
 
@@ -127,8 +135,8 @@ class KinematicDriverVectorEnv(BatchEnv):
     def _observe(self, rows: Rows) -> NDArray[np.float32]:
         indices = self.row_indices(rows)
         out = np.empty((len(indices), LAYOUT.size), np.float32)
-        for begin in range(0, len(indices), CHUNK):
-            part: Any = slice(begin, begin + CHUNK)
+        for begin in range(0, len(indices), self.simulator.chunk):
+            part: Any = slice(begin, begin + self.simulator.chunk)
             self.simulator.observe(part if isinstance(rows, slice) else indices[part], out[part])
         return out
 
@@ -179,6 +187,24 @@ class KinematicDriverVectorEnv(BatchEnv):
         plt.imshow(self.render_row(0))
         plt.axis("off")
         plt.pause(1e-3)
+
+
+def make_simulator(
+    backend: str, rows: int, max_steps: int, weights: Reward, threads: int | None
+) -> Simulator:
+    """Return the simulator of ``rows`` rows on numpy, compiled by numba if that is wanted."""
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    if threads is not None and threads < 1:
+        raise InputError(f"threads={threads} must be at least 1")
+    has_numba = find_spec("numba") is not None
+    if backend == "numba" and not has_numba:
+        raise InputError("backend='numba' needs numba: pip install 'steerlab[fast]'")
+    if backend == "numpy" or not has_numba:
+        return Simulator(rows, rows, max_steps, weights, NUMPY)
+    from steerlab.envs.kinematic_driver.compiled import CompiledSimulator
+
+    return CompiledSimulator(rows, rows, max_steps, weights, threads or os.cpu_count() or 1)
 
 
 class KinematicDriverEnv(SingleEnv):

@@ -10,6 +10,7 @@ from steerlab.envs.layout import Layout
 #: Distances ahead, along the path, at which the lines are seen (m): openpilot's X_IDXS.
 X_IDXS = roads.HORIZON * (np.arange(33) / 32) ** 2
 POINTS = len(X_IDXS)
+HALF = np.float32(0.5)  # numba would make all that meets a Python number double precision
 LINES = ("path", "left", "right")
 
 #: The observation in SI units. Offsets and headings of a line are relative to the car: positive to
@@ -45,35 +46,70 @@ def error_basis() -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.kron(np.eye(len(LINES)), one_line).astype(np.float32)
 
 
-def seen_lines(
-    xp: Any,
-    pose: tuple[Any, Any, Any],
-    along: Any,
-    knots: Any,
-    out: Any,
-) -> None:
-    """Add offset and heading of path, left and right boundary to ``out`` (N, 6 * 33), in place.
+def blindness(xp: Any, blind: Any, share: Any, begins: Any, length: Any) -> Any:
+    """Return how many frames are still to be lost, this one included.
+
+    Bursts have 1 to 5 frames, 3 in the mean, and start so often that the share of lost frames is
+    ``share``.
 
     Args:
         xp: Backend.
-        pose: Position x, y (m) and heading (rad) from which the lines are seen, each (N,).
-        along: Distance of each point from the knot before it, m, (N, 33).
-        knots: Those knots, the columns of ``Roads.view``, (8, N, 33).
-        out: Where the lines are added.
+        blind: The same number at the frame before.
+        share: Share of frames lost.
+        begins: Uniform number that decides whether a burst begins.
+        length: Uniform number that its length comes from.
     """
-    x, y, heading = (part[:, None] for part in pose)
+    begun = (begins < share / (3 - 2 * share)) & (blind <= 0)
+    return xp.where(begun, 1 + xp.floor(5 * length), blind - 1)
+
+
+def camera(xp: Any, knot: tuple[Any, ...], along: Any, d: Any, psi: Any) -> tuple[Any, Any, Any]:
+    """Return position x, y (m) and heading (rad) of a car on a road.
+
+    Args:
+        xp: Backend.
+        knot: The knot behind the car: x, y, heading and mean curvature up to the next one.
+        along: Distance from that knot, m.
+        d: Offset from the path, m.
+        psi: Heading relative to the path, rad.
+    """
+    knot_x, knot_y, heading, mean = knot
+    bend = along * mean
+    chord = heading + 0.5 * bend
+    heading = heading + bend
+    return (
+        knot_x + along * xp.cos(chord) - d * xp.sin(heading),
+        knot_y + along * xp.sin(chord) + d * xp.cos(heading),
+        heading + psi,
+    )
+
+
+def seen_lines(
+    xp: Any, pose: tuple[Any, Any, Any], along: Any, knots: Any
+) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """Return offset and heading of the path and of the left and the right boundary, in that order.
+
+    Args:
+        xp: Backend.
+        pose: Position x, y (m) and heading (rad) from which the lines are seen.
+        along: Distance of each point from the knot before it, m.
+        knots: Those knots, the columns of ``Roads.view``.
+    """
+    x, y, heading = pose
     knot_x, knot_y, angle, bend, left, left_slope, right, right_slope = knots
+    # In place, which saves arrays; no argument is written to.
     offset = (knot_y - y) * xp.cos(heading)
     offset -= (knot_x - x) * xp.sin(heading)
     bend = bend * along
     angle = angle - heading
-    offset += along * xp.sin(angle + 0.5 * bend)
+    offset += along * xp.sin(angle + bend * HALF)
     angle += bend
     cosine = xp.cos(angle)
-    n = POINTS
-    out[:, :n] += offset
-    out[:, n : 2 * n] += angle
-    out[:, 2 * n : 3 * n] += offset - (left + along * left_slope) * cosine
-    out[:, 3 * n : 4 * n] += angle - left_slope
-    out[:, 4 * n : 5 * n] += offset + (right + along * right_slope) * cosine
-    out[:, 5 * n :] += angle + right_slope
+    return (
+        offset,
+        angle,
+        offset - (left + along * left_slope) * cosine,
+        angle - left_slope,
+        offset + (right + along * right_slope) * cosine,
+        angle + right_slope,
+    )

@@ -10,7 +10,8 @@ from steerlab.envs.kinematic_driver import roads
 from steerlab.envs.kinematic_driver.dynamics import FRONT, HALF_WIDTH, REAR
 from steerlab.envs.kinematic_driver.observation import LAYOUT, X_IDXS
 from steerlab.envs.kinematic_driver.randomization import DESIRES, KINDS
-from steerlab.envs.kinematic_driver.simulator import VIOLATIONS, Simulator
+from steerlab.envs.kinematic_driver.simulator import Simulator
+from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 
 HEIGHT, BIRD_WIDTH, CAMERA_WIDTH = 360, 300, 640
 GRASS, ROAD, LINE = (104, 138, 84), (84, 86, 92), (240, 240, 235)

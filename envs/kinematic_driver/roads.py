@@ -6,7 +6,7 @@ All n roads are made at once from uniform numbers.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +87,40 @@ def _pick(part: Any, rows: NDArray[np.intp]) -> Any:
     if isinstance(part, dict):
         return {key: values[rows] for key, values in part.items()}
     return part[rows]
+
+
+class Place(NamedTuple):
+    """The road where cars are, each an array (N,)."""
+
+    kappa: Any  # 1/m
+    kappa_slope: Any  # 1/m^2
+    planned_speed: Any  # m/s
+    left: Any  # m from the path to the left boundary
+    right: Any  # m
+
+
+def locate(xp: Any, s: Any, spacing: Any, count: int) -> tuple[Any, Any]:
+    """Return the number of the knot before arc length ``s`` (m), of ``count``, and how far it is."""
+    at = xp.clip(s / spacing, 0.0, count - 1.001)
+    whole = xp.floor(at)
+    return whole, (at - whole) * spacing
+
+
+def place(plan: Any, lines: Any, along: Any) -> Place:
+    """Return the road ``along`` m after a knot.
+
+    Args:
+        plan: The four numbers of ``Roads.plan`` at the knot.
+        lines: The last four of ``Roads.view``.
+        along: Distance from the knot, m.
+    """
+    return Place(
+        kappa=plan[0] + along * plan[1],
+        kappa_slope=plan[1],
+        planned_speed=plan[2] + along * plan[3],
+        left=lines[0] + along * lines[1],
+        right=lines[2] + along * lines[3],
+    )
 
 
 def knots(max_steps: int) -> int:

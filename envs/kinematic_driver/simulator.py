@@ -1,6 +1,6 @@
 """N cars on N roads: the state of the task and one step of it, on numpy or torch."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -10,24 +10,23 @@ from numpy.typing import NDArray
 from steerlab.envs.kinematic_driver import dynamics, roads
 from steerlab.envs.kinematic_driver.dynamics import DT, State, Vehicle
 from steerlab.envs.kinematic_driver.episodes import EPISODE
-from steerlab.envs.kinematic_driver.observation import X_IDXS, error_basis, seen_lines
-from steerlab.envs.kinematic_driver.randomization import (
-    TURN_LEFT,
-    TURN_RIGHT,
+from steerlab.envs.kinematic_driver.observation import (
+    POINTS,
+    X_IDXS,
+    blindness,
+    camera,
+    error_basis,
+    seen_lines,
 )
 from steerlab.envs.kinematic_driver.reward import Reward, base_reward, potential, shaping
+from steerlab.envs.kinematic_driver.roads import Place, locate, place
+from steerlab.envs.kinematic_driver.violations import judge, stalled
 
-#: How an episode can fail, by number; 0 means it did not.
-VIOLATIONS = ("none", "boundary", "cut", "wrong_way", "stall")
-BOUNDARY, CUT, WRONG_WAY, STALL = range(1, 5)
-
-STALL_SPEED = 0.5  # m/s
-STALL_STEPS = 40
 ERROR_TIME = 2.0  # s, over which the errors of seen lines forget
 
-_DELAY_STEPS = 22  # commands kept: a delay of 1 s and one more
-_POSE_STEPS = 6  # poses kept: a latency of 0.2 s and one more
-_NOISE_ROWS = 1 << 16
+DELAY_STEPS = 22  # commands kept: a delay of 1 s and one more
+POSE_STEPS = 6  # poses kept: a latency of 0.2 s and one more
+NOISE_ROWS = 1 << 16
 _NORMALS = 12  # of the 16 numbers in a row of noise; the others are uniform
 
 Array = Any
@@ -42,8 +41,8 @@ def noise_table() -> NDArray[np.float32]:
     the same on every backend.
     """
     rng = np.random.default_rng(20260101)
-    normal = rng.standard_normal((_NOISE_ROWS, _NORMALS), np.float32)
-    return np.hstack([normal, rng.random((_NOISE_ROWS, 16 - _NORMALS), np.float32)])
+    normal = rng.standard_normal((NOISE_ROWS, _NORMALS), np.float32)
+    return np.hstack([normal, rng.random((NOISE_ROWS, 16 - _NORMALS), np.float32)])
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,6 @@ class Outcome:
     truncated: Array
 
 
-@dataclass
-class _Place:
-    """The road where the cars are, each an array (N,)."""
-
-    kappa: Array  # 1/m
-    kappa_slope: Array  # 1/m^2
-    planned_speed: Array  # m/s
-    left: Array  # m from the path to the left boundary
-    right: Array  # m
-
-
 class Simulator:
     """State of N rows, each of which drives on the road in one slot of the tables.
 
@@ -77,6 +65,8 @@ class Simulator:
         weights: Weights of the reward.
         xp: Backend.
     """
+
+    chunk = 1024  # rows to observe at once: the temporaries stay in the cache of a core
 
     def __init__(self, rows: int, slots: int, max_steps: int, weights: Reward, xp: Any) -> None:
         self.rows, self.max_steps, self.weights, self.xp = rows, max_steps, weights, xp
@@ -92,17 +82,17 @@ class Simulator:
         def each(names: Any) -> dict[str, Array]:
             return {name: xp.zeros(rows) for name in names}
 
-        self.state = State(**each(f.name for f in fields(State)))
+        self.state = State(**each(State._fields))
         self.table = xp.zeros(len(EPISODE), rows)
         self.episode = dict(zip(EPISODE, self.table, strict=True))
-        self.vehicle = Vehicle(**{f.name: self.episode[f.name] for f in fields(Vehicle)})
-        self.place = _Place(**each(f.name for f in fields(_Place)))
+        self.vehicle = Vehicle(**{name: self.episode[name] for name in Vehicle._fields})
+        self.place = Place(**each(Place._fields))
         self.base = xp.integers(xp.zeros(rows))
         self.points = xp.zeros(rows, len(X_IDXS))  # distances ahead in knots
         self.time = xp.integers(xp.zeros(rows))
         self.stalled = xp.zeros(rows)  # steps below the stall speed
-        self.commands = xp.zeros(_DELAY_STEPS, rows)
-        self.poses = xp.zeros(3, _POSE_STEPS, rows)
+        self.commands = xp.zeros(DELAY_STEPS, rows)
+        self.poses = xp.zeros(3, POSE_STEPS, rows)
         self.delay = self._split_time(xp.zeros(rows))
         self.latency = self._split_time(xp.zeros(rows))
         self.errors = xp.zeros(rows, 9)  # of the lines, in standard deviations
@@ -135,17 +125,14 @@ class Simulator:
         self.points[rows] = self.ahead / episode["spacing"][:, None]
         zero = 0.0 * episode["spacing"]
         s = zero + roads.START
-        where = self._locate(s, self.base[rows], episode["spacing"])
-        place = self._place(*where)
-        v = place.planned_speed * episode["start_speed"]
-        d, psi, k = episode["start_offset"], episode["start_heading"], place.kappa
+        here = self._place(s, self.base[rows], episode["spacing"])
+        v = here.planned_speed * episode["start_speed"]
+        d, psi, k = episode["start_offset"], episode["start_heading"], here.kappa
         # The car arrives steering with the road: the commands still on their way hold the bend.
         start = State(s=s, d=d, psi=psi, v=v, a=zero, k=k, k_actuator=k, k_command=k, k_smooth=k,
                       a_smooth=zero)  # fmt: skip
-        for part in fields(State):
-            getattr(self.state, part.name)[rows] = getattr(start, part.name)
-        for part in fields(_Place):
-            getattr(self.place, part.name)[rows] = getattr(place, part.name)
+        for part, value in zip((*self.state, *self.place), (*start, *here), strict=True):
+            part[rows] = value
         self.commands[:, rows] = k
         for kept, seen, value in zip(self.poses, self.seen, (s, d, psi), strict=True):
             kept[:, rows] = value
@@ -172,22 +159,19 @@ class Simulator:
         shaped = dynamics.shape_commands(
             xp, old, self.vehicle, *dynamics.decode_action(xp, self.action, old.v)
         )
-        self.commands[self.clock % _DELAY_STEPS] = shaped[2]
+        self.commands[self.clock % DELAY_STEPS] = shaped[2]
         delayed = self._past(self.commands, self.delay)
         here = (self.place.kappa, self.place.kappa_slope)
         new = self.state = dynamics.advance(xp, old, self.vehicle, shaped, delayed, here)
-        where = self._locate(new.s, self.base, episode["spacing"])
-        place = self.place = self._place(*where)
-        self._look(where)
+        self.place = self._place(new.s, self.base, episode["spacing"])
+        self._look()
 
-        jerk_long = (new.a - old.a) / DT
-        jerk_side = (new.k * new.v * new.v - old.k * old.v * old.v) / DT
-        square = jerk_long * jerk_long + jerk_side * jerk_side
+        square = dynamics.squared_jerk(old, new)
         self.jerk = xp.sqrt(square)
         offset = xp.abs(new.d)
         self.history[self.clock % self.max_steps] = offset
 
-        self.violation = self._violations(place)
+        self.violation = self._violations()
         terminated = self.violation > 0
         truncated = ((self.time >= self.max_steps) | (new.s >= episode["end"])) & ~terminated
         progress = (new.s - old.s) / (episode["cruise_speed"] * DT)
@@ -234,22 +218,18 @@ class Simulator:
         base, spacing = self.base[rows], episode["spacing"]
         s, d, psi = (part[rows] for part in self.seen)
         index, along = self._locate(s, base, spacing)
-        knot_x, knot_y, heading, mean, *_ = xp.take_columns(self.view, index)
-        bend = along * mean
-        chord = heading + 0.5 * bend
-        heading = heading + bend
-        pose = (
-            knot_x + along * xp.cos(chord) - d * xp.sin(heading),
-            knot_y + along * xp.sin(chord) + d * xp.cos(heading),
-            heading + psi,
-        )
+        pose = camera(xp, tuple(xp.take_columns(self.view, index)[:4]), along, d, psi)
         first = (along / spacing)[:, None]
         places = self.points[rows] + first
         whole = xp.floor(places)
         places -= whole
         places *= spacing[:, None]
         index = xp.integers(whole) + index[:, None]
-        seen_lines(xp, pose, places, xp.take_columns(self.view, index), out[:, 17:])
+        x, y, heading = (part[:, None] for part in pose)
+        lines = seen_lines(xp, (x, y, heading), places, xp.take_columns(self.view, index))
+        for i, line in enumerate(lines):
+            begin = 17 + POINTS * i
+            out[:, begin : begin + POINTS] += line
 
     def preview(self, distances: Array) -> dict[str, Array]:
         """Return the true path ``distances`` (N, M) m ahead: what a controller with a map knows.
@@ -270,11 +250,11 @@ class Simulator:
         counts = self.time[rows]
         steps = self.xp.maximum(self.xp.asarray(counts), 1.0)
         return {
-            "cte_max": self.sums["offset_max"][rows],
+            "cte_max": self.sums["offset_max"][rows] + 0.0,  # copies, never views of the sums
             "heading_error_mean": self.sums["heading"][rows] / steps,
             "jerk_rms": self.xp.sqrt(self.sums["jerk"][rows] / steps),
-            "progress": self.sums["progress"][rows],
-            "base_return": self.sums["return"][rows],
+            "progress": self.sums["progress"][rows] + 0.0,
+            "base_return": self.sums["return"][rows] + 0.0,
         }
 
     def offset_percentiles(self, rows: Array) -> list[Array]:
@@ -282,24 +262,18 @@ class Simulator:
         counts = self.time[rows]
         longest = int(counts.max())
         steps = (self.clock - self.xp.arange(longest)) % self.max_steps
-        return self.xp.percentiles(self.history[steps][:, rows].T, counts, (0.5, 0.95))
+        return self.xp.percentiles(self.history[steps, rows[:, None]], counts, (0.5, 0.95))
 
     def _locate(self, s: Array, base: Array, spacing: Array) -> tuple[Array, Array]:
         """Return the table row of the knot before ``s`` and the distance from it, m."""
-        at = self.xp.clip(s / spacing, 0.0, self.knots - 1.001)
-        whole = self.xp.floor(at)
-        return base + self.xp.integers(whole), (at - whole) * spacing
+        whole, along = locate(self.xp, s, spacing, self.knots)
+        return base + self.xp.integers(whole), along
 
-    def _place(self, index: Array, along: Array) -> _Place:
+    def _place(self, s: Array, base: Array, spacing: Array) -> Place:
+        """Return the road at ``s``."""
+        index, along = self._locate(s, base, spacing)
         plan = self.xp.take_columns(self.plan, index)
-        lines = self.xp.take_columns(self.view, index)[4:]
-        return _Place(
-            kappa=plan[0] + along * plan[1],
-            kappa_slope=plan[1],
-            planned_speed=plan[2] + along * plan[3],
-            left=lines[0] + along * lines[1],
-            right=lines[2] + along * lines[3],
-        )
+        return place(plan, self.xp.take_columns(self.view, index)[4:], along)
 
     def _split_time(self, seconds: Array) -> tuple[Array, Array]:
         """Return a time as whole steps and the remaining fraction of one."""
@@ -321,7 +295,7 @@ class Simulator:
     def _noise(self, start: Array, stride: Array, time: Any) -> Array:
         """Return the noise (n, 16) of step ``time`` of episodes with these starts and strides."""
         start, stride = self.xp.integers(start), self.xp.integers(stride)
-        return self.xp.take_rows(self.noise, (start + stride * time) % _NOISE_ROWS)
+        return self.xp.take_rows(self.noise, (start + stride * time) % NOISE_ROWS)
 
     def _measure(self, v: Array, a: Array, k: Array, noise: Array, episode: Any) -> Array:
         out = self.xp.empty(len(v), 3)
@@ -330,48 +304,32 @@ class Simulator:
         out[:, 2] = k + episode["curvature_bias"] + episode["curvature_noise"] * noise[:, 11]
         return out
 
-    def _look(self, where: tuple[Array, Array]) -> None:
+    def _look(self) -> None:
         """Update sensors and the last camera frame: latency, lost frames, errors of the lines."""
         xp, episode, state = self.xp, self.episode, self.state
         noise = self._noise(episode["noise_start"], episode["noise_stride"], self.time)
         self.sensors = self._measure(state.v, state.a, state.k, noise, episode)
         keep = self.error_keep
         self.errors = keep * self.errors + float(np.sqrt(1 - keep**2)) * noise[:, :9]
-        # Bursts of 1 to 5 frames, 3 in the mean, so that the share of lost frames is as drawn.
-        share = episode["dropout"]
-        begins = (noise[:, 12] < share / (3 - 2 * share)) & (self.blind <= 0)
-        burst = 1 + xp.floor(5 * noise[:, 13])
-        self.blind = xp.where(begins, burst, self.blind - 1)
+        self.blind = blindness(xp, self.blind, episode["dropout"], noise[:, 12], noise[:, 13])
         lost = self.blind > 0
-        now = self.clock % _POSE_STEPS
+        now = self.clock % POSE_STEPS
         for i, value in enumerate((state.s, state.d, state.psi)):
             self.poses[i][now] = value
             self.seen[i] = xp.where(lost, self.seen[i], self._past(self.poses[i], self.latency))
         self.seen_errors = xp.where(lost[:, None], self.seen_errors, self.errors)
 
-    def _violations(self, place: _Place) -> Array:
-        """Return what each row has done wrong, by number of :data:`VIOLATIONS`."""
+    def _violations(self) -> Array:
+        """Return what each row has done wrong, by number of :data:`violations.VIOLATIONS`."""
         xp, state, episode = self.xp, self.state, self.episode
-        body = dynamics.corners(xp, state.d, state.psi, place.kappa)
+        self.stalled = stalled(xp, self.stalled, state.v)
         ahead = state.s + dynamics.FRONT * xp.cos(state.psi)
         index, along = self._locate(ahead, self.base, episode["spacing"])
-        lines = xp.take_columns(self.view, index)[4:]
-        front_left = lines[0] + along * lines[1]
-        front_right = lines[2] + along * lines[3]
-        right = (body[0] > front_right) | (body[2] > place.right)
-        left = (body[1] < -front_left) | (body[3] < -place.left)
-
-        desire = episode["desire"]
-        turning = (state.s >= episode["desire_from"]) & (state.s <= episode["desire_to"])
-        cut = turning & ((right & (desire == TURN_RIGHT)) | (left & (desire == TURN_LEFT)))
-        side = xp.where(episode["left_hand_traffic"] > 0, state.d, -state.d)
-        wrong = (xp.abs(state.psi) > 0.5 * np.pi) | (side > episode["oncoming"])
-        self.stalled = xp.where(state.v < STALL_SPEED, self.stalled + 1, 0 * self.stalled)
-        code = xp.integers(0 * self.time)
-        code = xp.where(self.stalled > STALL_STEPS, code + STALL, code)
-        code = xp.where(wrong, 0 * code + WRONG_WAY, code)
-        code = xp.where(right | left, 0 * code + BOUNDARY, code)
-        return xp.where(cut, 0 * code + CUT, code)
+        lines = self.xp.take_columns(self.view, index)[4:]
+        front = (lines[0] + along * lines[1], lines[2] + along * lines[3])
+        desire = tuple(episode[name] for name in ("desire", "desire_from", "desire_to"))
+        traffic = (episode["left_hand_traffic"], episode["oncoming"])
+        return judge(xp, state, self.place, front, self.stalled, desire, traffic)
 
 
 _SEEN = (

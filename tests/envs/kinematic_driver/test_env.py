@@ -12,14 +12,8 @@ from hypothesis.extra import numpy as hnp
 from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.envs.kinematic_driver.env import KinematicDriverEnv, KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT, X_IDXS
-from steerlab.envs.kinematic_driver.simulator import (
-    BOUNDARY,
-    CUT,
-    STALL,
-    STALL_STEPS,
-    WRONG_WAY,
-    noise_table,
-)
+from steerlab.envs.kinematic_driver.simulator import noise_table
+from steerlab.envs.kinematic_driver.violations import BOUNDARY, CUT, STALL, STALL_STEPS, WRONG_WAY
 from steerlab.errors import InputError
 
 EXACT = {"vision_latency": 0.0, "dropout": 0.0, "geometry_noise": 0.0}

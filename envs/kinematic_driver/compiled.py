@@ -1,0 +1,380 @@
+"""The simulator's two loops, compiled by numba from the functions that numpy and torch use.
+
+:mod:`dynamics`, :mod:`reward`, :mod:`observation`, :mod:`roads` and :mod:`violations` work on arrays
+and, compiled, on the numbers of one row. So the car, the reward and the rules are written once. Here
+is only what goes round them, a row's lookups and buffers, as :class:`~simulator.Simulator` has it.
+"""
+
+import hashlib
+import os
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from steerlab.envs.kinematic_driver import dynamics, roads
+from steerlab.envs.kinematic_driver import scalar_backend as xp
+from steerlab.envs.kinematic_driver.dynamics import State, Vehicle
+from steerlab.envs.kinematic_driver.episodes import EPISODE
+from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
+from steerlab.envs.kinematic_driver.observation import (
+    LAYOUT,
+    POINTS,
+    X_IDXS,
+    blindness,
+    camera,
+    seen_lines,
+)
+from steerlab.envs.kinematic_driver.reward import Reward, base_reward, potential, shaping
+from steerlab.envs.kinematic_driver.roads import Place
+from steerlab.envs.kinematic_driver.scalar_backend import inlined
+from steerlab.envs.kinematic_driver.simulator import (
+    DELAY_STEPS,
+    NOISE_ROWS,
+    POSE_STEPS,
+    Outcome,
+    Simulator,
+)
+from steerlab.envs.kinematic_driver.violations import judge, stalled
+
+Array = Any
+
+#: Rows that are worth a thread.
+ROWS_PER_THREAD = 256
+
+for _function in (
+    dynamics.advance,
+    dynamics.clip_curvature,
+    dynamics.corners,
+    dynamics.curvature_scale,
+    dynamics.decode,
+    dynamics.lag,
+    dynamics.shape_commands,
+    dynamics.spread,
+    dynamics.squared_jerk,
+    roads.locate,
+    roads.place,
+    base_reward,
+    blindness,
+    camera,
+    judge,
+    potential,
+    seen_lines,
+    shaping,
+    stalled,
+):
+    inlined(_function)
+
+#: The rows of a table of episodes by name: ``table[AT.friction, i]``.
+AT: Any = namedtuple("AT", EPISODE)(*range(len(EPISODE)))
+Weights: Any = namedtuple("Weights", tuple(Reward.__dataclass_fields__))  # type: ignore[misc]
+
+
+class Memory(NamedTuple):
+    """The arrays of a :class:`CompiledSimulator`, which a step changes in place."""
+
+    road: Array  # Simulator.view; numba reserves that name
+    plan: Array
+    noise: Array
+    basis: Array
+    base: Array
+    table: Array
+    state: Array  # (10, N), the fields of State
+    place: Array  # (5, N), the fields of Place
+    sums: Array  # (5, N)
+    seen: Array  # (3, N)
+    time: Array
+    action: Array
+    commands: Array
+    delay: tuple[Array, Array]
+    poses: Array
+    latency: tuple[Array, Array]
+    errors: Array
+    seen_errors: Array
+    blind: Array
+    sensors: Array
+    stalled: Array
+    violation: Array
+    jerk: Array
+    potential: Array
+    history: Array
+
+
+class CompiledSimulator(Simulator):
+    """A :class:`Simulator` on numpy whose :meth:`step` and :meth:`observe` are compiled loops.
+
+    Args:
+        rows: Number of rows.
+        slots: Number of roads that the tables hold.
+        max_steps: Length of an episode in steps.
+        weights: Weights of the reward.
+        threads: Threads that share the rows.
+    """
+
+    chunk = 1 << 62
+
+    def __init__(
+        self, rows: int, slots: int, max_steps: int, weights: Reward, threads: int
+    ) -> None:
+        super().__init__(rows, slots, max_steps, weights, NUMPY)
+        self.threads = threads
+        self.loops = loops(sources())
+        state, place, sums, seen = (
+            np.zeros((len(parts), rows), np.float32)
+            for parts in (self.state, self.place, self.sums, self.seen)
+        )
+        self.state, self.place, self.seen = State(*state), Place(*place), list(seen)
+        self.sums = dict(zip(self.sums, sums, strict=True))
+        own = {"road": self.view, "state": state, "place": place, "sums": sums, "seen": seen}
+        self.memory = Memory(
+            *(own[part] if part in own else getattr(self, part) for part in Memory._fields)
+        )
+        self.numbers = Weights(*(float(value) for value in vars(weights).values()))
+
+    def step(self, actions: Array) -> Outcome:
+        """Advance all rows; ``actions`` (N, 2) are float32 and finite."""
+        self.clock += 1
+        out = Outcome(
+            np.empty(self.rows, np.float32),
+            np.empty(self.rows, np.float32),
+            np.empty(self.rows, np.bool_),
+            np.empty(self.rows, np.bool_),
+        )
+        arguments = (
+            self.memory, self.numbers, self.clock, self.knots, self.max_steps, self.error_keep,
+            np.ascontiguousarray(actions),
+            (out.reward, out.base, out.terminated, out.truncated),
+        )  # fmt: skip
+        share(self.loops[0], self.rows, self.threads, arguments)
+        return out
+
+    def observe(self, rows: Any, out: Array) -> None:
+        """Write the observations of ``rows`` (a slice or indices) to ``out`` (n, LAYOUT.size)."""
+        indices = self.columns[rows]
+        share(self.loops[1], len(out), self.threads, (self.memory, self.knots, indices, out))
+
+
+def share(loop: Any, count: int, threads: int, arguments: tuple[Any, ...]) -> None:
+    """Run ``loop(begin, end, *arguments)`` over ``count`` rows, in parts on several threads."""
+    parts = max(1, min(threads, count // ROWS_PER_THREAD))
+    edges = [count * part // parts for part in range(parts + 1)]
+    others = [workers().submit(loop, begin, end, *arguments) for begin, end in pairwise(edges[1:])]
+    loop(0, edges[1], *arguments)
+    for other in others:
+        other.result()
+
+
+@cache
+def workers() -> ThreadPoolExecutor:
+    """Return the threads; a forked process makes its own."""
+    return ThreadPoolExecutor(os.cpu_count(), "steerlab")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=workers.cache_clear)
+
+
+@cache
+def sources() -> int:
+    """Return a number that changes when a file does that the loops are compiled from.
+
+    numba's cache on disk looks at the file of a loop only, but it tells apart what a loop closes over.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return int.from_bytes(digest.digest()[:7], "big")
+
+
+@cache
+def loops(version: int) -> tuple[Any, Any]:
+    """Return the loops ``step`` and ``observe``; numba compiles them at their first call."""
+    compiled = njit(nogil=True, cache=True, error_model="numpy")
+    n, head = POINTS, LAYOUT["path_offset"].start
+    ahead = X_IDXS.astype(np.float32)
+
+    @compiled
+    def step(begin, end, m, weights, clock, knots, max_steps, keep, actions, results):  # type: ignore[no-untyped-def]
+        assert version
+        # Taken out of the tuple once: inside the loop, every access would count references.
+        road, plan, noises, base, table, states, places = (
+            m.road, m.plan, m.noise, m.base, m.table, m.state, m.place
+        )  # fmt: skip
+        action, time, blind, sensors = m.action, m.time, m.blind, m.sensors
+        errors, seen_errors, seen, poses = m.errors, m.seen_errors, m.seen, m.poses
+        stalls, violation, jerk, potentials = m.stalled, m.violation, m.jerk, m.potential
+        commands, history, sums, delay, latency = m.commands, m.history, m.sums, m.delay, m.latency
+        rewards, bases, terminated, truncated = results
+        fresh = (1.0 - keep * keep) ** 0.5
+        frame, scale = clock % POSE_STEPS, 100.0 / max_steps
+        for i in range(begin, end):
+            time[i] += 1
+            steer, pedal = xp.clip(actions[i, 0], -1.0, 1.0), xp.clip(actions[i, 1], -1.0, 1.0)
+            action[i, 0], action[i, 1] = steer, pedal
+            old, car = state_of(states, i), vehicle_of(table, i)
+            wanted = dynamics.decode(xp, steer, pedal, old.v)
+            shaped = dynamics.shape_commands(xp, old, car, wanted[0], wanted[1])
+            commands[clock % DELAY_STEPS, i] = shaped[2]
+            delayed = past(commands, clock, delay[0][i], delay[1][i], i)
+            here = (places[0, i], places[1, i])
+            keep_state(states, i, dynamics.advance(xp, old, car, shaped, delayed, here))
+            new = state_of(states, i)
+
+            spacing = table[AT.spacing, i]
+            whole, along = roads.locate(xp, new.s, spacing, knots)
+            at = base[i] + int(whole)
+            lines = (road[at, 4], road[at, 5], road[at, 6], road[at, 7])
+            now = roads.place((plan[at, 0], plan[at, 1], plan[at, 2], plan[at, 3]), lines, along)
+            places[0, i], places[1, i], places[2, i] = now.kappa, now.kappa_slope, now.planned_speed
+            places[3, i], places[4, i] = now.left, now.right
+
+            # Sensors and the last camera frame: latency, lost frames, errors of the lines.
+            start, stride = int(table[AT.noise_start, i]), int(table[AT.noise_stride, i])
+            noise = (start + stride * time[i]) % NOISE_ROWS
+            measure(sensors, table, new, noises, noise, i)
+            blind[i] = blindness(
+                xp, blind[i], table[AT.dropout, i], noises[noise, 12], noises[noise, 13]
+            )
+            poses[0, frame, i], poses[1, frame, i], poses[2, frame, i] = new.s, new.d, new.psi
+            for c in range(9):
+                errors[i, c] = keep * errors[i, c] + fresh * noises[noise, c]
+            if blind[i] <= 0:
+                for c in range(9):
+                    seen_errors[i, c] = errors[i, c]
+                for part in range(3):
+                    seen[part, i] = past(poses[part], clock, latency[0][i], latency[1][i], i)
+
+            # What ends the episode.
+            stalls[i] = stalled(xp, stalls[i], new.v)
+            nose = new.s + dynamics.FRONT * xp.cos(new.psi)
+            whole, along = roads.locate(xp, nose, spacing, knots)
+            at = base[i] + int(whole)
+            room = (road[at, 4] + along * road[at, 5], road[at, 6] + along * road[at, 7])
+            desire = (table[AT.desire, i], table[AT.desire_from, i], table[AT.desire_to, i])
+            traffic = (table[AT.left_hand_traffic, i], table[AT.oncoming, i])
+            violation[i] = judge(xp, new, now, room, stalls[i], desire, traffic)
+            over = violation[i] > 0
+            terminated[i] = over
+            truncated[i] = (time[i] >= max_steps or new.s >= table[AT.end, i]) and not over
+
+            # What the step is worth.
+            square, offset = dynamics.squared_jerk(old, new), xp.abs(new.d)
+            jerk[i] = xp.sqrt(square)
+            history[clock % max_steps, i] = offset
+            progress = (new.s - old.s) / (table[AT.cruise_speed, i] * dynamics.DT)
+            worth = scale * base_reward(xp, weights, progress, jerk[i], offset)
+            bases[i] = rewards[i] = worth
+            if weights.shaping > 0:
+                after = potential(xp, weights, offset, new.psi)
+                rewards[i] = worth + shaping(weights, potentials[i], 0.0 if over else after)
+                potentials[i] = after
+            sums[0, i] += square
+            sums[1, i] += xp.abs(new.psi)
+            sums[2, i] += scale * xp.clip(progress, 0.0, 1.0)
+            sums[3, i] = xp.maximum(sums[3, i], offset)
+            sums[4, i] += worth
+
+    @compiled
+    def observe(begin, end, m, knots, rows, out):  # type: ignore[no-untyped-def]
+        assert version
+        road, table, base, basis, sensors = m.road, m.table, m.base, m.basis.ravel(), m.sensors
+        states, action, seen, errors = m.state, m.action, m.seen, m.seen_errors
+        work = np.empty(15 * n, np.float32)
+        for j in range(begin, end):
+            i, o = rows[j], out[j]
+            for c in range(3):
+                o[c] = sensors[i, c]
+            o[3], o[4] = action[i, 0], action[i, 1]
+            delay = table[AT.lateral_delay, i] + table[AT.smoothing, i] + table[AT.delay_error, i]
+            o[5], o[6] = xp.maximum(delay, 0.0), table[AT.cruise_speed, i]
+            for c in range(7, head):
+                o[c] = 0.0
+            s = states[0, i]
+            wanted = table[AT.desire_from, i] <= s <= table[AT.desire_to, i]
+            o[7 + (int(table[AT.desire, i]) if wanted else 0)] = 1.0
+            o[15 + int(table[AT.left_hand_traffic, i])] = 1.0
+
+            spacing = table[AT.spacing, i]
+            whole, along_knot = roads.locate(xp, seen[0, i], spacing, knots)
+            first, row = np.float32(along_knot), base[i] + int(whole)
+            knot = (road[row, 0], road[row, 1], road[row, 2], road[row, 3])
+            x, y, heading = camera(xp, knot, first, seen[1, i], seen[2, i])
+            pose = (np.float32(x), np.float32(y), np.float32(heading))
+            for p in range(n):
+                place = (ahead[p] + first) / spacing
+                whole = xp.floor(place)
+                work[8 * n + p] = (place - whole) * spacing
+                at = row + int(whole)
+                for c in range(8):
+                    work[n * c + p] = road[at, c]
+            for p in range(n):
+                seen_knot = (
+                    work[p], work[n + p], work[2 * n + p], work[3 * n + p],
+                    work[4 * n + p], work[5 * n + p], work[6 * n + p], work[7 * n + p],
+                )  # fmt: skip
+                lines = seen_lines(xp, pose, work[8 * n + p], seen_knot)
+                work[9 * n + p], work[10 * n + p] = lines[0], lines[1]
+                work[11 * n + p], work[12 * n + p] = lines[2], lines[3]
+                work[13 * n + p], work[14 * n + p] = lines[4], lines[5]
+
+            # Errors of the lines, the same basis for each. Too dark and too bright both blur.
+            gain = table[AT.brightness, i]
+            gain = table[AT.geometry_noise, i] * xp.maximum(gain, 1 / gain)
+            for line in range(3):
+                e0 = np.float32(gain * errors[i, 3 * line])
+                e1 = np.float32(gain * errors[i, 3 * line + 1])
+                e2 = np.float32(gain * errors[i, 3 * line + 2])
+                begun = 2 * n * line
+                for p in range(2 * n):
+                    error = e0 * basis[p] + e1 * basis[6 * n + p] + e2 * basis[12 * n + p]
+                    o[head + begun + p] = work[9 * n + begun + p] + error
+
+    return step, observe
+
+
+@inlined
+def past(ring: Array, clock: int, whole: Any, fraction: Any, i: int) -> Any:
+    """Return row i's value of ``ring`` (D, N) from some steps ago; see ``Simulator._past``."""
+    later = ring[(clock - whole) % len(ring), i]
+    return later + fraction * (ring[(clock - whole - 1) % len(ring), i] - later)
+
+
+@inlined
+def measure(sensors: Array, table: Array, car: State, noises: Array, noise: int, i: int) -> None:
+    """Keep what row i's sensors tell of the state ``car``."""
+    speed_noise = table[AT.speed_noise, i] * noises[noise, 9]
+    sensors[i, 0] = car.v + table[AT.speed_bias, i] + speed_noise
+    sensors[i, 1] = car.a + table[AT.acceleration_noise, i] * noises[noise, 10]
+    curvature_noise = table[AT.curvature_noise, i] * noises[noise, 11]
+    sensors[i, 2] = car.k + table[AT.curvature_bias, i] + curvature_noise
+
+
+@inlined
+def vehicle_of(table: Array, i: int) -> Vehicle:
+    """Return the parameters of row i."""
+    return Vehicle(
+        table[AT.lateral_delay, i], table[AT.actuator_lag, i], table[AT.smoothing, i],
+        table[AT.friction, i], table[AT.mass, i], table[AT.drive_lag, i], table[AT.brake_lag, i],
+        table[AT.superelevation, i],
+    )  # fmt: skip
+
+
+@inlined
+def state_of(a: Array, i: int) -> State:
+    """Return the state of row i."""
+    return State(
+        a[0, i], a[1, i], a[2, i], a[3, i], a[4, i], a[5, i], a[6, i], a[7, i], a[8, i], a[9, i]
+    )
+
+
+@inlined
+def keep_state(a: Array, i: int, b: State) -> None:
+    """Write the state of row i."""
+    a[0, i], a[1, i], a[2, i], a[3, i], a[4, i] = b.s, b.d, b.psi, b.v, b.a
+    a[5, i], a[6, i], a[7, i], a[8, i] = b.k, b.k_actuator, b.k_command, b.k_smooth
+    a[9, i] = b.a_smooth
