@@ -1,4 +1,4 @@
-"""The simulator's two loops, compiled by numba from the functions that numpy and torch use.
+"""The simulator's loops over rows, compiled by numba from the functions that numpy and torch use.
 
 :mod:`dynamics`, :mod:`reward`, :mod:`observation`, :mod:`roads` and :mod:`violations` work on arrays
 and, compiled, on the numbers of one row. So the car, the reward and the rules are written once. Here
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,7 +107,7 @@ class Memory(NamedTuple):
 
 
 class CompiledSimulator(Simulator):
-    """A :class:`Simulator` on numpy whose :meth:`step` and :meth:`observe` are compiled loops.
+    """A :class:`Simulator` on numpy whose loops over rows are compiled.
 
     Args:
         rows: Number of rows.
@@ -136,6 +137,21 @@ class CompiledSimulator(Simulator):
         )
         self.numbers = Weights(*(float(value) for value in vars(weights).values()))
 
+    def start(self, rows: Array, slots: Array, table: Array) -> None:
+        """Begin an episode in ``rows`` (n,): on the roads of ``slots``, with the values ``table``."""
+        self.loops.start(
+            rows, slots, np.ascontiguousarray(table), self.memory, self.numbers, self.knots
+        )
+
+    def offset_percentiles(self, rows: Array) -> list[Array]:
+        """Return the median and the 95th percentile of the absolute offset (m), each (n,)."""
+        shares = np.array([0.5, 0.95], np.float32)
+        return list(
+            self.loops.percentiles(
+                rows, self.clock, self.max_steps, self.time, self.history, shares
+            )
+        )
+
     def step(self, actions: Array) -> Outcome:
         """Advance all rows; ``actions`` (N, 2) are float32 and finite."""
         self.clock += 1
@@ -150,13 +166,13 @@ class CompiledSimulator(Simulator):
             np.ascontiguousarray(actions),
             (out.reward, out.base, out.terminated, out.truncated),
         )  # fmt: skip
-        share(self.loops[0], self.rows, self.threads, arguments)
+        share(self.loops.step, self.rows, self.threads, arguments)
         return out
 
     def observe(self, rows: Any, out: Array) -> None:
         """Write the observations of ``rows`` (a slice or indices) to ``out`` (n, LAYOUT.size)."""
         indices = self.columns[rows]
-        share(self.loops[1], len(out), self.threads, (self.memory, self.knots, indices, out))
+        share(self.loops.observe, len(out), self.threads, (self.memory, self.knots, indices, out))
 
 
 def share(loop: Any, count: int, threads: int, arguments: tuple[Any, ...]) -> None:
@@ -192,8 +208,8 @@ def sources() -> int:
 
 
 @cache
-def loops(version: int) -> tuple[Any, Any]:
-    """Return the loops ``step`` and ``observe``; numba compiles them at their first call."""
+def loops(version: int) -> SimpleNamespace:
+    """Return the loops; numba compiles each of them at its first call."""
     compiled = njit(nogil=True, cache=True, error_model="numpy")
     n, head = POINTS, LAYOUT["path_offset"].start
     ahead = X_IDXS.astype(np.float32)
@@ -230,8 +246,7 @@ def loops(version: int) -> tuple[Any, Any]:
             at = base[i] + int(whole)
             lines = (road[at, 4], road[at, 5], road[at, 6], road[at, 7])
             now = roads.place((plan[at, 0], plan[at, 1], plan[at, 2], plan[at, 3]), lines, along)
-            places[0, i], places[1, i], places[2, i] = now.kappa, now.kappa_slope, now.planned_speed
-            places[3, i], places[4, i] = now.left, now.right
+            keep_place(places, i, now)
 
             # Sensors and the last camera frame: latency, lost frames, errors of the lines.
             start, stride = int(table[AT.noise_start, i]), int(table[AT.noise_stride, i])
@@ -334,7 +349,56 @@ def loops(version: int) -> tuple[Any, Any]:
                     error = e0 * basis[p] + e1 * basis[6 * n + p] + e2 * basis[12 * n + p]
                     o[head + begun + p] = work[9 * n + begun + p] + error
 
-    return step, observe
+    @compiled
+    def start(rows, slots, drawn, m, weights, knots):  # type: ignore[no-untyped-def]
+        assert version
+        table, road, plan, noises = m.table, m.road, m.plan, m.noise
+        for j in range(len(rows)):
+            i = rows[j]
+            m.base[i] = slots[j] * knots
+            for c in range(len(drawn)):
+                table[c, i] = drawn[c, j]
+            s, d, psi = roads.START, table[AT.start_offset, i], table[AT.start_heading, i]
+            whole, along = roads.locate(xp, s, table[AT.spacing, i], knots)
+            at = m.base[i] + int(whole)
+            lines = (road[at, 4], road[at, 5], road[at, 6], road[at, 7])
+            now = roads.place((plan[at, 0], plan[at, 1], plan[at, 2], plan[at, 3]), lines, along)
+            v, k = now.planned_speed * table[AT.start_speed, i], now.kappa
+            # The car arrives steering with the road: commands still on their way hold the bend.
+            keep_state(m.state, i, State(s, d, psi, v, 0.0, k, k, k, k, 0.0))
+            keep_place(m.place, i, now)
+            m.commands[:, i] = k
+            m.poses[0, :, i], m.poses[1, :, i], m.poses[2, :, i] = s, d, psi
+            m.seen[0, i], m.seen[1, i], m.seen[2, i] = s, d, psi
+            keep_time(m.delay, i, table[AT.lateral_delay, i])
+            keep_time(m.latency, i, table[AT.vision_latency, i])
+            m.action[i, 0] = m.action[i, 1] = m.stalled[i] = m.blind[i] = m.jerk[i] = 0.0
+            m.time[i] = m.violation[i] = 0
+            m.sums[:, i] = 0.0
+            noise = int(table[AT.noise_start, i]) % NOISE_ROWS
+            for c in range(9):
+                m.errors[i, c] = m.seen_errors[i, c] = noises[noise, c]
+            measure(m.sensors, table, state_of(m.state, i), noises, noise, i)
+            m.potential[i] = potential(xp, weights, d, psi)
+
+    @compiled
+    def percentiles(rows, clock, max_steps, time, history, shares):  # type: ignore[no-untyped-def]
+        assert version
+        found = np.empty((len(shares), len(rows)), np.float32)
+        for j in range(len(rows)):
+            i, count = rows[j], time[rows[j]]
+            offsets = np.empty(count, np.float32)
+            for t in range(count):
+                offsets[t] = history[(clock - t) % max_steps, i]
+            offsets.sort()
+            for c in range(len(shares)):
+                at = shares[c] * np.float32(count - 1)
+                low = int(at)
+                high = min(low + 1, count - 1)
+                found[c, j] = offsets[low] + (at - low) * (offsets[high] - offsets[low])
+        return found
+
+    return SimpleNamespace(step=step, observe=observe, start=start, percentiles=percentiles)
 
 
 @inlined
@@ -378,3 +442,18 @@ def keep_state(a: Array, i: int, b: State) -> None:
     a[0, i], a[1, i], a[2, i], a[3, i], a[4, i] = b.s, b.d, b.psi, b.v, b.a
     a[5, i], a[6, i], a[7, i], a[8, i] = b.k, b.k_actuator, b.k_command, b.k_smooth
     a[9, i] = b.a_smooth
+
+
+@inlined
+def keep_place(a: Array, i: int, b: Place) -> None:
+    """Write the road where row i is."""
+    a[0, i], a[1, i], a[2, i] = b.kappa, b.kappa_slope, b.planned_speed
+    a[3, i], a[4, i] = b.left, b.right
+
+
+@inlined
+def keep_time(a: tuple[Array, Array], i: int, seconds: Any) -> None:
+    """Write a time of row i as whole steps and the remaining fraction of one."""
+    steps = seconds / np.float32(dynamics.DT)
+    whole = xp.floor(steps)
+    a[0][i], a[1][i] = int(whole), steps - whole
