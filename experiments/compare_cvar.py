@@ -54,7 +54,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     results: dict[str, list[dict[str, NDArray[Any]]]] = {name: [] for name in arms}
     for seed in range(config.seeds):
         for name, alpha in arms.items():
-            results[name].append(one(config, output / f"{name}_{seed}", alpha, seed))
+            results[name].append(one(config, output, name, alpha, seed))
     summary = intervals(config, results)
     _print(config, summary)
     _plot(results, output / "returns.png")
@@ -63,13 +63,16 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     return summary
 
 
-def one(config: Config, folder: Path, alpha: float, seed: int) -> dict[str, NDArray[Any]]:
+def one(
+    config: Config, output: Path, name: str, alpha: float, seed: int
+) -> dict[str, NDArray[Any]]:
     """Return the returns and violations (roads,) of one learner, trained unless it is there."""
+    folder = output / f"{name}_{seed}"
     done = folder / "evaluation.npz"
     if not done.exists():
         own = {f.name: getattr(config, f.name) for f in fields(DriverConfig)}
         training = replace(DriverConfig(**own), alpha=alpha, seed=seed)
-        model = train_driver(training, folder)
+        model = train_driver(training, folder, output / f"start_{seed}.pt")
         with tqdm(total=config.episode_steps, unit="step", desc="evaluation") as bar:
             found = evaluate_driver(
                 model, config.roads, config.episode_steps, HELD_OUT, progress=bar.update

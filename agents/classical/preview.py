@@ -48,7 +48,13 @@ class PreviewDriver:
         self.pipeline[:], self.smooth, self.actuator = held, held.copy(), held.copy()
 
     def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
-        """Return actions (N, 2) for the state that ``info`` tells."""
+        """Return actions (N, 2) for the state that ``info`` tells, taken to be carried out."""
+        actions = self.decide(info)
+        self.keep(info, actions)
+        return actions
+
+    def decide(self, info: dict[str, Any]) -> NDArray[np.float32]:
+        """Return the actions (N, 2) for the state that ``info`` tells."""
         v, a = info["speed"].astype(float), info["acceleration"].astype(float)
         delay, lag = info["lateral_delay"].astype(float), info["actuator_lag"].astype(float)
         smoothing = info["smoothing"].astype(float)
@@ -75,7 +81,8 @@ class PreviewDriver:
 
         now, slope = planned[:, -2], np.square(planned[:, -1]) - np.square(planned[:, -2])
         pedal = info["mass"] * (0.5 * slope + SPEED_GAIN * (now - v))
-        return self._send(info, wanted, pedal)
+        steer, pedal = dynamics.encode_action(NUMPY, wanted, pedal, v)
+        return np.stack([steer, pedal], 1).astype(np.float32)
 
     def _predict(
         self, info: dict[str, Any], v: Floats, a: Floats, delay: Floats, lag: Floats, kappa: Floats
@@ -110,11 +117,10 @@ class PreviewDriver:
             psi = psi + turn
         return d, psi, k
 
-    def _send(self, info: dict[str, Any], wanted: Floats, pedal: Floats) -> NDArray[np.float32]:
-        """Return the actions, and keep what the car's first stages will make of them."""
+    def keep(self, info: dict[str, Any], actions: Floats) -> None:
+        """Keep what the car's first stages will make of ``actions`` (N, 2), whoever chose them."""
         v = info["speed"].astype(float)
-        steer, pedal = dynamics.encode_action(NUMPY, wanted, pedal, v)
-        curvature = steer * dynamics.curvature_scale(NUMPY, v)
+        curvature = actions[:, 0].astype(float) * dynamics.curvature_scale(NUMPY, v)
         self.smooth = self.smooth + dynamics.lag(np, info["smoothing"]) * (curvature - self.smooth)
         delay = info["lateral_delay"] / DT
         command = dynamics.clip_curvature(
@@ -128,7 +134,6 @@ class PreviewDriver:
         self.actuator = self.actuator + dynamics.lag(np, info["actuator_lag"]) * (
             applied - self.actuator
         )
-        return np.stack([steer, pedal], 1).astype(np.float32)
 
 
 class Driver(Protocol):

@@ -12,18 +12,27 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from steerlab.agents.classical.preview import drive_once
+from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE, PolicyDriver
 from steerlab.agents.recurrent_ppo.policy import SequencePolicy
+from steerlab.agents.recurrent_ppo.warm_start import imitate
 from steerlab.agents.run_log import RunLog
-from steerlab.agents.sb3 import ResumableTraining, sb3_logger
+from steerlab.agents.sb3 import ResumableTraining, load_sb3, save_sb3, sb3_logger
 from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.sb3 import SB3VecEnv
 from steerlab.envs.wrappers.cvar import CVaRVectorReward
+from steerlab.envs.wrappers.risk_sampler import RiskSampler
 from steerlab.errors import InputError
 from steerlab.options import option
 
 CHECKPOINT = "last.pt"
-RETURN_SCALE = 100.0  # the return of a perfect drive
+#: What the sampler may draw differently.
+CONDITIONS = (
+    "kind", "cruise_speed", "desire", "friction", "lateral_delay", "turn_radius",
+    "start_offset", "start_heading", "lane_width", "geometry_noise",
+)  # fmt: skip
+PASSES = 8  # over what was gathered, after each round of imitation
+ROWS = 256  # episodes a round of imitation
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class DriverConfig:
     cell: str = option("lstm", "lstm or gru")
     hidden: int = option(64, "units of the recurrent layer, and of the layer after it")
     log_std: float = option(-1.0, "initial log of the action's standard deviation")
+    sampler: bool = option(False, "draw harder episodes more often (only with alpha below 1)")
+    imitation: int = option(0, "rounds of imitating the preview driver before; 0 = none")
     seed: int = option(0, "seed of weights, episodes and exploration")
     device: str = option("cpu", "auto, cpu or cuda")
 
@@ -58,6 +69,8 @@ def make_driver_env(
     env: Any = KinematicDriverVectorEnv(
         num_envs, episode_steps, reward={"shaping": 0.0}, autoreset_mode=autoreset_mode
     )
+    if risk.get("sampler"):
+        env.use_sampler(risk["sampler"])
     if risk["alpha"] == 1.0:
         risk |= {"threshold": 2 * RETURN_SCALE, "window": 10**9, "warm_up": 10**9, "soften": 0.0}
     return CVaRVectorReward(
@@ -94,8 +107,24 @@ def make_model(config: DriverConfig, env: CVaRVectorReward) -> RecurrentPPO:
     )
 
 
-def train_driver(config: DriverConfig, output: str | Path) -> RecurrentPPO:
+def warm_start(config: DriverConfig, path: Path) -> None:
+    """Write a learner to ``path`` that imitates the preview driver; see :mod:`warm_start`."""
+    env = make_driver_env(1, config.episode_steps, "SameStep", config.gamma, alpha=1.0)
+    model = make_model(config, env)
+    # Seeds that neither a training nor the held-out roads use.
+    seed = 1_000_000_000 + 1_000_000 * config.seed
+    rows = make_driver_env(ROWS, config.episode_steps, "NextStep", config.gamma, alpha=1.0)
+    imitate(model, rows, config.imitation, PASSES, seed)
+    save_sb3(path, model)
+
+
+def train_driver(
+    config: DriverConfig, output: str | Path, start: str | Path | None = None
+) -> RecurrentPPO:
     """Train, or go on training, and return the learner.
+
+    With ``imitation`` it begins with :func:`warm_start`, kept in the file ``start``
+    (``imitation.pt`` in ``output``), which may be there already: arms of a comparison share it.
 
     Writes ``last.pt`` after every iteration (weights, optimiser, normaliser, threshold), TensorBoard
     events and ``metrics.jsonl`` into ``output``. Every iteration drives whole episodes on fresh
@@ -111,11 +140,17 @@ def train_driver(config: DriverConfig, output: str | Path) -> RecurrentPPO:
             f"num_envs={config.num_envs} episodes ({iteration} steps); raise it"
         )
     output = Path(output)
+    sampler = RiskSampler(CONDITIONS) if config.sampler and config.alpha < 1 else None
     env = make_driver_env(
         config.num_envs, config.episode_steps, "SameStep", config.gamma,
-        alpha=config.alpha, soften=config.soften,
+        alpha=config.alpha, soften=config.soften, first_only=True, sampler=sampler,
     )  # fmt: skip
     model = make_model(config, env)
+    if config.imitation and not (output / CHECKPOINT).exists():
+        start = Path(start or output / "imitation.pt")
+        if not start.exists():
+            warm_start(config, start)
+        load_sb3(start, model)
     log: RunLog
 
     def iterated(steps: int) -> None:
@@ -127,6 +162,7 @@ def train_driver(config: DriverConfig, output: str | Path) -> RecurrentPPO:
                 "driver/return": float(np.mean(returns)) if returns else 0.0,
                 "driver/threshold": env.risk.threshold,
                 "driver/alpha": env.risk.alpha,
+                "driver/effective_samples": env.risk.effective,
             },
         )
 
@@ -140,33 +176,6 @@ def train_driver(config: DriverConfig, output: str | Path) -> RecurrentPPO:
         model.set_logger(sb3_logger(log))
         model.learn(config.total_steps, callback=training)
     return model
-
-
-class PolicyDriver:
-    """A trained learner as a driver of all rows, with its mean action.
-
-    Args:
-        model: Learner from :func:`train_driver`.
-        num_envs: Number of rows.
-    """
-
-    def __init__(self, model: RecurrentPPO, num_envs: int) -> None:
-        self.model, self.num_envs = model, num_envs
-        self.states: Any = None
-
-    def reset(self, observation: Any, info: dict[str, Any]) -> None:
-        """Forget the past."""
-        self.states = None
-
-    def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
-        """Return actions (N, 2) for observations (N, 217)."""
-        normalizer = self.model.get_vec_normalize_env()
-        assert normalizer is not None
-        starts = np.full(self.num_envs, self.states is None)
-        actions, self.states = self.model.predict(
-            normalizer.normalize_obs(observation), self.states, starts, deterministic=True
-        )
-        return actions
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from steerlab.envs.kinematic_driver.randomization import (
 from steerlab.envs.kinematic_driver.reward import Reward, as_reward
 from steerlab.envs.kinematic_driver.roads import Roads
 from steerlab.envs.kinematic_driver.simulator import Simulator
+from steerlab.envs.wrappers.risk_sampler import RiskSampler
 from steerlab.errors import InputError, unknown_name
 
 BACKENDS = ("auto", "numba", "numpy")
@@ -100,6 +101,8 @@ class KinematicDriverVectorEnv(BatchEnv):
         self.simulator = make_simulator(backend, num_envs, max_episode_steps, self.weights, threads)
         self.base_reward = np.zeros(num_envs, np.float32)
         self._source = _Source(self)
+        self.importance = np.ones(num_envs)
+        self.conditions = np.zeros((num_envs, 0))
 
     def preview(self, distances: Any) -> dict[str, NDArray[np.float32]]:
         """Return the true path at ``distances`` (M,) or (N, M), in m ahead of each car.
@@ -112,10 +115,28 @@ class KinematicDriverVectorEnv(BatchEnv):
         )
         return self.simulator.preview(ahead)
 
+    def use_sampler(self, sampler: RiskSampler) -> None:
+        """Draw what the sampler names from it, from the next episodes on.
+
+        ``importance`` (N,) then has the weights of the episodes, and ``conditions`` (N, D) the
+        numbers drawn. An episode no longer depends on its own seed only.
+
+        Raises:
+            InputError: A name is none of ``randomization.NAMES``.
+        """
+        for name in sampler.names:
+            if name not in NAMES:
+                raise unknown_name("condition", name, NAMES)
+        self.conditions = np.zeros((self.num_envs, len(sampler.names)))
+        self._source.use(sampler, [NAMES.index(name) for name in sampler.names])
+
     def _reset(self, rows: Rows, options: dict[str, Any]) -> None:
         indices = self.row_indices(rows)
         pins = check_pins(options, len(indices))
         episode, made = self._source.take(indices, pins)
+        self.importance[indices] = self._source.weights[indices]
+        if self._source.sampler:
+            self.conditions[indices] = self._source.uniforms[indices][:, self._source.columns]
         self.simulator.store(indices, made)
         self.simulator.start(indices, indices, episode)
         self.base_reward[indices] = 0.0
@@ -235,6 +256,13 @@ class _Source:
         self.made = np.zeros(n, dtype=bool)  # the row's next episode is in `table` and `roads`
         self.table = np.zeros((0, 0), np.float32)
         self.roads: Roads | None = None
+        self.sampler: RiskSampler | None = None
+        self.columns: list[int] = []  # of the block, that the sampler draws
+        self.weights = np.ones(n)
+
+    def use(self, sampler: RiskSampler, columns: list[int]) -> None:
+        """Bend ``columns`` of the blocks that are drawn from now on."""
+        self.sampler, self.columns, self.ahead = sampler, columns, False
 
     def take(
         self, rows: NDArray[np.intp], pins: Mapping[str, Any]
@@ -255,12 +283,17 @@ class _Source:
 
     def _draw(self, rows: NDArray[np.intp]) -> None:
         generators, drawn_from = self.env.row_rng, self.drawn_from
-        for row in rows.tolist():
-            rng = generators[row]
-            if drawn_from[row] is not rng:
-                rng.random(out=self.uniforms[row])
-                drawn_from[row] = rng
-                self.made[row] = False
+        fresh = [row for row in rows.tolist() if drawn_from[row] is not generators[row]]
+        for row in fresh:
+            generators[row].random(out=self.uniforms[row])
+            drawn_from[row] = generators[row]
+        self.made[fresh] = False
+        if self.sampler and fresh:
+            coins = np.array([generators[row].random() for row in fresh])
+            where = np.ix_(fresh, self.columns)
+            self.uniforms[where], self.weights[fresh] = self.sampler.draw(
+                self.uniforms[where], coins
+            )
 
     def _make(
         self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]

@@ -26,6 +26,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from steerlab.envs.wrappers.risk_sampler import (
+    RiskSampler,
+    effective_sample_size,
+    weighted_quantile,
+)
 from steerlab.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -46,6 +51,11 @@ class RiskBudget:
         warm_up: Number of returns before the threshold moves.
         soften: Share of the training over which ``alpha`` falls from 1 to its value (soft risk:
             CeSoR, arXiv 2205.05138; the learner has to see success first). 0 = none.
+        first_only: Count only the first episode of a row after a reset of all rows. For learners that
+            reset all rows every so often: among the episodes that follow, only short ones, most of
+            them failures, end before the next reset.
+        sampler: Draws harder episodes more often; see :mod:`risk_sampler`. The environment must
+            draw from it too, as ``KinematicDriver-v0`` does.
     """
 
     def __init__(
@@ -57,6 +67,8 @@ class RiskBudget:
         window: int = 1000,
         warm_up: int = 20,
         soften: float = 0.0,
+        first_only: bool = False,
+        sampler: RiskSampler | None = None,
     ) -> None:
         if not 0 < alpha <= 1:
             raise InputError(f"alpha={alpha} must be in (0, 1]; 1 is the plain mean")
@@ -69,7 +81,14 @@ class RiskBudget:
         self.target, self.discount, self.soften = alpha, discount, soften
         self.alpha = 1.0 if soften else alpha
         self.threshold, self.warm_up = threshold, warm_up
+        self.first_only, self.sampler = first_only, sampler
         self.returns: deque[float] = deque(maxlen=window)
+        self.weights: deque[float] = deque(maxlen=window)  # of the episodes with these returns
+        self.importance = np.ones(rows)  # weight of the episode of each row
+        self.first = np.ones(rows, dtype=bool)
+        self.conditions = np.zeros((rows, len(sampler.names) if sampler else 0))
+        self.gathered: list[tuple[Floats, Floats, Floats]] = []  # since the sampler's last update
+        self.effective = 1.0  # effective sample size at that update, as a share of the episodes
         self.left = np.zeros(rows)
         self.total = np.zeros(rows)
         self.weight = np.ones(rows)
@@ -87,13 +106,35 @@ class RiskBudget:
         self.total += self.weight * rewards
         self.weight *= self.discount
         self.left = left
-        return paid / self.row_alpha
+        return self.importance * paid / self.row_alpha
 
     def finish(self, rows: Any) -> None:
         """Take in the returns of ``rows``, whose episodes are over, and move the threshold."""
+        rows = np.asarray(rows)
+        if self.first_only:
+            first = self.first[rows]
+            self.first[rows] = False
+            rows = rows[first]
         self.returns.extend(self.total[rows].tolist())
+        self.weights.extend(self.importance[rows].tolist())
+        if self.sampler and len(rows):
+            self.gathered.append((self.conditions[rows], self.total[rows], self.importance[rows]))
+            if sum(len(returns) for _, returns, _ in self.gathered) >= len(self.total):
+                self._fit_sampler(self.sampler)
         if len(self.returns) >= self.warm_up:
-            self.threshold = float(np.quantile(np.array(self.returns), self.alpha))
+            self.threshold = self._quantile(self.alpha)
+
+    def _fit_sampler(self, sampler: RiskSampler) -> None:
+        """Fit the sampler to the worst of the episodes since the last time."""
+        drawn, returns, weights = (
+            np.concatenate(part) for part in zip(*self.gathered, strict=True)
+        )
+        self.gathered.clear()
+        self.effective = effective_sample_size(weights) / len(weights)
+        sampler.update(drawn, returns <= self._quantile(self.target), weights)
+
+    def _quantile(self, share: float) -> float:
+        return weighted_quantile(np.array(self.returns), np.array(self.weights), share)
 
     def set_progress(self, share: float) -> None:
         """Tell how much of the training is done, in [0, 1], for the soft-risk schedule."""
@@ -102,13 +143,22 @@ class RiskBudget:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint has to keep; ``alpha`` follows from :meth:`set_progress`."""
-        return {"threshold": self.threshold, "returns": [float(r) for r in self.returns]}
+        sampler = {"sampler": self.sampler.state_dict()} if self.sampler else {}
+        return {
+            "threshold": self.threshold,
+            "returns": [float(r) for r in self.returns],
+            "weights": [float(w) for w in self.weights],
+            **sampler,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; episodes that begin from now on use it."""
         self.threshold = float(state["threshold"])
-        self.returns.clear()
-        self.returns.extend(state["returns"])
+        for kept, name in ((self.returns, "returns"), (self.weights, "weights")):
+            kept.clear()
+            kept.extend(state[name])
+        if self.sampler:
+            self.sampler.load_state_dict(state["sampler"])
 
 
 class _Augmented:
@@ -252,6 +302,7 @@ class CVaRVectorReward(_Augmented, VectorWrapper):
         """Start episodes in all rows, or in those of ``options["reset_mask"]``."""
         rows = (options or {}).get("reset_mask", slice(None))
         observations, infos = self.env.reset(seed=seed, options=options)
+        self.risk.first[rows] = True
         self._start(rows)
         self._over[rows] = False
         return self._join(observations), infos
@@ -279,6 +330,10 @@ class CVaRVectorReward(_Augmented, VectorWrapper):
     def _start(self, rows: Any) -> None:
         self.risk.start(rows)
         self.steps[rows] = 0
+        if self.risk.sampler:
+            task: Any = self.env.unwrapped
+            self.risk.importance[rows] = task.importance[rows]
+            self.risk.conditions[rows] = task.conditions[rows]
 
     def _plain_rewards(
         self, rewards: Floats, infos: dict[str, Any], over: NDArray[np.bool_]
