@@ -226,8 +226,8 @@ class BatchEnv(VectorEnv[Any, Any, Any]):
         return tuple(self.row_rng)
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """Return one picture (H, W, 3) a row, or None without a render mode."""
-        if self.render_mode is None:
+        """Return one picture (H, W, 3) a row, or None without a render mode or with a window."""
+        if self.render_mode in (None, "human"):
             return None
         return tuple(self.render_row(row) for row in range(self.num_envs))
 
@@ -276,8 +276,8 @@ class SingleEnv(gym.Env[Any, Any]):
         )
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Return a picture (H, W, 3), or None without a render mode."""
-        return None if self.render_mode is None else self.batch.render_row(0)
+        """Return a picture (H, W, 3), or None without a render mode or with a window."""
+        return None if self.render_mode in (None, "human") else self.batch.render_row(0)
 
     def close(self) -> None:
         """Release what the batch holds."""

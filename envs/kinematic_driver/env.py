@@ -1,6 +1,7 @@
 """KinematicDriver-v0 as gymnasium environments."""
 
 import os
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv
 from steerlab.envs.kinematic_driver import episodes
+from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import (
@@ -101,6 +103,8 @@ class KinematicDriverVectorEnv(BatchEnv):
         self.simulator = make_simulator(backend, num_envs, max_episode_steps, self.weights, threads)
         self.base_reward = np.zeros(num_envs, np.float32)
         self._source = _Source(self)
+        self._window: Any = None  # the picture in it
+        self._shown = -DT  # s, when
         self.importance = np.ones(num_envs)
         self.conditions = np.zeros((num_envs, 0))
 
@@ -140,6 +144,8 @@ class KinematicDriverVectorEnv(BatchEnv):
         self.simulator.store(indices, made)
         self.simulator.start(indices, indices, episode)
         self.base_reward[indices] = 0.0
+        if self.render_mode == "human":
+            self._show()
 
     def _step(
         self, rows: Rows, actions: NDArray[Any]
@@ -201,13 +207,39 @@ class KinematicDriverVectorEnv(BatchEnv):
         return draw(self.simulator, self._observe(np.array([row]))[0], row, self.view)
 
     def _show(self) -> None:
-        """Show the first row in a window (``human``)."""
+        """Show the first row in a window (``human``), at the pace of the road."""
         import matplotlib.pyplot as plt
 
-        plt.figure(type(self).__name__, clear=True)
-        plt.imshow(self.render_row(0))
-        plt.axis("off")
-        plt.pause(1e-3)
+        picture = self.render_row(0)
+        if self._window is None:
+            if plt.get_backend().lower() not in interactive_backends():
+                gym.logger.warn(
+                    "render_mode='human' needs a display, and a matplotlib backend that opens "
+                    f"windows; {plt.get_backend()!r} shows nothing"
+                )
+            figure = plt.figure(type(self).__name__, figsize=(9.4, 3.6))
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.axis("off")
+            self._window = axes.imshow(picture)
+        self._window.set_data(picture)
+        left = self._shown + DT - time.monotonic()
+        plt.pause(max(left, 1e-3))
+        self._shown = time.monotonic()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            import matplotlib.pyplot as plt
+
+            plt.close(self._window.figure)
+            self._window = None
+
+
+def interactive_backends() -> set[str]:
+    """Return the names of matplotlib's backends that open windows."""
+    from matplotlib.backends import BackendFilter, backend_registry
+
+    return {name.lower() for name in backend_registry.list_builtin(BackendFilter.INTERACTIVE)}
 
 
 def make_simulator(

@@ -334,6 +334,30 @@ def test_pictures() -> None:
     assert frame.shape == (360, 300, 3)
 
 
+def test_human_mode_shows_the_car() -> None:
+    """Without a display there is no window, but the same figure: what it shows is what is drawn."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("Agg")
+    env: Any = gym.make("KinematicDriver-v0", render_mode="human")
+    with pytest.warns(UserWarning, match="display"):
+        env.reset(seed=0)
+    figure = plt.figure("KinematicDriverVectorEnv")
+    (image,) = figure.axes[0].images
+    for _ in range(3):
+        shown = np.array(image.get_array())
+        env.step(np.array([0.2, 0.5], np.float32))
+        assert (image.get_array() != shown).any()
+    assert env.render() is None
+    np.testing.assert_array_equal(image.get_array(), env.unwrapped.batch.render_row(0))
+    env.close()
+    assert "KinematicDriverVectorEnv" not in plt.get_figlabels()
+    vector = gym.make_vec("KinematicDriver-v0", num_envs=2, render_mode="human")
+    with pytest.warns(UserWarning, match="display"):
+        vector.reset(seed=0)
+    vector.close()
+    assert not plt.get_figlabels()
+
+
 def test_bad_use_is_refused() -> None:
     for kwargs, message in (
         ({"max_episode_steps": 5}, "max_episode_steps"),
