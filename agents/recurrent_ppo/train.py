@@ -52,6 +52,9 @@ class DriverConfig:
     cell: str = option("lstm", "lstm or gru")
     hidden: int = option(64, "units of the recurrent layer, and of the layer after it")
     log_std: float = option(-1.0, "initial log of the action's standard deviation")
+    sde: int = option(
+        0, "steps that a draw of state-dependent exploration is held; 0 = white noise"
+    )
     sampler: bool = option(False, "draw harder episodes more often (only with alpha below 1)")
     imitation: int = option(0, "rounds of imitating the preview driver before; 0 = none")
     seed: int = option(0, "seed of weights, episodes and exploration")
@@ -97,6 +100,8 @@ def make_model(config: DriverConfig, env: CVaRVectorReward) -> RecurrentPPO:
         gae_lambda=config.gae_lambda,
         seed=config.seed,
         device=torch_device(config.device),
+        use_sde=config.sde > 0,
+        sde_sample_freq=config.sde or -1,
         policy_kwargs={
             "cell": config.cell,
             "lstm_hidden_size": config.hidden,

@@ -64,7 +64,7 @@ def imitate(
                     optimizer.step()
                     schedule.step()
                     bar.update()
-            bar.set_postfix(loss=float(loss), alive=float(alive.mean()))
+            bar.set_postfix(loss=loss.item(), alive=float(alive.mean()))
 
 
 def _loss(policy: Any, seen: Tensor, told: Tensor, to_go: Tensor, alive: Tensor) -> Tensor:

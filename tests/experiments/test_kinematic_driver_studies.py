@@ -1,13 +1,16 @@
 """The studies of KinematicDriver-v0 on tiny settings."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from steerlab.agents.checkpoint import load_checkpoint
+from steerlab.agents.recurrent_ppo import train
 from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
+from steerlab.agents.sb3 import load_sb3
 from steerlab.errors import InputError
 from steerlab.experiments import (
     benchmark_kinematic_driver,
@@ -75,6 +78,35 @@ def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     found = evaluate_driver(whole, 6, 40, 10**6)
     again = evaluate_driver(resumed, 6, 40, 10**6)
     np.testing.assert_array_equal(found["base_return"], again["base_return"])
+
+
+def test_warm_start_drives_like_the_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "ROWS", 32)
+    monkeypatch.setattr(train, "PASSES", 40)
+    config = DriverConfig(**TINY, imitation=2, hidden=16, cell="gru")  # type: ignore[arg-type]
+    start = tmp_path / "start.pt"
+    train.warm_start(config, start)
+    env = train.make_driver_env(1, 40, "SameStep", alpha=1.0)
+    untrained, taught = (train.make_model(config, env) for _ in range(2))
+    load_sb3(start, taught)
+    before, after = (
+        evaluate_driver(m, 40, 40, 10**6, threshold=200.0) for m in (untrained, taught)
+    )
+    assert after["cte_p95"].mean() < 0.9 * before["cte_p95"].mean()
+    assert after["base_return"].mean() > before["base_return"].mean()
+    # Both arms of a comparison begin with it.
+    kept = start.read_bytes()
+    for name, alpha in (("mean", 1.0), ("cvar", 0.1)):
+        arm = replace(config, alpha=alpha, sampler=True)
+        learned = train_driver(arm, tmp_path / name, start)
+        assert start.read_bytes() == kept
+        moved = [
+            float((a - b).abs().max())
+            for a, b in zip(learned.policy.parameters(), taught.policy.parameters(), strict=True)
+        ]
+        assert 0 < max(moved) < 0.1
 
 
 def test_training_refuses_too_few_steps(tmp_path: Path) -> None:
