@@ -58,22 +58,28 @@ class Explorer:
 
 
 def vary(segments: Segments, rng: np.random.Generator) -> Segments:
-    """Return the segments mirrored at random, and with other speeds, curves and banks."""
+    """Return the segments mirrored at random, and with other speeds, curves and banks.
+
+    Three in ten become far sharper, up to the limits of tyres and steer. Public routes are hardly
+    ever there, but a controller that swings in a tight turn is, and a plant that never saw it lets
+    the swing run away.
+    """
     count = len(segments)
 
     def between(low: float, high: float) -> Floats:
         return rng.uniform(low, high, (count, 1))
 
     mirror = rng.choice([-1.0, 1.0], (count, 1))
-    sharp, pace = mirror * between(0.6, 1.3), between(0.8, 1.2)
+    harsh = np.where(rng.random((count, 1)) < 0.3, between(1.0, 4.0), 1.0)
+    sharp, pace = mirror * between(0.6, 1.3) * harsh, between(0.8, 1.2)
     return Segments(
         segments.names,
         segments.rows,
-        segments.target * sharp,
+        (segments.target * sharp).clip(-4.5, 4.5),
         segments.roll_lataccel * mirror * between(0.6, 1.3) + rng.normal(0.0, 0.15, (count, 1)),
         segments.v_ego * pace,
         segments.a_ego * pace * between(0.8, 1.2),
-        segments.steer * sharp,
+        (segments.steer * sharp).clip(-2.0, 2.0),
     )
 
 
@@ -85,7 +91,7 @@ class Exploration:
         teacher: Path of the plant.
         segments: The routes.
         rollouts: How many, in chunks of 50; every second chunk drives varied routes, among which
-            those with slow driving are drawn more often, since they are rare.
+            those with slow driving or sharp turns are drawn more often, since they are rare.
         seed: Of every draw; a chunk depends on nothing but this and its number.
     """
 
@@ -100,6 +106,7 @@ class Exploration:
         weights = np.ones(len(self.segments))
         if number % 2:
             weights += 4 * (self.segments.v_ego < 12.0).mean(axis=1)
+            weights += 10 * (np.abs(self.segments.target) > 1.5).mean(axis=1)
         count = min(CHUNK, self.rollouts - number * CHUNK)
         chosen = rng.choice(len(weights), count, p=weights / weights.sum())
         some = self.segments[chosen]

@@ -222,7 +222,7 @@ class Sampling:
         seed: Of the noise.
     """
 
-    steps: int = 5
+    steps: int = 3
     samples: int = 16
     sequences: int = 16
     seed: int = 0

@@ -43,7 +43,7 @@ class Config:
     starts: int = option(1000, "starts of the comparison with MuJoCo; 0 = leave MuJoCo out")
     pi0: str | None = option(None, "folder of a pi0 ensemble: its first model is timed")
     pi0_fast: str | None = option(None, "folder of a pi0-FAST ensemble")
-    steps: int = option(5, "Euler steps of pi0")
+    steps: int = option(3, "Euler steps of pi0")
     samples: int = option(16, "chunks of pi0 that make a consensus")
     sequences: int = option(16, "sequences of pi0-FAST that make a consensus")
     longest: int = option(24, "tokens after which an exported pi0-FAST ends a sequence")

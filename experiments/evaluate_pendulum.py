@@ -82,7 +82,7 @@ class Config:
     noises: list[float] = option([0.01, 0.05], "half-widths of the noise on the actions")
     replans: list[int] = option([10, 13, 15], "actions used of a chunk before the next one")
     variants: list[str] = option(["nominal"], f"plants: {', '.join(VARIANTS)}")
-    steps: int = option(5, "Euler steps of pi0")
+    steps: int = option(3, "Euler steps of pi0")
     samples: int = option(16, "chunks of pi0 that make a consensus")
     sequences: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
     mlp_models: int = option(3, "MLP baselines to train; 0 = none")

@@ -23,12 +23,12 @@ class Config(FitConfig):
     """Options of the training."""
 
     data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
-    epochs: int = option(20, "passes over the training data at the most")
-    batch_size: int = option(128, "pairs a step")
-    learning_rate: float = option(2e-3, "largest step size of AdamW")
+    epochs: int = option(40, "passes over the training data at the most")
+    batch_size: int = option(256, "pairs a step")
+    learning_rate: float = option(3e-3, "largest step size of AdamW")
     warmup_steps: int = option(200, "steps over which the learning rate rises linearly")
     patience: int = option(10, "epochs without a better validation loss before stopping; 0 = never")
-    ema_decay: float = option(0.998, "decay of the averaged weights that are kept; 0 = no average")
+    ema_decay: float = option(0.9995, "decay of the averaged weights that are kept; 0 = no average")
     patch: int = option(25, "actions of a token")
     width: int = option(64, "width of the transformer")
     layers: int = option(2, "layers of the transformer")

@@ -21,6 +21,8 @@ from steerlab.surrogates.tokens import BINS, VOCABULARY
 CONTEXT = 20  # steps of history
 TEMPERATURE = 0.8
 RUNTIMES = ("exact", "fast", "torch")
+#: The bundled plant; default_plant.md beside it tells how it was made.
+DEFAULT_PLANT = Path(__file__).with_name("default_plant.onnx")
 
 Logits = NDArray[np.float32]
 
@@ -188,8 +190,8 @@ def load_plant(plant: str | Path | Plant, runtime: str = "exact", device: str = 
     """Return a plant ready to run.
 
     Args:
-        plant: "default" (the embedded plant), "analytic", "comma" (as fetched), the path of an
-            ONNX file, or a plant.
+        plant: "default" (the bundled one), "analytic", "comma" (as fetched), the path of an ONNX
+            file, or a plant.
         runtime: "exact" (onnxruntime, the graph as it is), "fast" (onnxruntime, last position
             only) or "torch"; has no meaning for the analytic plant.
         device: Device of the torch runtime: auto, cpu or cuda.
@@ -201,9 +203,11 @@ def load_plant(plant: str | Path | Plant, runtime: str = "exact", device: str = 
         return plant
     if runtime not in RUNTIMES:
         raise unknown_name("runtime", runtime, RUNTIMES)
-    if str(plant) in ("default", "analytic"):
+    if str(plant) == "analytic":
         return AnalyticPlant()
-    if str(plant) == "comma":
+    if str(plant) == "default":
+        plant = DEFAULT_PLANT
+    elif str(plant) == "comma":
         plant = fetched(model_path())
     if runtime == "torch":
         from steerlab.surrogates.torch_plant import TorchPlant
