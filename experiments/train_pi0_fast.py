@@ -24,9 +24,10 @@ class Config(FitConfig):
     """Options of the training."""
 
     data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
-    epochs: int = option(6, "passes over the training data at the most")
+    epochs: int = option(8, "passes over the training data at the most")
     batch_size: int = option(256, "pairs a step")
     learning_rate: float = option(3e-3, "largest step size of AdamW")
+    weight_decay: float = option(0.01, "decoupled weight decay")
     warmup_steps: int = option(200, "steps over which the learning rate rises linearly")
     patience: int = option(4, "epochs without a better validation loss before stopping; 0 = never")
     ema_decay: float = option(0.995, "decay of the averaged weights that are kept; 0 = no average")
