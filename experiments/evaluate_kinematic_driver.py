@@ -2,7 +2,7 @@
 
 Drivers: the preview LQR, which knows the car and the road; no action at all; and random actions.
 A picture of the preview driver's offsets and speeds goes into the output folder, and with
-``video=true`` a GIF of its first episode.
+``video=true`` a film of its first episode.
 
 Examples:
   steerlab evaluate-kinematic-driver
@@ -19,7 +19,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
@@ -29,6 +28,7 @@ from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
+from steerlab.experiments._film import film_drive
 from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
@@ -72,7 +72,9 @@ class Config:
     max_episode_steps: int = option(500, "length of an episode, in steps of 0.05 s")
     seed: int = option(0, "seed of the first episode; the others count up from it")
     ranges: Ranges = option(Ranges(), "")
-    video: bool = option(False, "write a GIF of the preview driver's first episode")
+    video: bool = option(
+        False, "film the preview driver's first episode (mp4, or GIF without imageio)"
+    )
 
 
 def run(config: Config, output: Path) -> dict[str, dict[str, NDArray[Any]]]:
@@ -90,7 +92,10 @@ def run(config: Config, output: Path) -> dict[str, dict[str, NDArray[Any]]]:
     _print(results)
     _plot(results, output / "drivers.png")
     if config.video:
-        _film(config, output / "preview.gif")
+        seeds = range(config.seed, config.seed + 1)
+        film_drive(
+            PreviewDriver, output / "preview", seeds, config.ranges, config.max_episode_steps
+        )
     return results
 
 
@@ -144,26 +149,6 @@ def _plot(results: dict[str, dict[str, NDArray[Any]]], path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
-
-
-def _film(config: Config, path: Path) -> None:
-    """Write a GIF of one episode, ten frames a second."""
-    env = KinematicDriverVectorEnv(
-        1, config.max_episode_steps, config.ranges, render_mode="rgb_array"
-    )
-    frames: list[Image.Image] = []
-    driver = PreviewDriver(env)
-    observation, info = env.reset(seed=config.seed)
-    driver.reset(observation, info)
-    over, step = False, 0
-    while not over:
-        observation, _, terminated, truncated, info = env.step(driver(observation, info))
-        over = bool(terminated[0] or truncated[0])
-        if step % 2 == 0 and not over:
-            frames.append(Image.fromarray(env.render_row(0)).quantize(64))
-        step += 1
-    with atomic_path(path) as temporary:
-        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=100, loop=0)
 
 
 main = study(Config, run)

@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from steerlab.agents.policynet.evaluate import held_out
 from steerlab.errors import InputError
+from steerlab.experiments._policynet import closed_loop
 from steerlab.experiments._study import study
 from steerlab.exporters.openpilot.contracts import contract
 from steerlab.exporters.openpilot.verify import (
@@ -57,6 +59,8 @@ class Config:
     trust_pickle: bool = option(False, "load the tinygrad pickle, which executes what is in it")
     tinygrad_path: str = option("", "folder of the target's tinygrad; '' takes the installed one")
     latency_ms: float = option(50.0, "largest median time of a run, one thread")
+    episodes: int = option(0, "held-out episodes of KinematicDriver-v0 that a policy drives in float32 "
+                           "and in float16; 0 = no closed loop")  # fmt: skip
 
 
 def run(config: Config, output: Path) -> list[Check]:
@@ -66,6 +70,8 @@ def run(config: Config, output: Path) -> list[Check]:
     if config.latency_ms <= 0:
         raise InputError(f"latency_ms={config.latency_ms} must be positive")
     chosen = contract(config.contract)
+    if config.episodes:
+        held_out().seeds(config.episodes)
     options = Options(
         probe=config.probe,
         metadata=config.metadata,
@@ -75,6 +81,7 @@ def run(config: Config, output: Path) -> list[Check]:
         trust_pickle=config.trust_pickle,
         tinygrad_path=config.tinygrad_path or None,
         latency_ms=config.latency_ms,
+        drive=closed_loop(config.contract, config.episodes) if config.episodes else None,
     )
     with tqdm(total=len(check_names()), unit="check", leave=False) as bar:
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.signal import cont2discrete
 
 from steerlab.agents.classical.lqr import lqr_gain
-from steerlab.envs.kinematic_driver import dynamics
+from steerlab.envs.batch import ALL
+from steerlab.envs.kinematic_driver import dynamics, roads
 from steerlab.envs.kinematic_driver.dynamics import DT, GRAVITY
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
@@ -23,6 +24,7 @@ Floats = NDArray[Any]
 #: Square of the sideways acceleration (m/s^2) that is worth 1 m^2 of offset: sets the bandwidth.
 CONTROL_COST = 0.3
 SPEED_GAIN = 0.8  # 1/s
+_GRID = roads.HORIZON * 0.8 * np.linspace(0, 1, 48) ** 1.5  # m ahead, for a speed plan of its own
 _LAGS = np.linspace(0.01, 1.0, 12)
 _SMOOTHINGS = np.linspace(0.001, 1.0, 12)
 
@@ -32,20 +34,33 @@ class PreviewDriver:
 
     Args:
         env: The environment that is driven; its true state and true path are what the driver sees.
+        lateral: Lateral acceleration (m/s^2) within which bends are taken. None follows the road's
+            speed plan, which knows the grip; a number plans as a driver who knows neither that nor
+            the mass.
+        filters: Time constants (s) of filters that others apply to its commands, steering and
+            pedals, before they are sent: openpilot's smoothing. It reckons with them.
     """
 
-    def __init__(self, env: KinematicDriverVectorEnv) -> None:
+    def __init__(
+        self,
+        env: KinematicDriverVectorEnv,
+        lateral: float | None = None,
+        filters: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         self.env = env
+        self.lateral, self.filters = lateral, filters
         n = env.num_envs
         self.steps = 22
         self.pipeline = np.zeros((self.steps, n))  # commands sent, newest first
+        self.published = np.zeros(n)  # 1/m, what was sent last
         self.smooth = np.zeros(n)
         self.actuator = np.zeros(n)
 
-    def reset(self, observation: Any, info: dict[str, Any]) -> None:
-        """Forget the past: new episodes have begun in all rows."""
-        held = info["path_curvature"]
-        self.pipeline[:], self.smooth, self.actuator = held, held.copy(), held.copy()
+    def reset(self, observation: Any, info: dict[str, Any], rows: Any = ALL) -> None:
+        """Forget the past: new episodes have begun in ``rows``."""
+        held = info["path_curvature"][rows]
+        self.pipeline[:, rows], self.smooth[rows], self.actuator[rows] = held, held, held
+        self.published[rows] = 0.0 if self.filters[0] else held
 
     def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
         """Return actions (N, 2) for the state that ``info`` tells, taken to be carried out."""
@@ -55,14 +70,24 @@ class PreviewDriver:
 
     def decide(self, info: dict[str, Any]) -> NDArray[np.float32]:
         """Return the actions (N, 2) for the state that ``info`` tells."""
+        v = info["speed"].astype(float)
+        actions = dynamics.encode_action(NUMPY, *self.propose(info), v)
+        return np.stack(actions, 1).astype(np.float32)
+
+    def propose(self, info: dict[str, Any]) -> tuple[Floats, Floats]:
+        """Return the curvature (1/m) and the acceleration (m/s^2) that it would ask for, (N,)."""
         v, a = info["speed"].astype(float), info["acceleration"].astype(float)
         delay, lag = info["lateral_delay"].astype(float), info["actuator_lag"].astype(float)
-        smoothing = info["smoothing"].astype(float)
+        # Two filters in a row are reckoned with as one: their times add up.
+        own, (before, pedals) = info["smoothing"].astype(float), self.filters
+        smoothing = own + before
+        share = before / np.maximum(smoothing, 1e-9)
+        smooth = share * self.published + (1 - share) * self.smooth
         count = int(np.ceil(delay.max() / DT)) + 1
         times = DT * np.arange(count + 1)
         ahead = v[:, None] * times + 0.5 * np.clip(a, -1, 1)[:, None] * times**2
         pull = lag + smoothing
-        longitudinal = 0.5 * (info["brake_lag"] + info["drive_lag"]) + smoothing
+        longitudinal = 0.5 * (info["brake_lag"] + info["drive_lag"]) + own + pedals
         moment = np.stack([(delay + pull) * v, longitudinal * v, longitudinal * v + 1.0], 1)
         seen = self.env.preview(np.concatenate([ahead, moment], 1).astype(np.float32))
         kappa, planned = seen["curvature"], seen["planned_speed"]
@@ -73,16 +98,30 @@ class PreviewDriver:
         at = np.minimum((delay / DT).astype(int), count)
         here = kappa[np.arange(len(v)), at]
         state = np.stack(
-            [d, speed * np.sin(psi), speed**2 * (k - here), speed**2 * (self.smooth - here)]
+            [d, speed * np.sin(psi), speed**2 * (k - here), speed**2 * (smooth - here)]
         )
         gains = _gains(lag, smoothing)
         feedback = -(gains * state).sum(0)
         wanted = kappa[:, -3] + feedback / speed**2
 
-        now, slope = planned[:, -2], np.square(planned[:, -1]) - np.square(planned[:, -2])
-        pedal = info["mass"] * (0.5 * slope + SPEED_GAIN * (now - v))
-        steer, pedal = dynamics.encode_action(NUMPY, wanted, pedal, v)
-        return np.stack([steer, pedal], 1).astype(np.float32)
+        if self.lateral is None:
+            now, slope, mass = planned[:, -2], np.diff(planned[:, -2:] ** 2)[:, 0], info["mass"]
+        else:
+            now, later = self._cautious(moment[:, 1:], info["cruise_speed"])
+            now, slope, mass = np.minimum(now, v + 1.2), np.minimum(later**2 - now**2, 0.0), 1.1
+        return wanted, mass * (0.5 * slope + SPEED_GAIN * (now - v))
+
+    def _cautious(self, moments: Floats, cruise: Floats) -> Floats:
+        """Return the speed (2, N) at ``moments`` (N, 2) m ahead that the bends beyond allow."""
+        kappa = self.env.preview(_GRID)["curvature"].astype(float)
+        steep = np.abs(np.diff(kappa, axis=1, append=kappa[:, -1:])) / np.diff(_GRID, append=1e9)
+        square = np.minimum(self.lateral / np.maximum(np.abs(kappa), 1e-6), cruise[:, None] ** 2)
+        jerk = (roads.PLAN_LATERAL_JERK / np.maximum(steep, 1e-9)) ** (2 / 3)
+        square = np.minimum(square, jerk)
+        beyond = _GRID - moments.T[:, :, None]
+        reach = square + 2 * roads.PLAN_ACCELERATION * np.maximum(beyond, 0.0)
+        # A point that lies up to 2 m behind still counts: the grid is that coarse.
+        return np.sqrt(np.where(beyond > -2.0, reach, np.inf).min(axis=2))
 
     def _predict(
         self, info: dict[str, Any], v: Floats, a: Floats, delay: Floats, lag: Floats, kappa: Floats
@@ -120,7 +159,8 @@ class PreviewDriver:
     def keep(self, info: dict[str, Any], actions: Floats) -> None:
         """Keep what the car's first stages will make of ``actions`` (N, 2), whoever chose them."""
         v = info["speed"].astype(float)
-        curvature = actions[:, 0].astype(float) * dynamics.curvature_scale(NUMPY, v)
+        curvature = np.clip(actions[:, 0], -1, 1).astype(float) * dynamics.curvature_scale(NUMPY, v)
+        self.published = curvature
         self.smooth = self.smooth + dynamics.lag(np, info["smoothing"]) * (curvature - self.smooth)
         delay = info["lateral_delay"] / DT
         command = dynamics.clip_curvature(

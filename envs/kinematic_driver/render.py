@@ -32,7 +32,7 @@ def draw(simulator: Simulator, observation: Points, row: int, view: str) -> NDAr
         row: Which car.
         view: ``bird``, ``camera`` or ``both``.
     """
-    scene = _Scene(simulator, observation, row)
+    scene = Scene(simulator, observation, row)
     pictures = []
     if view in ("both", "camera"):
         pictures.append(_camera(scene))
@@ -41,13 +41,27 @@ def draw(simulator: Simulator, observation: Points, row: int, view: str) -> NDAr
     return np.concatenate([np.asarray(picture) for picture in pictures], axis=1)
 
 
-class _Scene:
-    """The lines of the road in the car's frame (x forward, y right), and what to write beside."""
+class Scene:
+    """The lines of the road in the car's frame (x forward, y right), and what to write beside.
 
-    def __init__(self, simulator: Simulator, observation: Points, row: int) -> None:
+    Args:
+        simulator: On the numpy backend.
+        observation: What the agent sees; empty where no seen lines are drawn.
+        row: Which car.
+        pose: Arc length, offset and heading from which it is seen; those of now by default.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        observation: Points,
+        row: int,
+        pose: tuple[float, float, float] | None = None,
+    ) -> None:
         state = simulator.state
         self.values = {name: float(part[row]) for name, part in simulator.episode.items()}
-        self.s, self.d, self.psi = (float(part[row]) for part in (state.s, state.d, state.psi))
+        now = (float(part[row]) for part in (state.s, state.d, state.psi))
+        self.s, self.d, self.psi = pose or now
         self.v, self.k = float(state.v[row]), float(state.k[row])
         self.violation = VIOLATIONS[int(simulator.violation[row])]
         self.knots = simulator.view.reshape(-1, simulator.knots, 8)[row].astype(float)
@@ -104,7 +118,7 @@ class _Scene:
         )
 
 
-def _bird(scene: _Scene) -> Image.Image:
+def _bird(scene: Scene) -> Image.Image:
     image = Image.new("RGB", (BIRD_WIDTH, HEIGHT), GRASS)
     pen = ImageDraw.Draw(image)
     origin = np.array([BIRD_WIDTH / 2, HEIGHT * 0.8])
@@ -130,7 +144,7 @@ def _bird(scene: _Scene) -> Image.Image:
     return image
 
 
-def _camera(scene: _Scene) -> Image.Image:
+def _camera(scene: Scene) -> Image.Image:
     image = Image.new("RGB", (CAMERA_WIDTH, HEIGHT), GRASS)
     pen = ImageDraw.Draw(image)
     horizon = HEIGHT * 0.42

@@ -1,13 +1,16 @@
 """From a network's outputs to the curvature and acceleration that openpilot commands.
 
 Formulas of commaai/openpilot, ``selfdrive/controls/lib/drive_helpers.py`` and
-``selfdrive/modeld/modeld.py``; their constants are in the contract's table.
+``selfdrive/modeld/modeld.py``; their constants are in the contract's table. What turns a plan into
+a command works on numpy arrays and, differentiably, on torch tensors: training executes the very rule
+that the car does.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import array_namespace
 from numpy.typing import ArrayLike, NDArray
 
 from steerlab.exporters.openpilot.contracts import FRAME_HZ, T_IDXS, CommandRule, plan_column
@@ -41,28 +44,28 @@ def action_times(
     return lateral, longitudinal + rule.extra_delay_s
 
 
-def plan_curvature(rule: CommandRule, plan: Array, v_ego: ArrayLike, t: ArrayLike) -> Array:
-    """Return the curvature (B,) that brings the car to the plan's yaw at time ``t``.
+def plan_curvature(rule: CommandRule, plan: Any, v_ego: Any, t: Any) -> Any:
+    """Return the curvature (...) that brings the car to the plan's yaw at time ``t``.
 
     ``2 yaw(t) / (v t) - yaw_rate(0) / v`` with v at least ``min_speed``.
 
     Args:
         rule: Rule of the contract.
-        plan: (B, 33, 15).
-        v_ego: Speed, m/s, (B,).
-        t: Time of action, s, (B,).
+        plan: (..., 33, 15), an array or a tensor.
+        v_ego: Speed, m/s, (...) or one for all.
+        t: Time of action, s, (...) or one for all.
     """
-    v = np.maximum(np.asarray(v_ego, dtype=float), rule.min_speed)
-    t = np.asarray(t, dtype=float)
-    yaw = _at(rule, plan[..., _YAW], t, 0.0)
-    return 2.0 * yaw / (v * t) - plan[:, 0, _YAW_RATE] / v
+    v, t = (_like(plan[..., 0, 0], x) for x in (v_ego, t))
+    v = array_namespace(plan).clip(v, min=rule.min_speed)
+    yaw = at_action_time(rule, plan[..., _YAW], t, 0.0)
+    return 2.0 * yaw / (v * t) - plan[..., 0, _YAW_RATE] / v
 
 
-def plan_acceleration(rule: CommandRule, plan: Array, t: ArrayLike) -> Array:
-    """Return the acceleration (B,), ``2 (v(t) - v(0)) / t - a(0)``, m/s^2."""
-    t = np.asarray(t, dtype=float)
-    speed, start = plan[..., _SPEED], plan[:, 0, _SPEED]
-    return 2.0 * (_at(rule, speed, t, start) - start) / t - plan[:, 0, _ACCELERATION]
+def plan_acceleration(rule: CommandRule, plan: Any, t: Any) -> Any:
+    """Return the acceleration (...), ``2 (v(t) - v(0)) / t - a(0)``, m/s^2; see plan_curvature."""
+    t = _like(plan[..., 0, 0], t)
+    speed, start = plan[..., _SPEED], plan[..., 0, _SPEED]
+    return 2.0 * (at_action_time(rule, speed, t, start) - start) / t - plan[..., 0, _ACCELERATION]
 
 
 def plan_stops(rule: CommandRule, plan: Array, acceleration: Array, t: ArrayLike) -> Any:
@@ -70,9 +73,9 @@ def plan_stops(rule: CommandRule, plan: Array, acceleration: Array, t: ArrayLike
     speed = plan[..., _SPEED]
     if rule.stop["rule"] == "slow_and_not_accelerating":
         return (speed[:, 0] < rule.stop["speed"]) & (acceleration < rule.stop["acceleration"])
-    t = np.asarray(t, dtype=float)
-    later = _interpolate(speed, t + 1.0)
-    return (_interpolate(speed, t) < rule.stop["speed"]) & (later < rule.stop["speed"])
+    at = _like(speed[:, 0], t)
+    later = at_time(speed, at + 1.0)
+    return (at_time(speed, at) < rule.stop["speed"]) & (later < rule.stop["speed"])
 
 
 def command(
@@ -117,15 +120,27 @@ def _filter(new: Array, last: Array, time_constant: float) -> Array:
     return alpha * new + (1.0 - alpha) * last
 
 
-def _at(rule: CommandRule, values: Array, t: Array, start: ArrayLike) -> Array:
-    """Return ``values`` (B, 33) at ``t``, on the chord from ``start`` below the stable delay."""
-    late = np.maximum(t, rule.stable_delay_s)
-    share = np.divide(t, late, out=np.ones_like(t), where=late > 0)
-    start = np.asarray(start)
-    return start + share * (_interpolate(values, late) - start)
+def at_time(values: Any, t: Any) -> Any:
+    """Return ``values`` (..., 33) over ``T_IDXS`` at ``t`` (...), s, linear between, ends held."""
+    xp = array_namespace(values)
+    times = _like(values, T_IDXS)
+    past = xp.clip((t[..., None] - times[:-1]) / (times[1:] - times[:-1]), 0.0, 1.0)
+    return values[..., 0] + xp.sum(past * (values[..., 1:] - values[..., :-1]), axis=-1)
 
 
-def _interpolate(values: Array, t: ArrayLike) -> Array:
-    """Return ``values`` (B, 33) over ``T_IDXS`` at ``t`` (B,) or scalar, ends held."""
-    times: Array = np.broadcast_to(np.asarray(t, dtype=float), len(values))
-    return np.array([np.interp(x, T_IDXS, row) for x, row in zip(times, values, strict=True)])
+def at_action_time(rule: CommandRule, values: Any, t: Any, start: Any) -> Any:
+    """Return ``values`` (..., 33) at ``t``, on the chord from ``start`` below the stable delay."""
+    if not rule.stable_delay_s:
+        return at_time(values, t)
+    late = array_namespace(values).clip(t, min=rule.stable_delay_s)
+    return start + t / late * (at_time(values, late) - start)
+
+
+def _like(example: Any, values: Any) -> Any:
+    """Return ``values`` in the kind, precision and place of ``example``."""
+    if hasattr(values, "requires_grad"):
+        return values
+    found = np.asarray(values, dtype=float)
+    if isinstance(example, np.ndarray | np.generic):
+        return found
+    return array_namespace(example).asarray(found, dtype=example.dtype, device=example.device)

@@ -7,6 +7,7 @@ driven is what the car would run.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -106,7 +107,7 @@ class Network(NamedTuple):
 
     engine: Engine
     slices: Mapping[str, slice]
-    inputs: tuple[str, ...] = ()  # of the graph, where they are known
+    inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # of the graph, where known
 
 
 def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
@@ -124,9 +125,14 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
     except Exception as error:  # protobuf's own, which is not public
         raise InputError(f"{str(path)!r} is not an ONNX file") from error
     slices = slices_from_properties({p.key: p.value for p in proto.metadata_props}, str(path))
-    names = tuple(i.name for i in proto.graph.input)
+    weights = {i.name for i in proto.graph.initializer}
+    inputs = {
+        i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim)
+        for i in proto.graph.input
+        if i.name not in weights
+    }
     runs = OnnxEngine(path) if engine == "onnxruntime" else TinygradEngine(path)
-    return Network(runs, slices, names)
+    return Network(runs, slices, inputs)
 
 
 class Step(NamedTuple):
@@ -267,6 +273,12 @@ class Runner:
             name: np.asarray(self._fill[i.feed](i, now), dtype=i.dtype)
             for name, i in self.model.inputs.items()
         }
+        if self.contract.feeds_zeros_to_unknown_inputs:
+            inputs |= {
+                name: np.zeros((self.rows, *shape[1:]), np.float32)
+                for name, shape in self.network.inputs.items()
+                if name not in inputs
+            }
         found = self.network.engine.run(inputs)
         raw = found["outputs"]
         outputs |= parse(self.network.slices, raw)
@@ -318,7 +330,7 @@ class Runner:
             if features is not None:
                 raise InputError("features= are given although there is a vision network")
             # modeld goes by the name: the wide camera is the input with "big" in it.
-            names = self.vision.inputs or tuple(self.contract.model("driving_vision").inputs)
+            names = self.vision.inputs or self.contract.model("driving_vision").inputs
             feeds = {n: self._pair("wide_image" if "big" in n else "image") for n in names}
             raw = self.vision.engine.run(feeds)["outputs"]
             outputs = parse(self.vision.slices, raw)

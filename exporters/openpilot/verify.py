@@ -32,7 +32,7 @@ from steerlab.exporters.openpilot.images import image_pair, pack_i420
 from steerlab.exporters.openpilot.metadata import Metadata, read_metadata, slices_from_properties
 from steerlab.exporters.openpilot.outputs import parse
 from steerlab.exporters.openpilot.probe import Probe, example_inputs, read_probe
-from steerlab.exporters.openpilot.runner import OnnxEngine
+from steerlab.exporters.openpilot.runner import Network, OnnxEngine
 from steerlab.exporters.tinygrad import (
     TinygradEngine,
     holds_jit,
@@ -46,6 +46,7 @@ PASS, FAIL, SKIP = "pass", "FAIL", "skip"
 PARITY = 1e-5  # torch to onnxruntime, relative above 1
 TINYGRAD_PARITY = 1e-4  # tinygrad to onnxruntime, relative above 1
 _CONSISTENT = 0.1  # relative error of a plan's integrals
+CLOSED_LOOP = 0.1  # relative difference of float16's figures in the closed loop
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Options:
     tinygrad_path: str | None = None
     latency_ms: float = 50.0
     runs: int = 200  # for the latency
+    #: Drives a network in a closed loop and returns its figures; None leaves that check out.
+    drive: Callable[[Network], Mapping[str, float]] | None = None
 
 
 @dataclass
@@ -686,6 +689,32 @@ def _pickle(file: _File) -> str:
         return _against(file, engine, outputs)
 
 
+def _closed_loop(file: _File) -> str:
+    _ran(file)
+    drive, slices = file.options.drive, _heads_ok(file)
+    if drive is None:
+        raise _Skip("no episodes to drive")
+    if "plan" not in slices:
+        raise _Skip("this network has no plan")
+    assert file.engine is not None
+    shapes = {n: tuple(int(d) for d in _dims(i)) for n, i in _graph_inputs(file).items()}
+    full = drive(Network(file.engine, slices, shapes))
+    half = drive(
+        Network(OnnxEngine(half_precision(file.proto).SerializeToString()), slices, shapes)
+    )
+    apart = {
+        n: abs(half[n] - v) / max(abs(v), 1e-9) if half[n] != v else 0.0 for n, v in full.items()
+    }
+    text = ", ".join(f"{n} {v:.4g} (float16 {half[n]:.4g})" for n, v in full.items())
+    worst = max(apart, key=lambda n: apart[n])
+    if not apart[worst] <= CLOSED_LOOP:
+        raise _Fail(
+            f"{text}: {worst} differs by {apart[worst]:.0%}",
+            "keep float32 where the consumer allows it, or train with smaller weights",
+        )
+    return text
+
+
 def _latency(file: _File) -> str:
     _ran(file)
     assert file.engine is not None
@@ -721,5 +750,6 @@ _CHECKS: dict[str, Callable[[_File], str]] = {
     "float16": _half,
     "tinygrad": _tinygrad,
     "tinygrad pickle": _pickle,
+    "closed loop": _closed_loop,
     "latency": _latency,
 }

@@ -1,0 +1,258 @@
+"""Driving KinematicDriver-v0 with a policy network in training, and what is kept of it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerlab.agents.policynet.driver import cruise_acceleration
+from steerlab.agents.policynet.eyes import Encoder, Eyes
+from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, Memory, Parts, PolicyNet
+from steerlab.envs.kinematic_driver import dynamics
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
+from steerlab.envs.kinematic_driver.observation import LAYOUT
+from steerlab.envs.layout import Layout
+from steerlab.exporters.openpilot.commands import (
+    Command,
+    action_times,
+    plan_acceleration,
+    plan_curvature,
+    smooth,
+)
+from steerlab.exporters.openpilot.contracts import DESIRES, FEATURES, STRIDE, CommandRule
+from steerlab.exporters.openpilot.history import DesirePulse
+
+Floats = NDArray[Any]
+
+#: What is kept of a frame besides its features. ``car`` is lateral_control_params, ``wanted`` the
+#: teacher's command (1/m, m/s^2), the rest is the true motion.
+FRAME = Layout(
+    desire=len(DESIRES), traffic=2, car=2, wanted=2, x=1, y=1, yaw=1, speed=1, acceleration=1,
+    yaw_rate=1, desired=1,
+)  # fmt: skip
+
+
+@dataclass
+class Drive:
+    """T steps of N rows, one episode after the other in each row.
+
+    Attributes:
+        features: (T, N, 512), float16.
+        frames: (T, N, FRAME.size), float32.
+        first: Step at which the frame's episode began, (T, N).
+        last: Last step of it, (T, N).
+        figures: What was seen, for the log.
+    """
+
+    features: Tensor
+    frames: Tensor
+    first: Tensor
+    last: Tensor
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Senses:
+    """Turns observations into the inputs that modeld would hand to the policy, for N rows."""
+
+    def __init__(self, rows: int, rule: CommandRule, eyes: Eyes) -> None:
+        self.rule, self.eyes = rule, eyes
+        self.pulse = DesirePulse(rows)
+        self.pulses = np.zeros((STRIDE, rows, len(DESIRES)), np.float32)
+        self.clock = 0
+
+    def reset(self, rows: Any = slice(None)) -> None:
+        """Forget the desires of ``rows``."""
+        self.pulse.clear(rows)
+        self.pulses[:, rows] = 0.0
+        self.eyes.reset(rows)
+
+    def __call__(self, env: KinematicDriverVectorEnv, observation: Floats) -> dict[str, Floats]:
+        """Return features (N, 512), desire bin (N, 8), traffic (N, 2), car (N, 2) and times."""
+        parts = LAYOUT.split(observation)
+        self.pulses[self.clock % STRIDE] = self.pulse(parts["desire"])
+        self.clock += 1
+        delay = parts["lat_delay"][:, 0]
+        t_lateral, t_longitudinal = action_times(self.rule, delay, LONGITUDINAL_DELAY)
+        speed = np.maximum(parts["speed"][:, 0], 0.0)
+        return {
+            "features": self.eyes(env, observation),
+            "desire": self.pulses.max(axis=0),
+            "traffic": parts["traffic_convention"],
+            "car": np.stack([speed, delay + np.float32(self.rule.lat_smooth_s)], 1),
+            "t_lateral": t_lateral,
+            "t_longitudinal": np.full_like(delay, t_longitudinal),
+        }
+
+
+def plan_command(network: PolicyNet, parts: Parts, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the curvature and acceleration that the contract's rule reads from the plan, (...).
+
+    Up to the times of action all hypotheses are the same, so one without shape of its own will do.
+
+    Args:
+        network: The policy.
+        parts: What its heads say.
+        given: ``car``, ``t_lateral`` and ``t_longitudinal``, tensors or arrays.
+    """
+    rule = network.contract.command
+    flat = torch.zeros_like(parts.bends[..., :1, :])
+    plan = network.shape(parts.near, flat, flat)[..., 0, :, :]
+    v, t_lateral, t_longitudinal = (
+        torch.as_tensor(x, dtype=torch.float32)
+        for x in (given["car"][..., 0], given["t_lateral"], given["t_longitudinal"])
+    )
+    return plan_curvature(rule, plan, v, t_lateral), plan_acceleration(rule, plan, t_longitudinal)
+
+
+class Teacher(Protocol):
+    """Says in every state what it would do, whoever drives."""
+
+    def reset(self, observation: Any, info: dict[str, Any], rows: Any = ...) -> None:
+        """Forget the past: new episodes have begun in ``rows``."""
+
+    def propose(self, info: dict[str, Any]) -> tuple[Floats, Floats]:
+        """Return the curvature (1/m) and acceleration (m/s^2) that it would ask for, (N,)."""
+
+    def keep(self, info: dict[str, Any], actions: Floats) -> None:
+        """Take note of the actions (N, 2) that are executed in this state."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Who drives while data are collected."""
+
+    teacher: float = 0.0  # share of the time that the teacher drives
+    noise: float = 0.5  # share of the time that the commands are disturbed
+    lateral: float = 1.0  # m/s^2, standard deviation of the steering's disturbance
+    pedal: float = 0.7  # m/s^2, standard deviation of the pedals'
+    block: int = 30  # steps for which a choice holds
+
+
+@torch.no_grad()
+def collect(
+    network: PolicyNet,
+    env: KinematicDriverVectorEnv,
+    teacher: Teacher,
+    steps: int,
+    seed: int,
+    mixture: Mixture,
+    eyes: Eyes | None = None,
+) -> Drive:
+    """Drive all rows for ``steps`` steps; an episode that ends is followed by a fresh one.
+
+    Args:
+        network: The policy, which drives through its plan.
+        env: Environment with ``autoreset_mode="Disabled"``.
+        teacher: Says in every state what it would do.
+        steps: Steps of each row.
+        seed: Seed of the roads, and of who drives when.
+        mixture: Who drives.
+        eyes: Where the features come from; the fixed encoder by default. With a vision network the
+            cruise control holds the set speed, which is not in the pictures.
+    """
+    n, rule = env.num_envs, network.contract.command
+    rng = np.random.default_rng([seed, 7])
+    senses, memory = Senses(n, rule, eyes or Encoder()), Memory(network, n)
+    features = torch.empty(steps, n, FEATURES, dtype=torch.float16)
+    frames = np.zeros((steps, n, FRAME.size), np.float32)
+    first = np.zeros((steps, n), np.int64)
+    begun = np.zeros(n, np.int64)
+    sums = np.zeros(3)
+    ended, violations = 0, 0
+
+    def zero() -> Command:
+        return Command(np.zeros(n), np.zeros(n), np.zeros(n, bool))
+
+    observation, info = env.reset(seed=seed)
+    teacher.reset(observation, info)
+    last, pose = zero(), np.zeros((3, n))
+    noise, taught, noisy = np.zeros((2, n)), np.zeros(n, bool), np.zeros(n, bool)
+    keep = np.array([[0.92], [0.98]])  # of the disturbances from step to step
+    for step in range(steps):
+        if step % mixture.block == 0:
+            taught, noisy = rng.random((2, n)) < np.array([[mixture.teacher], [mixture.noise]])
+        now = senses(env, observation)
+        kept = {k: torch.as_tensor(now[k]) for k in ("features", "desire", "traffic", "car")}
+        car = kept["car"] if "lateral_control_params" in network.feeds else None
+        parts = memory.step(kept["features"], kept["desire"], kept["traffic"], car)
+        said = [x.numpy().astype(float) for x in plan_command(network, parts, now)]
+        v = info["speed"].astype(float)
+        curvature, pedal = teacher.propose(info)
+        scale = dynamics.curvature_scale(NUMPY, v)
+        steer = np.clip(curvature, -1.4 * scale, 1.4 * scale)
+        pedal = np.clip(pedal, -3.0, 1.8)
+        noise = keep * noise + np.sqrt(1 - keep**2) * rng.normal(size=(2, n))
+        sway, push = noisy * noise * np.array([[mixture.lateral], [mixture.pedal]])
+        asked = Command(
+            np.where(taught, steer, said[0]) + sway / np.maximum(v, 3.0) ** 2,
+            np.where(taught, pedal, said[1]) + push,
+            last.should_stop,
+        )
+        last = smooth(rule, asked, last, now["car"][:, 0])
+        published = last.acceleration
+        if eyes is not None:
+            set_speed = LAYOUT.split(observation)["cruise_speed"][:, 0]
+            published = np.minimum(published, cruise_acceleration(v, set_speed))
+        actions = np.stack(dynamics.encode_action(NUMPY, last.curvature, published, v), 1)
+        teacher.keep(info, actions)
+
+        features[step] = kept["features"]
+        yaw_rate = v * info["curvature"]
+        parts_of = FRAME.split(frames[step])
+        for name in ("desire", "traffic", "car"):
+            parts_of[name][:] = now[name]
+        parts_of["wanted"][:] = np.stack([steer, pedal], 1)
+        motion = (*pose, v, info["acceleration"], yaw_rate)
+        for name, value in zip(
+            ("x", "y", "yaw", "speed", "acceleration", "yaw_rate"), motion, strict=True
+        ):
+            parts_of[name][:, 0] = value
+        parts_of["desired"][:, 0] = LAYOUT.split(observation)["desire"].argmax(1)
+        first[step] = begun
+        error = np.abs(said[0] - steer) / scale
+        sums += [np.mean(error**2), np.mean((said[1] - pedal) ** 2), np.mean(np.abs(info["cte"]))]
+
+        observation, _, terminated, truncated, info = env.step(actions.astype(np.float32))
+        # The bicycle's motion over the step, midpoint rule.
+        turn = dynamics.DT * info["speed"] * info["curvature"]
+        way, course = dynamics.DT * 0.5 * (v + info["speed"]), pose[2] + 0.5 * turn
+        pose = pose + np.stack([way * np.cos(course), way * np.sin(course), turn])
+        over = terminated | truncated
+        if over.any():
+            ended += int(over.sum())
+            violations += int(terminated.sum())
+            observation, fresh = env.reset(options={"reset_mask": over})
+            for name, values in fresh.items():
+                if not name.startswith("_"):
+                    info[name] = np.where(over, values, info[name])
+            teacher.reset(observation, info, over)
+            senses.reset(over)
+            memory.reset(torch.as_tensor(over))
+            for value in last[:2]:
+                value[over] = 0.0
+            pose[:, over] = 0.0
+            begun[over] = step + 1
+    ends = np.full(n, steps - 1)
+    final = np.empty_like(first)
+    for step in range(steps - 1, -1, -1):
+        if step < steps - 1:
+            ends = np.where(first[step + 1] != first[step], step, ends)
+        final[step] = ends
+    means = sums / steps
+    return Drive(
+        features,
+        torch.as_tensor(frames),
+        torch.as_tensor(first),
+        torch.as_tensor(final),
+        {
+            "steer_error": float(np.sqrt(means[0])),
+            "pedal_error": float(np.sqrt(means[1])),
+            "cte_mean": float(means[2]),
+            "violations": float(violations),
+            "episodes": float(ended),
+        },
+    )

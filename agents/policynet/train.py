@@ -1,0 +1,219 @@
+"""DAgger: the window policy drives, a teacher says what it would have done, the policy learns that.
+
+Every iteration drives fresh roads with the policy of now and learns from just that drive (Ross, Gordon
+and Bagnell 2011, without the aggregate: with new drives in plenty, old ones teach little). At the
+start the teacher drives part of the time.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+
+from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
+from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.policynet.eyes import Vision
+from steerlab.agents.policynet.losses import WINDOW, imitation_loss
+from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
+from steerlab.agents.policynet.rollout import Drive, Mixture, Teacher, collect
+from steerlab.agents.run_log import RunLog
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.randomization import Ranges
+from steerlab.errors import InputError
+from steerlab.exporters.openpilot.contracts import contract
+from steerlab.exporters.openpilot.runner import Network
+from steerlab.options import option
+
+LAST, POLICY = "last.pt", "policy_model.pth"
+#: Share of the time that the teacher drives in the first iterations.
+TEACHER_SHARES = (1.0, 1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
+
+
+@dataclass(frozen=True)
+class ImitationConfig:
+    """Options of :func:`train_imitation`; a study's options inherit from it."""
+
+    contract: str = option("openpilot-0.10.0", "the release that the policy is for")
+    total_steps: int = option(2_304_000, "steps of 0.05 s that are driven in all")
+    num_envs: int = option(128, "rows of the task")
+    steps: int = option(300, "steps of each row in an iteration")
+    passes: float = option(4.0, "how often an iteration goes over the frames of its drive")
+    batch_size: int = option(64, "windows of 25 frames a gradient step")
+    learning_rate: float = option(1e-3, "largest step size of AdamW; falls along a cosine")
+    reduced: int = option(128, "values to which a frame's features are reduced")
+    hidden: int = option(128, "units of the GRU")
+    trunk: int = option(128, "units of the layers before the heads")
+    noise: float = option(0.5, "share of the time that the commands are disturbed")
+    lateral: float = option(1.7, "m/s^2 within which the preview teacher takes bends; it must not "
+                            "use its knowledge of the grip, which the policy cannot see")  # fmt: skip
+    seed: int = option(0, "seed of weights, roads and batches")
+
+
+#: Makes the teacher for an environment.
+MakeTeacher = Callable[[KinematicDriverVectorEnv], Teacher]
+
+
+def preview_teacher(config: ImitationConfig) -> MakeTeacher:
+    """Return the preview LQR, which sees the true state and path, as a teacher."""
+
+    def make(env: KinematicDriverVectorEnv) -> PreviewDriver:
+        rule = contract(config.contract).command
+        return PreviewDriver(env, config.lateral, (rule.lat_smooth_s, rule.long_smooth_s))
+
+    return make
+
+
+def train_imitation(
+    config: ImitationConfig,
+    output: str | Path,
+    make_teacher: MakeTeacher | None = None,
+    ranges: Ranges | None = None,
+    vision: Network | None = None,
+) -> PolicyNet:
+    """Train, or go on training, and return the policy with averaged weights.
+
+    Writes ``last.pt`` after every iteration, TensorBoard events and ``metrics.jsonl``, and at the end
+    ``policy_model.pth``. An iteration depends on the weights and on its number only, so a run that
+    was stopped ends with the numbers of one that was not.
+
+    Args:
+        config: Options.
+        output: Folder of the results.
+        make_teacher: Who teaches; the preview LQR by default.
+        ranges: Ranges of the task; the defaults.
+        vision: A vision network that looks at the rendered road and makes the features.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+    iterations = check(config)
+    output = Path(output)
+    torch.manual_seed(config.seed)
+    network = PolicyNet(config.contract, PolicySize(config.reduced, config.hidden, config.trunk))
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
+    make_teacher = make_teacher or preview_teacher(config)
+    updates = max(1, round(config.passes * config.num_envs * config.steps
+                           / (WINDOW * config.batch_size)))  # fmt: skip
+    first = 0
+    if (output / LAST).exists():
+        state = load_checkpoint(output / LAST)
+        network.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["iteration"] + 1
+
+    def rate(update: int) -> float:
+        share = update / (updates * iterations)
+        cosine = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * share))
+        return float(config.learning_rate * min(1.0, (update + 1) / 100) * cosine)
+
+    with (
+        RunLog(output, first if first else None) as log,
+        tqdm(total=iterations, initial=first, unit="drive", desc="training") as bar,
+    ):
+        for iteration in range(first, iterations):
+            env = KinematicDriverVectorEnv(
+                config.num_envs, ranges=ranges, autoreset_mode="Disabled"
+            )
+            shares = TEACHER_SHARES[iteration : iteration + 1]
+            mixture = Mixture(teacher=shares[0] if shares else 0.0, noise=config.noise)
+            seed = config.seed * 10_000_000 + iteration * config.num_envs
+            network.eval()
+            eyes = Vision(vision, config.num_envs) if vision else None
+            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, eyes)
+            network.train()
+            generator = torch.Generator().manual_seed(seed)
+            sums: dict[str, float] = {}
+            for update in range(updates):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(iteration * updates + update)
+                losses = _update(network, optimizer, drive, config.batch_size, generator)
+                average.update_parameters(network)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value / updates
+            save_checkpoint(
+                output / LAST,
+                {
+                    "model": network.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "iteration": iteration,
+                    "config": asdict(config),
+                },
+            )
+            scalars = {f"loss/{k}": v for k, v in sums.items()}
+            scalars |= {f"drive/{k}": v for k, v in drive.figures.items()}
+            log.scalars(iteration, scalars | {"drive/teacher": mixture.teacher})
+            bar.update()
+            bar.set_postfix(loss=f"{sums['loss']:.3f}", cte=f"{drive.figures['cte_mean']:.2f}")
+    policy: Any = average.module
+    save_checkpoint(output / POLICY, {"model": policy.state_dict(), "describe": policy.describe()})
+    return policy.eval()
+
+
+def _update(
+    network: PolicyNet,
+    optimizer: torch.optim.Optimizer,
+    drive: Drive,
+    windows: int,
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Take one gradient step on random windows of the drive; return the losses."""
+    length, rows = drive.first.shape
+    ends = torch.randint(0, length, (windows,), generator=generator)
+    who = torch.randint(0, rows, (windows,), generator=generator)
+    losses = imitation_loss(network, drive, ends, who, generator)
+    optimizer.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def load_policy(path: str | Path) -> PolicyNet:
+    """Return the policy of a ``policy_model.pth``.
+
+    Raises:
+        InputError: The file is absent or no such checkpoint.
+    """
+    state = load_checkpoint(path)
+    if "describe" not in state or "model" not in state:
+        raise InputError(f"{str(path)!r} holds no PolicyNet; give a policy_model.pth")
+    return policy_from(state["describe"], state["model"])
+
+
+def check(config: ImitationConfig) -> int:
+    """Return the number of iterations.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+    if "driving_policy" not in contract(config.contract).model_names:
+        raise InputError(
+            f"contract={config.contract} joins vision and policy in one network; train for one of "
+            "the split contracts (steerlab.agents.policynet.model.Supercombo joins them)"
+        )
+    for name in ("num_envs", "steps", "batch_size", "reduced", "hidden", "trunk"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)} must be at least 1")
+    if config.passes <= 0 or config.learning_rate <= 0:
+        raise InputError("passes and learning_rate must be positive")
+    if not 0 <= config.noise <= 1:
+        raise InputError(f"noise={config.noise} must be in [0, 1]")
+    if not 0 <= config.seed < 100:
+        raise InputError(f"seed={config.seed} must be in 0..99: beyond lie the held-out episodes")
+    if not 0.5 <= config.lateral <= 3.0:
+        raise InputError(f"lateral={config.lateral} must be in [0.5, 3] m/s^2")
+    iterations = config.total_steps // (config.num_envs * config.steps)
+    if iterations < 1:
+        raise InputError(
+            f"total_steps={config.total_steps} is less than one iteration of num_envs * steps = "
+            f"{config.num_envs * config.steps}; raise it"
+        )
+    return iterations

@@ -1,0 +1,95 @@
+"""What openpilot's two cameras would see, as the model frames that its vision network takes.
+
+The road is drawn flat and without texture: tarmac, the two boundaries, and the planned path as a
+dashed middle line. Latency, lost frames and brightness of the episode act on the pictures; errors of
+seen lines do not, since a vision network makes its own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from steerlab.envs.kinematic_driver import roads
+from steerlab.envs.kinematic_driver.render import GRASS, LINE, PATH, ROAD, SKY, VERGE, Scene
+from steerlab.envs.kinematic_driver.simulator import Simulator
+
+WIDTH, HEIGHT = 512, 256
+CAMERA_HEIGHT, CAMERA_FORWARD = 1.22, 1.5  # m above the road, m ahead of the rear axle
+NEAREST = 2.0  # m ahead of the camera, where drawing begins
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera of a model frame, in pixels."""
+
+    focal: float
+    centre: tuple[float, float]
+
+
+#: Intrinsics of openpilot's model frames (commaai/openpilot, common/transformations/model.py).
+NARROW = Camera(910.0, (256.0, 47.6))
+WIDE = Camera(455.0, (256.0, 151.8))
+
+
+def picture(simulator: Simulator, row: int, camera: Camera) -> NDArray[np.uint8]:
+    """Return what ``camera`` sees now, (256, 512, 3) RGB.
+
+    Args:
+        simulator: On the numpy backend.
+        row: Which car.
+        camera: :data:`NARROW` or :data:`WIDE`.
+    """
+    s, d, psi = (float(part[row]) for part in simulator.seen)
+    scene = Scene(simulator, np.zeros(0), row, (s, d, psi))
+    image = Image.new("RGB", (WIDTH, HEIGHT), GRASS)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 0, WIDTH, camera.centre[1]), fill=SKY)
+    ahead = s + CAMERA_FORWARD + NEAREST + (roads.HORIZON - 6) * np.linspace(0, 1, 120) ** 2
+
+    def line(side: str, beyond: float) -> Points:
+        return _project(camera, scene.line(ahead, side, beyond))
+
+    _band(pen, line("left", VERGE), line("right", VERGE), ROAD)
+    for side in ("left", "right"):
+        _band(pen, line(side, -0.07), line(side, 0.07), LINE)
+    path = scene.line(ahead, "path")
+    normal = np.gradient(path, axis=0)[:, ::-1] * (-1, 1)
+    normal *= 0.06 / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+    dash = ((ahead // 4).astype(int) % 2 == 0) & (np.arange(len(ahead)) < len(ahead) - 1)
+    first, second = _project(camera, path - normal), _project(camera, path + normal)
+    for i in np.flatnonzero(dash):
+        _band(pen, first[i : i + 2], second[i : i + 2], PATH)
+    pixels = np.asarray(image, np.float32) * scene.values["brightness"]
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _project(camera: Camera, line: Points) -> Points:
+    """Return pixels (n, 2) of points (n, 2) on the ground; nan where they are not ahead."""
+    x = line[:, 0] - CAMERA_FORWARD
+    x = np.where(x > 0.5 * NEAREST, x, np.nan)
+    u = camera.centre[0] + camera.focal * line[:, 1] / x
+    v = camera.centre[1] + camera.focal * CAMERA_HEIGHT / x
+    return np.stack([u, v], 1)
+
+
+def _band(pen: ImageDraw.ImageDraw, first: Points, second: Points, colour: Any) -> None:
+    """Fill the quadrilaterals between two lines, as far as both are ahead."""
+    hidden = np.isnan(np.concatenate([first, second], axis=1)).any(axis=1)
+    until = int(np.argmax(hidden)) if hidden.any() else len(hidden)
+    if until > 1:
+        outline = np.concatenate([first[:until], second[:until][::-1]])
+        pen.polygon([(float(u), float(v)) for u, v in np.clip(outline, -4000, 4000)], fill=colour)
+
+
+def yuv(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
+    """Return the planes Y (256, 512), U and V (128, 256) of a picture, BT.601 in full range."""
+    r, g, b = np.moveaxis(image.astype(np.float32), -1, 0)
+    y = 0.299 * r + 0.587 * g + 0.114 * b
+    u, v = 128 + 0.564 * (b - y), 128 + 0.713 * (r - y)
+    halves = [p.reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean((1, 3)) for p in (u, v)]
+    return tuple(np.clip(np.round(p), 0, 255).astype(np.uint8) for p in (y, *halves))

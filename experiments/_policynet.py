@@ -1,0 +1,297 @@
+"""What the studies of PolicyNet share: export and check, closed loops of files, table, plots."""
+
+import math
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.policynet.driver import OpenpilotDriver
+from steerlab.agents.policynet.evaluate import (
+    TARGETS,
+    Figures,
+    MakeDriver,
+    Record,
+    drive,
+    figures,
+    held_out,
+    join,
+)
+from steerlab.agents.policynet.model import PolicyNet
+from steerlab.agents.policynet.probe import record_probe
+from steerlab.agents.policynet.train import load_policy
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.errors import InputError
+from steerlab.exporters.openpilot.contracts import contract
+from steerlab.exporters.openpilot.export import Exported, export_model
+from steerlab.exporters.openpilot.in_graph import Packed
+from steerlab.exporters.openpilot.runner import Network, TorchEngine, load_network
+from steerlab.files import atomic_path
+
+BLOCK = 20  # episodes that a process drives side by side
+
+
+@dataclass(frozen=True)
+class PolicyFile:
+    """A policy file with what has to run around it; a driver can be made of it in any process.
+
+    An ONNX file takes its rows one after the other. A ``policy_model.pth`` of ours runs in torch, all
+    rows in one call, several times faster; the runner around it is the same.
+    """
+
+    path: str
+    contract: str
+    vision: str = ""
+
+    def network(self) -> Network:
+        """Return the network.
+
+        Raises:
+            InputError: The file is absent, no policy, or for another contract.
+        """
+        if not self.path.endswith(".pth"):
+            return load_network(self.path)
+        policy = load_policy(self.path)
+        if policy.contract.id != self.contract:
+            raise InputError(
+                f"{self.path!r} was trained for {policy.contract.id}; give contract= of that name"
+            )
+        return torch_network(policy)
+
+    def __call__(self, env: Any) -> OpenpilotDriver:
+        vision = load_network(self.vision) if self.vision else None
+        return OpenpilotDriver(env, contract(self.contract), self.network(), vision)
+
+
+def torch_network(policy: PolicyNet) -> Network:
+    """Return a policy that is not exported as the runner takes it."""
+    model = policy.model
+    return Network(TorchEngine(Packed(policy, model), list(model.inputs)), model.slices)
+
+
+def torch_driver(policy: PolicyNet) -> MakeDriver:
+    """Return what drives with a policy that is not exported, all rows in one call."""
+    return lambda env: OpenpilotDriver(env, policy.contract, torch_network(policy))
+
+
+def drive_held_out(
+    make: MakeDriver, episodes: int, name: str, processes: int = 1, block: int = BLOCK
+) -> Record:
+    """Drive the first held-out episodes, in blocks.
+
+    Args:
+        make: Makes the driver of a block; it has to be picklable for more than one process.
+        episodes: How many.
+        name: What the progress bar says.
+        processes: Processes; each drives a block at a time.
+        block: Episodes of a block.
+    """
+    seeds = held_out().seeds(episodes)
+    blocks = [range(a, min(a + block, seeds.stop)) for a in range(seeds.start, seeds.stop, block)]
+    with tqdm(total=episodes, unit="episode", desc=name) as bar:
+        records = []
+        if processes > 1 and len(blocks) > 1:
+            context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not fork
+            with ProcessPoolExecutor(processes, context) as pool:
+                jobs = pool.map(_drive_block, [make] * len(blocks), blocks)
+                for record, part in zip(jobs, blocks, strict=True):
+                    records.append(record)
+                    bar.update(len(part))
+        else:
+            for part in blocks:
+                records.append(_drive_block(make, part))
+                bar.update(len(part))
+    return join(records)
+
+
+def _drive_block(make: MakeDriver, seeds: range) -> Record:
+    torch.set_num_threads(1)
+    return drive(make, seeds, held_out().ranges, held_out().max_episode_steps)
+
+
+def drive_preview(episodes: int) -> Record:
+    """Drive the held-out episodes with the preview controller, which sees the true state."""
+    return drive_held_out(PreviewDriver, episodes, "preview controller", block=500)
+
+
+def drive_untrained(contract_: str, episodes: int) -> Record:
+    """Drive the held-out episodes with a network with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = PolicyNet(contract_)
+    return drive_held_out(torch_driver(network.eval()), episodes, "untrained network", block=500)
+
+
+def export_policy(
+    network: PolicyNet,
+    folder: Path,
+    checkpoint: str,
+    tinygrad: bool = True,
+    vision: Network | None = None,
+) -> Exported:
+    """Write the files of the policy, with a probe that was recorded while it drove."""
+    probe = record_probe(network, rows=4 if vision else 24, vision=vision)
+    return export_model(
+        network,
+        network.contract,
+        network.model,
+        folder,
+        checkpoint=checkpoint,
+        probe_inputs=probe.inputs,
+        driven_curvature=probe.driven_curvature,
+        v_ego=probe.v_ego,
+        tinygrad=tinygrad,
+    )
+
+
+#: Rows of the table: name of the figure, words, format.
+_ROWS = (
+    ("cte_p95", "CTE P95 (m)", ".3f"),
+    ("heading_p95", "heading error P95 (rad)", ".4f"),
+    ("jerk_rms", "jerk RMS (m/s^3)", ".2f"),
+    ("violations", "episodes with a violation", "d"),
+    ("boundary", "  boundary", "d"),
+    ("cuts", "  turn cut", "d"),
+    ("wrong_way", "  wrong way", "d"),
+    ("stall", "  standstill", "d"),
+    ("cte_p50", "CTE P50 (m)", ".3f"),
+    ("cte_max", "CTE, largest (m)", ".2f"),
+    ("progress", "way at the set speed (%)", ".1f"),
+    ("return_mean", "return", ".1f"),
+    ("return_cvar", "return, worst 5 %", ".1f"),
+    ("km", "km driven", ".0f"),
+)
+
+
+def print_table(columns: Mapping[str, Figures]) -> None:
+    """Print targets against figures, one column a driver."""
+    episodes = next(iter(columns.values())).episodes
+    table = Table(
+        "", "target", title=f"{episodes} held-out episodes of KinematicDriver-v0",
+        header_style="bold", caption="percentiles over all steps of all episodes",
+    )  # fmt: skip
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, words, form in _ROWS:
+        target = ""
+        if name in TARGETS:
+            limit = TARGETS[name][0]
+            target = f"< {limit:g}" if limit else "0"
+        cells = []
+        for found in columns.values():
+            text = format(getattr(found, name), form)
+            if name in TARGETS:
+                text = f"[{'green' if found.meets(name) else 'bold red'}]{text}[/]"
+            cells.append(text)
+        table.add_row(words, target, *cells)
+    Console().print(table)
+
+
+def plot_records(records: Mapping[str, Record], path: Path) -> None:
+    """Draw how far off the path the drivers were, and how rough, over all steps."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    for name, record in records.items():
+        for axis, key in zip(axes, ("offset", "heading", "jerk"), strict=True):
+            values = np.sort(getattr(record, key))
+            values = values[np.linspace(0, len(values) - 1, 400).astype(int)]
+            axis.plot(values, np.linspace(0, 1, len(values)), label=name)
+    labels = ("offset from the path (m)", "heading error (rad)", "jerk (m/s^3)")
+    limits = (TARGETS["cte_p95"][0], TARGETS["heading_p95"][0], None)
+    for axis, label, limit in zip(axes, labels, limits, strict=True):
+        axis.set(xlabel=label, xlim=(0, (2 * limit if limit else 6)))
+        axis.grid(alpha=0.3)
+        if limit:
+            axis.plot([limit, limit], [0, 0.95], color="grey", linestyle=":", label="target (P95)")
+    axes[0].set_ylabel("share of steps below")
+    axes[0].legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -> None:
+    """Draw plans of one episode over the way that was then driven."""
+    env = KinematicDriverVectorEnv(1, held_out().max_episode_steps, held_out().ranges)
+    driver: Any = make(env)
+    observation, info = env.reset(seed=seed)
+    driver.reset(observation, info)
+    x = y = yaw = 0.0
+    way: list[tuple[float, float]] = []
+    plans: dict[int, NDArray[np.float64]] = {}
+    over, step = False, 0
+    while not over:
+        action = driver(observation, info)
+        way.append((x, y))
+        if step in steps:
+            ahead = driver.step.outputs["plan_hypotheses" if "plan_hypotheses" in
+                                        driver.step.outputs else "plan"][0]  # fmt: skip
+            ahead = ahead.reshape(-1, 33, 15)[..., :2].astype(float)
+            turned = np.array([[math.cos(yaw), math.sin(yaw)], [-math.sin(yaw), math.cos(yaw)]])
+            plans[step] = ahead @ turned + (x, y)
+        before = float(info["speed"][0])
+        observation, _, terminated, truncated, info = env.step(action)
+        over = bool(terminated[0] or truncated[0])
+        if not over:
+            speed, turn = 0.5 * (before + float(info["speed"][0])), float(info["curvature"][0])
+            turn *= 0.05 * speed
+            x += 0.05 * speed * math.cos(yaw + turn / 2)
+            y += 0.05 * speed * math.sin(yaw + turn / 2)
+            yaw += turn
+        step += 1
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    line = np.array(way)
+    axis.plot(line[:, 1], line[:, 0], color="black", linewidth=3, alpha=0.3, label="driven")
+    for i, hypotheses in enumerate(plans.values()):
+        for j, plan in enumerate(hypotheses):
+            label = "plan (best hypothesis)" if not j else "other hypotheses"
+            axis.plot(
+                plan[:, 1], plan[:, 0], color="C0" if not j else "C1",
+                alpha=1.0 if not j else 0.35, linewidth=1.2, label=label if i == 0 and j < 2 else None,
+            )  # fmt: skip
+    axis.set(xlabel="right (m)", ylabel="forward (m)")
+    axis.set_aspect("equal", "datalim")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, float]]:
+    """Return what ``verify`` calls to drive a network over held-out episodes."""
+
+    def run(network: Network) -> dict[str, float]:
+        chosen = contract(contract_)
+        record = drive_held_out(
+            lambda env: OpenpilotDriver(env, chosen, network), episodes, "closed loop"
+        )
+        found = figures(record)
+        names = ("cte_p95", "heading_p95", "jerk_rms", "progress", "violations")
+        return {name: float(getattr(found, name)) for name in names}
+
+    return run
+
+
+def check_episodes(episodes: int, processes: int) -> None:
+    """Refuse impossible numbers before anything is computed.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+    held_out().seeds(episodes)
+    if processes < 1:
+        raise InputError(f"processes={processes} must be at least 1")

@@ -1,0 +1,95 @@
+"""Drive held-out episodes with any openpilot policy file, several side by side in one table.
+
+Each file runs in openpilot's runner: history queues, plan to command, smoothing; the command then
+drives KinematicDriver-v0 at its default ranges. The episodes are the frozen held-out ones, so tables
+of different days compare. Files of ours take the features of the task. A stock openpilot pair sees
+the road through the rendered camera: give its vision model with vision=.
+
+Examples:
+  steerlab evaluate-policy models=[output/driving_policy.onnx]
+  steerlab evaluate-policy models=[a.onnx,b.onnx] episodes=1000
+  steerlab evaluate-policy models=[driving_policy.onnx] vision=driving_vision.onnx episodes=4
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from steerlab.agents.policynet.evaluate import Figures, figures
+from steerlab.errors import InputError, unknown_name
+from steerlab.experiments import _policynet as shared
+from steerlab.experiments._film import film_drive
+from steerlab.experiments._study import study
+from steerlab.exporters.openpilot.contracts import contract
+from steerlab.exporters.openpilot.runner import load_network
+from steerlab.files import atomic_path
+from steerlab.options import option
+
+BESIDE = ("preview", "untrained")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    models: tuple[str, ...] = option((), "ONNX files, or a policy_model.pth, which is faster")
+    contract: str = option("openpilot-0.10.0", "the release whose modeld is played")
+    vision: str = option("", "ONNX file of a vision model; '' gives the task's own features")
+    beside: tuple[str, ...] = option(
+        BESIDE, "also drive: preview (controller), untrained (network)"
+    )
+    episodes: int = option(100, "held-out episodes of each, at most 10,000")
+    processes: int = option(2, "processes that drive them")
+    video: bool = option(False, "film the first file's first three episodes")
+
+
+def run(config: Config, output: Path) -> dict[str, Figures]:
+    """Drive, print, plot; return the figures by name."""
+    shared.check_episodes(config.episodes, config.processes)
+    if not config.models and not config.beside:
+        raise InputError("models= is empty; give the path of an ONNX file")
+    contract(config.contract)
+    for name in config.beside:
+        if name not in BESIDE:
+            raise unknown_name("driver to set beside", name, BESIDE)
+    if config.vision:
+        load_network(config.vision)  # says now what is wrong with a file
+    files = {
+        name: shared.PolicyFile(path, config.contract, config.vision)
+        for name, path in zip(_names(config.models), config.models, strict=True)
+    }
+    for file in files.values():
+        file.network()
+    records = {
+        name: shared.drive_held_out(file, config.episodes, name, config.processes)
+        for name, file in files.items()
+    }
+    if "preview" in config.beside:
+        records["preview"] = shared.drive_preview(config.episodes)
+    if "untrained" in config.beside:
+        records["untrained"] = shared.drive_untrained(config.contract, config.episodes)
+    found = {name: figures(record) for name, record in records.items()}
+    shared.print_table(found)
+    shared.plot_records(records, output / "drivers.png")
+    with atomic_path(output / "held_out.json") as temporary:
+        temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
+    if config.video and files:
+        seeds = shared.held_out().seeds(min(3, config.episodes))
+        film = film_drive(next(iter(files.values())), output / "drive", seeds)
+        print(f"film: {film}")
+    return found
+
+
+def _names(paths: tuple[str, ...]) -> list[str]:
+    """Return a short name for each path, different ones."""
+    names = [Path(path).stem for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    folders = [f"{Path(path).parent.name}/{Path(path).stem}" for path in paths]
+    return folders if len(set(folders)) == len(folders) else list(paths)
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()

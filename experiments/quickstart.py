@@ -1,0 +1,108 @@
+"""Train a driving policy, export it for openpilot, check the files and drive them, in ten minutes.
+
+The main job at its smallest: a short training of PolicyNet on KinematicDriver-v0; ONNX, metadata and
+tinygrad files; every check of verify-export; 100 held-out episodes with the exported file in
+openpilot's runner; targets against results; plots and a short film. Stop with Ctrl-C, and the same
+command with the same output= goes on.
+
+Example:
+  steerlab quickstart
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from steerlab.agents.policynet.evaluate import Figures, figures, held_out
+from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
+from steerlab.experiments import _policynet as shared
+from steerlab.experiments._film import film_drive
+from steerlab.experiments._study import study
+from steerlab.exporters.openpilot.verify import FAIL, Check, Options, failed, verify
+from steerlab.options import option
+
+#: The training that fits into the ten minutes.
+QUICK = ImitationConfig(total_steps=768_000)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    contract: str = option(QUICK.contract, "the release that the policy is for")
+    total_steps: int = option(QUICK.total_steps, "steps of 0.05 s of the training")
+    episodes: int = option(100, "held-out episodes that the exported file drives")
+    tinygrad: bool = option(True, "write and check the tinygrad pickle (needs clang)")
+    video: bool = option(True, "film three episodes")
+    processes: int = option(2, "processes that drive the episodes")
+    seed: int = option(0, "seed of the training")
+
+
+def run(config: Config, output: Path) -> dict[str, Figures]:
+    """Do it all; return the figures of the drivers."""
+    shared.check_episodes(config.episodes, config.processes)
+    training = dataclasses.replace(
+        QUICK, contract=config.contract, total_steps=config.total_steps, seed=config.seed
+    )
+    check(training)
+    torch.set_num_threads(1)
+    console, clock = Console(), time.perf_counter()
+
+    def stage(text: str) -> None:
+        console.print(f"[bold]{text}[/] ({time.perf_counter() - clock:.0f} s)")
+
+    stage("1. training: the policy drives, the preview controller teaches")
+    network = train_imitation(training, output)
+    stage("2. export")
+    done = shared.export_policy(network, output, output.name, config.tinygrad)
+    stage("3. checks of the files")
+    checks = verify(
+        done.onnx,
+        network.contract,
+        network.model.name,
+        Options(tinygrad=config.tinygrad, trust_pickle=True),  # made a moment ago
+    )
+    _print_checks(checks, console)
+    stage(f"4. {config.episodes} held-out episodes with {done.onnx.name} in openpilot's runner")
+    file = shared.PolicyFile(str(done.onnx), config.contract)
+    records = {
+        "PolicyNet": shared.drive_held_out(file, config.episodes, "PolicyNet", config.processes),
+        "preview": shared.drive_preview(config.episodes),
+        "untrained": shared.drive_untrained(config.contract, config.episodes),
+    }
+    found = {name: figures(record) for name, record in records.items()}
+    shared.print_table(found)
+    stage("5. pictures")
+    seeds = held_out().seeds(3)
+    shared.plot_records(records, output / "drivers.png")
+    shared.plot_plan(file, output / "plan.png", seeds.start, (20, 140, 260))
+    made = ["drivers.png", "plan.png"]
+    if config.video:
+        made.append(film_drive(file, output / "drive", seeds).name)
+    stage("done")
+    for note in done.notes:
+        console.print(f"note: {note}")
+    names = [path.name for path in done.files] + made
+    console.print(f"in {output}: {', '.join(names)}", soft_wrap=True)
+    if wrong := failed(checks):
+        console.print(f"[bold red]{len(wrong)} checks of the files failed, see above[/]")
+    return found
+
+
+def _print_checks(checks: list[Check], console: Console) -> None:
+    table = Table("check", "", "found", header_style="bold")
+    for check_ in checks:
+        colour = {"pass": "green", FAIL: "bold red"}.get(check_.status, "yellow")
+        table.add_row(check_.name, f"[{colour}]{check_.status}[/]", check_.found)
+    console.print(table)
+
+
+main = study(Config, run, resumes=True)
+
+if __name__ == "__main__":
+    main()

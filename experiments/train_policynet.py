@@ -1,0 +1,108 @@
+"""Train PolicyNet on KinematicDriver-v0 and write the files that openpilot's modeld loads.
+
+DAgger by default: the policy drives through the plan that it shows openpilot, a teacher says what it
+would have done. After every drive a checkpoint is written: stop with Ctrl-C, and the same command
+with the same output= goes on, with the numbers of an uninterrupted run. At the end the policy is
+exported, and the ONNX file drives held-out episodes through openpilot's runner.
+
+Files: driving_policy.onnx, driving_policy_metadata.pkl, driving_policy_tinygrad.pkl,
+driving_policy_fp16.onnx, policy_model.pth, held_out.json, drivers.png, plan.png.
+
+Examples:
+  steerlab train-policynet
+  steerlab train-policynet episodes=2000 contract=openpilot-0.10.1
+  steerlab train-policynet dry_run=true
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from steerlab.agents.policynet.evaluate import Figures, figures
+from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
+from steerlab.errors import InputError, unknown_name
+from steerlab.experiments import _policynet as shared
+from steerlab.experiments._study import study
+from steerlab.exporters.openpilot.runner import load_network
+from steerlab.files import atomic_path
+from steerlab.options import option
+
+EPISODE = 500  # steps
+ENV = "KinematicDriver-v0"
+
+
+@dataclass(frozen=True)
+class Config(ImitationConfig):
+    """Options of the study."""
+
+    env: str = option(ENV, "the task")
+    vision_model: str = option("", "ONNX file of a vision model that looks at the rendered road and "
+                               "makes the features; '' takes the fixed encoder")  # fmt: skip
+    episodes: int = option(0, "length of the training in episodes of 500 steps; 0 = total_steps")
+    dry_run: bool = option(False, "two short drives and few episodes: is everything in place?")
+    roads: int = option(1000, "held-out episodes that the exported policy drives at the end")
+    processes: int = option(2, "processes that drive them")
+    tinygrad: bool = option(True, "write the tinygrad pickle too (needs clang)")
+    threads: int = option(1, "threads of torch; more of them slow small networks down")
+
+
+def run(config: Config, output: Path) -> Figures:
+    """Train or go on training, export, drive; return the figures of the exported policy."""
+    config = settled(config)
+    shared.check_episodes(config.roads, config.processes)
+    check(config)
+    torch.set_num_threads(config.threads)
+    vision = load_network(config.vision_model) if config.vision_model else None
+    network = train_imitation(config, output, vision=vision)
+    done = shared.export_policy(network, output, output.name, config.tinygrad, vision)
+    file = shared.PolicyFile(str(done.onnx), config.contract, config.vision_model)
+    records = {
+        "PolicyNet": shared.drive_held_out(file, config.roads, "PolicyNet", config.processes),
+        "preview": shared.drive_preview(config.roads),
+        "untrained": shared.drive_untrained(config.contract, config.roads),
+    }
+    found = {name: figures(record) for name, record in records.items()}
+    shared.print_table(found)
+    shared.plot_records(records, output / "drivers.png")
+    with atomic_path(output / "held_out.json") as temporary:
+        temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
+    console = Console()
+    for note in done.notes:
+        console.print(note)
+    console.print(f"files: {', '.join(path.name for path in done.files)} in {output}")
+    console.print(
+        f"check them: steerlab verify-export model={done.onnx} contract={config.contract}"
+    )
+    console.print(f"curves: tensorboard --logdir {output}")
+    return found["PolicyNet"]
+
+
+def settled(config: Config) -> Config:
+    """Return the options with ``episodes`` and ``dry_run`` worked in.
+
+    Raises:
+        InputError: ``episodes`` is negative.
+    """
+    if config.env != ENV:
+        raise unknown_name("env", config.env, (ENV,))
+    if config.episodes < 0:
+        raise InputError(f"episodes={config.episodes} must be at least 0")
+    if config.episodes:
+        config = dataclasses.replace(config, total_steps=config.episodes * EPISODE)
+    if config.dry_run:
+        rows, steps = min(config.num_envs, 8), min(config.steps, 120)
+        config = dataclasses.replace(
+            config, num_envs=rows, steps=steps, total_steps=2 * rows * steps, passes=1.0,
+            batch_size=16, roads=2, processes=1,
+        )  # fmt: skip
+    return config
+
+
+main = study(Config, run, resumes=True)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What a drive teaches: hindsight against known motion, the loss goes down, training resumes."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steerlab.agents.policynet import train
+from steerlab.agents.policynet.losses import hindsight, imitation_loss
+from steerlab.agents.policynet.model import PolicyNet, PolicySize
+from steerlab.agents.policynet.rollout import FRAME, Drive, Mixture, collect
+from steerlab.agents.policynet.train import ImitationConfig, load_policy, train_imitation
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.errors import InputError
+from steerlab.exporters.openpilot.contracts import T_IDXS, plan_column
+
+TINY = ImitationConfig(
+    num_envs=6, steps=50, total_steps=2 * 6 * 50, batch_size=8, passes=2.0, reduced=8, hidden=8,
+    trunk=8,
+)  # fmt: skip
+
+
+def circle(steps: int, speed: float, yaw_rate: float) -> Drive:
+    """Return a drive of two rows that turns at a constant rate; row 1 begins anew at step 60."""
+    t = 0.05 * np.arange(steps)
+    frames = np.zeros((steps, 2, FRAME.size), np.float32)
+    parts = FRAME.split(frames)
+    radius = speed / yaw_rate
+    parts["x"][:, :, 0] = (radius * np.sin(yaw_rate * t))[:, None]
+    parts["y"][:, :, 0] = (radius * (1 - np.cos(yaw_rate * t)))[:, None]
+    parts["yaw"][:, :, 0] = (yaw_rate * t)[:, None]
+    parts["speed"][:], parts["yaw_rate"][:] = speed, yaw_rate
+    first, last = np.zeros((steps, 2), int), np.full((steps, 2), steps - 1)
+    first[60:, 1], last[:60, 1] = 60, 59
+    return Drive(
+        torch.zeros(steps, 2, 512, dtype=torch.float16), torch.as_tensor(frames),
+        torch.as_tensor(first), torch.as_tensor(last),
+    )  # fmt: skip
+
+
+def test_hindsight_of_a_circle() -> None:
+    speed, rate = 10.0, 0.2
+    plan, known = hindsight(circle(300, speed, rate), torch.tensor([40, 40]), torch.tensor([0, 1]))
+    turned = rate * T_IDXS
+    expected = {
+        "x": speed / rate * np.sin(turned),
+        "y": speed / rate * (1 - np.cos(turned)),
+        "vx": speed * np.cos(turned),
+        "vy": speed * np.sin(turned),
+        "ax": -speed * rate * np.sin(turned),
+        "ay": speed * rate * np.cos(turned),
+        "yaw": turned,
+        "yaw_rate": np.full(33, rate),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(plan[0, :, plan_column(name)], values, atol=5e-3)
+    assert known[0].all()
+    # Row 1 ends after 19 more steps.
+    np.testing.assert_array_equal(known[1], T_IDXS <= 0.95 + 1e-3)
+
+
+def test_a_window_does_not_look_into_the_episode_before() -> None:
+    torch.manual_seed(0)
+    network = PolicyNet("openpilot-0.10.0", PolicySize(8, 8, 8))
+    drive = circle(200, 10.0, 0.1)
+    drive.features.normal_(generator=torch.Generator().manual_seed(0))
+    at, rows = torch.tensor([70]), torch.tensor([1])
+
+    def loss() -> float:
+        return imitation_loss(network, drive, at, rows, torch.Generator().manual_seed(0))[
+            "steer"
+        ].item()
+
+    before = loss()
+    drive.features[:60] = 0.5
+    assert loss() == before
+    drive.features[62] = 0.5
+    assert loss() != before
+
+
+def test_the_loss_goes_down_on_one_drive() -> None:
+    torch.manual_seed(0)
+    network = PolicyNet("openpilot-0.10.0", PolicySize(16, 16, 16))
+    env = KinematicDriverVectorEnv(8, autoreset_mode="Disabled")
+    teacher = train.preview_teacher(TINY)(env)
+    drive = collect(network.eval(), env, teacher, 60, 3, Mixture(teacher=1.0, noise=0.5))
+    assert drive.figures["violations"] == 0  # the teacher drives well, disturbed or not
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(0)
+    network.train()
+    found = [train._update(network, optimizer, drive, 16, generator) for _ in range(40)]
+    first, last = ({n: np.mean([f[n] for f in part]) for n in found[0]}
+                   for part in (found[:4], found[-4:]))  # fmt: skip
+    for name in ("steer", "pedal", "now", "plan", "desire"):
+        assert last[name] < first[name]
+    assert last["loss"] < 0.6 * first["loss"]
+
+
+def test_training_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train_imitation(TINY, tmp_path / "whole")
+    original, calls = train.collect, 0
+
+    def stop_at_the_second(*arguments: object, **more: object) -> Drive:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return original(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "collect", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        train_imitation(TINY, tmp_path / "parts")
+    monkeypatch.setattr(train, "collect", original)
+    resumed = train_imitation(TINY, tmp_path / "parts")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    lines = [(tmp_path / f / "metrics.jsonl").read_text() for f in ("whole", "parts")]
+    assert lines[0] == lines[1]
+    loaded = load_policy(tmp_path / "whole" / "policy_model.pth")
+    for a, b in zip(whole.parameters(), loaded.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"total_steps": 10}, "less than one iteration"),
+        ({"noise": 2.0}, "noise=2.0"),
+        ({"lateral": math.nan}, "lateral"),
+        ({"hidden": 0}, "hidden=0"),
+    ],
+)
+def test_bad_options(tmp_path: Path, change: dict[str, float], words: str) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(InputError, match=words):
+        train_imitation(replace(TINY, **change), tmp_path)  # type: ignore[arg-type]
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_policy_in_the_file(tmp_path: Path) -> None:
+    torch.save({"x": 1}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="no PolicyNet"):
+        load_policy(tmp_path / "a.pth")

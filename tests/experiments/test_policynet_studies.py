@@ -1,0 +1,180 @@
+"""The studies of PolicyNet on tiny settings: files in place, tables printed, errors named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from steerlab.agents.policynet.evaluate import figures
+from steerlab.agents.policynet.model import PolicyNet, PolicySize
+from steerlab.agents.policynet.train import load_policy
+from steerlab.errors import InputError
+from steerlab.experiments import (
+    _policynet,
+    evaluate_policy,
+    quickstart,
+    train_policynet,
+    verify_export,
+)
+from steerlab.exporters.openpilot.contracts import contract
+from steerlab.exporters.openpilot.export import export_model
+from steerlab.exporters.openpilot.outputs import unpack
+from steerlab.exporters.openpilot.runner import load_network
+from steerlab.exporters.openpilot.sample import SampleNetwork
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a dry run."""
+    folder = tmp_path_factory.mktemp("dry") / "run"
+    train_policynet.main(
+        ["dry_run=true", "reduced=8", "hidden=8", "trunk=8", "tinygrad=false", f"output={folder}"]
+    )
+    return folder
+
+
+def test_a_dry_run_writes_every_file(trained: Path) -> None:
+    for name in (
+        "driving_policy.onnx", "driving_policy_metadata.pkl", "driving_policy_fp16.onnx",
+        "driving_policy_probe.npz", "policy_model.pth", "last.pt", "metrics.jsonl", "drivers.png",
+        "held_out.json", "config.yaml",
+    ):  # fmt: skip
+        assert (trained / name).stat().st_size > 0
+    found = json.loads((trained / "held_out.json").read_text())
+    assert set(found) == {"PolicyNet", "preview", "untrained"}
+    assert found["preview"]["violations"] == 0
+    assert not any(
+        node.op_type in ("GRU", "LSTM")
+        for node in onnx.load(trained / "driving_policy.onnx").graph.node
+    )
+
+
+def test_the_file_says_what_the_checkpoint_says(trained: Path) -> None:
+    """Through the runner the ONNX file and the network in torch drive the same episodes alike."""
+    files = [
+        _policynet.PolicyFile(str(trained / name), "openpilot-0.10.0")
+        for name in ("driving_policy.onnx", "policy_model.pth")
+    ]
+    seeds = range(5, 8)
+    from steerlab.agents.policynet.evaluate import drive
+
+    a, b = (figures(drive(file, seeds, max_episode_steps=30)) for file in files)
+    assert a.as_dict() == pytest.approx(b.as_dict(), rel=1e-3, abs=1e-4)
+
+
+def test_verify_in_a_closed_loop(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        f"model={trained / 'driving_policy.onnx'}", "tinygrad=false", "untrained=true",
+        "episodes=1", f"output={trained / 'checks'}",
+    ]  # fmt: skip
+    verify_export.main(arguments)
+    found = {r["name"]: r for r in json.loads((trained / "checks" / "checks.json").read_text())}
+    assert found["closed loop"]["status"] == "pass"
+    assert "cte_p95" in found["closed loop"]["found"]
+    assert "(float16" in found["closed loop"]["found"]
+    assert found["torch parity"]["status"] == "pass"
+    with pytest.raises(SystemExit, match="held-out"):
+        verify_export.main([*arguments[:-2], "episodes=20000", arguments[-1]])
+
+
+def test_evaluate_side_by_side(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate_policy.main(
+        [
+            f"models=[{trained / 'driving_policy.onnx'},{trained / 'policy_model.pth'}]",
+            "episodes=2", "beside=[preview]", "processes=1", f"output={tmp_path}",
+        ]
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    for word in ("driving_policy", "policy_model", "preview", "CTE P95", "< 0.5"):
+        assert word in text
+    assert (tmp_path / "drivers.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["beside=[]"], "models= is empty"),
+        (["episodes=0"], "held-out"),
+        (["models=[no.onnx]"], "no model file"),
+        (["models=[no.pth]"], "no checkpoint"),
+        (["beside=[me]"], "unknown driver"),
+        (["processes=0"], "processes=0"),
+        (["contract=mine"], "unknown contract"),
+    ],
+)
+def test_evaluate_refuses(arguments: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=words):
+        evaluate_policy.main([*arguments, f"output={tmp_path}"])
+
+
+def test_the_checkpoint_knows_its_contract(trained: Path) -> None:
+    file = _policynet.PolicyFile(str(trained / "policy_model.pth"), "openpilot-0.11.0")
+    with pytest.raises(InputError, match=r"trained for openpilot-0\.10\.0"):
+        file.network()
+    assert load_policy(trained / "policy_model.pth").contract.id == "openpilot-0.10.0"
+
+
+def test_a_vision_model_sees_the_rendered_road(trained: Path, tmp_path: Path) -> None:
+    """A stock-like pair drives through the cameras: random vision, the policy behind it."""
+    release = contract("openpilot-0.10.0")
+    model = release.model("driving_vision")
+    done = export_model(SampleNetwork(model), release, model, tmp_path, half=False, tinygrad=False)
+    file = _policynet.PolicyFile(
+        str(trained / "driving_policy.onnx"), release.id, vision=str(done.onnx)
+    )
+    from steerlab.agents.policynet.evaluate import drive
+
+    record = drive(file, range(3, 5), max_episode_steps=12)
+    assert np.isfinite(record.offset).all()
+    assert len(record.offset) == 24
+
+
+@pytest.mark.slow
+def test_training_with_a_vision_model(tmp_path: Path) -> None:
+    release = contract("openpilot-0.10.0")
+    model = release.model("driving_vision")
+    done = export_model(SampleNetwork(model), release, model, tmp_path, half=False, tinygrad=False)
+    train_policynet.main(
+        [
+            "dry_run=true", f"vision_model={done.onnx}", "reduced=8", "hidden=8", "trunk=8",
+            "tinygrad=false", "num_envs=2", "steps=12", f"output={tmp_path / 'run'}",
+        ]
+    )  # fmt: skip
+    assert (tmp_path / "run" / "driving_policy.onnx").exists()
+    assert "hidden_state" in load_network(done.onnx).slices
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart.main(
+        [
+            "total_steps=38400", "episodes=2", "tinygrad=false", "processes=1",
+            f"output={tmp_path}",
+        ]
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    for word in ("1. training", "torch parity", "CTE P95", "untrained", "plan.png"):
+        assert word in text
+    assert (tmp_path / "plan.png").stat().st_size > 5000
+    assert list(tmp_path.glob("drive.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", ["sunnypilot-2025-08", "openpilot-0.10.1", "openpilot-0.11.0"])
+def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
+    """Exported for another release, the file passes its checks and runs in its runner."""
+    from steerlab.agents.policynet.evaluate import drive
+    from steerlab.exporters.openpilot.verify import Options, failed, verify
+
+    network = PolicyNet(id, PolicySize(16, 16, 16)).eval()
+    done = _policynet.export_policy(network, tmp_path, "test", tinygrad=False)
+    checks = verify(done.onnx, network.contract, options=Options(tinygrad=False, untrained=True))
+    assert not failed(checks), [c for c in checks if c.status == "FAIL"]
+    drive(_policynet.PolicyFile(str(done.onnx), id), range(2), max_episode_steps=12)
+    row = load_network(done.onnx)
+    assert unpack(network.model, np.zeros((1, network.model.length)))["plan"].shape[-1] == 15
+    assert set(row.inputs) == set(network.model.inputs)
