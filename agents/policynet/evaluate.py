@@ -14,7 +14,7 @@ from steerlab.agents.classical.preview import Driver
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges, as_ranges
 from steerlab.envs.kinematic_driver.roads import START
-from steerlab.envs.kinematic_driver.simulator import CUT, VIOLATIONS
+from steerlab.envs.kinematic_driver.violations import CUT, VIOLATIONS
 from steerlab.errors import InputError
 
 MakeDriver = Callable[[KinematicDriverVectorEnv], Driver]
