@@ -1,11 +1,13 @@
 """Train RecurrentPPO for CVaR and for the mean on KinematicDriver-v0, and compare their tails.
 
-Both learners get the same steps, seeds and network, and drive the same held-out roads. The table
+Both learners begin with the same driver, which has imitated the preview driver (once, with the first
+seed), get the same steps, seeds and network, and drive the same held-out roads. The table
 gives mean and CVaR of the return and the violations with 95 % intervals: bootstrap over seeds, and
 within a seed over roads, which both learners share. Interrupted, the same command goes on.
 
 Example:
-  steerlab compare-cvar seeds=5 total_steps=256000 roads=2000
+  steerlab compare-cvar
+  steerlab compare-cvar total_steps=1000000 sampler=true
 """
 
 import json
@@ -38,9 +40,14 @@ class Config(DriverConfig):
     """Options of the study; ``alpha`` is that of the CVaR arm."""
 
     alpha: float = option(0.05, "share of the worst returns that counts")
-    total_steps: int = option(256_000, "control steps of each training")
-    num_envs: int = option(32, "rows of the task; each drives one episode an iteration")
-    batch_size: int = option(800, "steps a gradient step")
+    total_steps: int = option(153_600, "control steps of each training")
+    num_envs: int = option(128, "rows of the task; each drives one episode an iteration")
+    batch_size: int = option(3200, "steps a gradient step")
+    n_epochs: int = option(4, "passes over the steps of an iteration")
+    learning_rate: float = option(1e-4, "step size at the start; falls linearly to a tenth")
+    log_std: float = option(-2.0, "initial log of the action's standard deviation")
+    cell: str = option("gru", "lstm or gru")
+    imitation: int = option(6, "rounds of imitating the preview driver before; 0 = none")
     seeds: int = option(5, "trainings of each learner")
     roads: int = option(2000, "held-out episodes that each learner drives")
     resamples: int = option(2000, "resamples of the bootstrap")
@@ -72,7 +79,7 @@ def one(
     if not done.exists():
         own = {f.name: getattr(config, f.name) for f in fields(DriverConfig)}
         training = replace(DriverConfig(**own), alpha=alpha, seed=seed)
-        model = train_driver(training, folder, output / f"start_{seed}.pt")
+        model = train_driver(training, folder, output / "start.pt")
         with tqdm(total=config.episode_steps, unit="step", desc="evaluation") as bar:
             found = evaluate_driver(
                 model, config.roads, config.episode_steps, HELD_OUT, progress=bar.update

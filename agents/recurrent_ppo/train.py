@@ -52,9 +52,7 @@ class DriverConfig:
     cell: str = option("lstm", "lstm or gru")
     hidden: int = option(64, "units of the recurrent layer, and of the layer after it")
     log_std: float = option(-1.0, "initial log of the action's standard deviation")
-    sde: int = option(
-        0, "steps that a draw of state-dependent exploration is held; 0 = white noise"
-    )
+    frozen: bool = option(False, "train only the actor's last layer, and the critic")
     sampler: bool = option(False, "draw harder episodes more often (only with alpha below 1)")
     imitation: int = option(0, "rounds of imitating the preview driver before; 0 = none")
     seed: int = option(0, "seed of weights, episodes and exploration")
@@ -100,8 +98,6 @@ def make_model(config: DriverConfig, env: CVaRVectorReward) -> RecurrentPPO:
         gae_lambda=config.gae_lambda,
         seed=config.seed,
         device=torch_device(config.device),
-        use_sde=config.sde > 0,
-        sde_sample_freq=config.sde or -1,
         policy_kwargs={
             "cell": config.cell,
             "lstm_hidden_size": config.hidden,
@@ -110,6 +106,12 @@ def make_model(config: DriverConfig, env: CVaRVectorReward) -> RecurrentPPO:
             "log_std_init": config.log_std,
         },
     )
+
+
+def _freeze(policy: Any) -> None:
+    """Keep what the actor has learnt to see; what it does with it remains to be trained."""
+    for part in (policy.lstm_actor, policy.mlp_extractor.policy_net):
+        part.requires_grad_(False)
 
 
 def warm_start(config: DriverConfig, path: Path) -> None:
@@ -149,6 +151,7 @@ def train_driver(
     env = make_driver_env(
         config.num_envs, config.episode_steps, "SameStep", config.gamma,
         alpha=config.alpha, soften=config.soften, first_only=True, sampler=sampler,
+        per_alpha=False,
     )  # fmt: skip
     model = make_model(config, env)
     if config.imitation and not (output / CHECKPOINT).exists():
@@ -156,6 +159,8 @@ def train_driver(
         if not start.exists():
             warm_start(config, start)
         load_sb3(start, model)
+    if config.frozen:
+        _freeze(model.policy)
     log: RunLog
 
     def iterated(steps: int) -> None:

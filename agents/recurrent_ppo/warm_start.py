@@ -48,6 +48,8 @@ def imitate(
             seen, told, rewards, alive = _drive(model if k else None, env, seed + k * env.num_envs)
             if not k:
                 normalizer.obs_rms.update(seen[alive])
+                # From here on the scales of the inputs stay: what is imitated depends on them.
+                normalizer.obs_rms.count = 1e12
                 normalizer.ret_rms.update(np.cumsum(rewards, 0)[alive])
             to_go = rewards[::-1].cumsum(0)[::-1] / np.sqrt(normalizer.ret_rms.var)
             parts = (normalizer.normalize_obs(seen), told, to_go, alive)

@@ -56,6 +56,9 @@ class RiskBudget:
             them failures, end before the next reset.
         sampler: Draws harder episodes more often; see :mod:`risk_sampler`. The environment must
             draw from it too, as ``KinematicDriver-v0`` does.
+        per_alpha: Divide what is paid by alpha, as the objective does. Without, an episode's
+            objective is multiplied by its alpha: for one alpha the same task, and while alpha falls
+            from 1 to 0.05 a critic need not follow a scale that grows twentyfold.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class RiskBudget:
         soften: float = 0.0,
         first_only: bool = False,
         sampler: RiskSampler | None = None,
+        per_alpha: bool = True,
     ) -> None:
         if not 0 < alpha <= 1:
             raise InputError(f"alpha={alpha} must be in (0, 1]; 1 is the plain mean")
@@ -81,7 +85,7 @@ class RiskBudget:
         self.target, self.discount, self.soften = alpha, discount, soften
         self.alpha = 1.0 if soften else alpha
         self.threshold, self.warm_up = threshold, warm_up
-        self.first_only, self.sampler = first_only, sampler
+        self.first_only, self.sampler, self.per_alpha = first_only, sampler, per_alpha
         self.returns: deque[float] = deque(maxlen=window)
         self.weights: deque[float] = deque(maxlen=window)  # of the episodes with these returns
         self.importance = np.ones(rows)  # weight of the episode of each row
@@ -106,7 +110,7 @@ class RiskBudget:
         self.total += self.weight * rewards
         self.weight *= self.discount
         self.left = left
-        return self.importance * paid / self.row_alpha
+        return self.importance * paid / (self.row_alpha if self.per_alpha else 1.0)
 
     def finish(self, rows: Any) -> None:
         """Take in the returns of ``rows``, whose episodes are over, and move the threshold."""

@@ -126,7 +126,8 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [f"{k}={v}" for k, v in TINY.items()]
-    arguments += ["seeds=2", "roads=10", "resamples=50", "hidden=8", f"output={tmp_path}"]
+    arguments += ["seeds=2", "roads=10", "resamples=50", "hidden=8", "imitation=0"]
+    arguments += [f"output={tmp_path}"]
     compare_cvar.main(arguments)
     assert "CVaR_0.05" in capsys.readouterr().out
     summary = json.loads((tmp_path / "summary.json").read_text())

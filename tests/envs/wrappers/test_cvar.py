@@ -242,3 +242,10 @@ def test_bad_use_is_refused() -> None:
     env.check_discount(0.99)
     with pytest.raises(InputError, match=r"gamma=1.0 differs"):
         env.check_discount(1.0)
+
+
+def test_without_alpha_the_sum_is_the_objective_times_alpha() -> None:
+    per_alpha, plain = (RiskBudget(1, alpha=0.1, threshold=2.0, per_alpha=p) for p in (True, False))
+    for rewards in (0.5, -0.3, 1.1, 4.0):
+        paid = per_alpha.pay(np.array([rewards]))
+        np.testing.assert_allclose(plain.pay(np.array([rewards])), 0.1 * paid)
