@@ -6,11 +6,8 @@ is only what goes round them, a row's lookups and buffers, as :class:`~simulator
 """
 
 import hashlib
-import os
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -41,12 +38,10 @@ from steerlab.envs.kinematic_driver.simulator import (
     Outcome,
     Simulator,
 )
+from steerlab.envs.kinematic_driver.threads import share
 from steerlab.envs.kinematic_driver.violations import judge, stalled
 
 Array = Any
-
-#: Rows that are worth a thread.
-ROWS_PER_THREAD = 256
 
 for _function in (
     dynamics.advance,
@@ -173,26 +168,6 @@ class CompiledSimulator(Simulator):
         """Write the observations of ``rows`` (a slice or indices) to ``out`` (n, LAYOUT.size)."""
         indices = self.columns[rows]
         share(self.loops.observe, len(out), self.threads, (self.memory, self.knots, indices, out))
-
-
-def share(loop: Any, count: int, threads: int, arguments: tuple[Any, ...]) -> None:
-    """Run ``loop(begin, end, *arguments)`` over ``count`` rows, in parts on several threads."""
-    parts = max(1, min(threads, count // ROWS_PER_THREAD))
-    edges = [count * part // parts for part in range(parts + 1)]
-    others = [workers().submit(loop, begin, end, *arguments) for begin, end in pairwise(edges[1:])]
-    loop(0, edges[1], *arguments)
-    for other in others:
-        other.result()
-
-
-@cache
-def workers() -> ThreadPoolExecutor:
-    """Return the threads; a forked process makes its own."""
-    return ThreadPoolExecutor(os.cpu_count(), "steerlab")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=workers.cache_clear)
 
 
 @cache

@@ -26,6 +26,7 @@ from steerlab.envs.kinematic_driver.randomization import (
 from steerlab.envs.kinematic_driver.reward import Reward, as_reward
 from steerlab.envs.kinematic_driver.roads import Roads
 from steerlab.envs.kinematic_driver.simulator import Simulator
+from steerlab.envs.kinematic_driver.threads import share
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
 from steerlab.errors import InputError, unknown_name
 
@@ -66,8 +67,8 @@ class KinematicDriverVectorEnv(BatchEnv):
         view: What is drawn: ``both``, ``bird`` or ``camera``.
         backend: ``numba`` (compiled loops, same numbers to rounding), ``numpy``, or ``auto``, which
             is numba where it is installed.
-        threads: Threads that share the rows of a compiled loop; all cores by default. Batches of
-            fewer than 512 rows use one.
+        threads: Threads that share the rows of a compiled loop, and the roads to be made; all
+            cores by default. Batches of fewer than 512 rows use one.
 
     Raises:
         InputError: An argument is out of range, or numba is asked for and not installed.
@@ -100,7 +101,12 @@ class KinematicDriverVectorEnv(BatchEnv):
         ranges = as_ranges(ranges)
         self.ranges = ranges if noise else ranges.without_noise()
         self.weights = as_reward(reward)
-        self.simulator = make_simulator(backend, num_envs, max_episode_steps, self.weights, threads)
+        if threads is not None and threads < 1:
+            raise InputError(f"threads={threads} must be at least 1")
+        self.threads = threads or os.cpu_count() or 1
+        self.simulator = make_simulator(
+            backend, num_envs, max_episode_steps, self.weights, self.threads
+        )
         self.base_reward = np.zeros(num_envs, np.float32)
         self._source = _Source(self)
         self._window: Any = None  # the picture in it
@@ -243,13 +249,11 @@ def interactive_backends() -> set[str]:
 
 
 def make_simulator(
-    backend: str, rows: int, max_steps: int, weights: Reward, threads: int | None
+    backend: str, rows: int, max_steps: int, weights: Reward, threads: int
 ) -> Simulator:
     """Return the simulator of ``rows`` rows on numpy, compiled by numba if that is wanted."""
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    if threads is not None and threads < 1:
-        raise InputError(f"threads={threads} must be at least 1")
     has_numba = find_spec("numba") is not None
     if backend == "numba" and not has_numba:
         raise InputError("backend='numba' needs numba: pip install 'steerlab[fast]'")
@@ -257,7 +261,7 @@ def make_simulator(
         return Simulator(rows, rows, max_steps, weights, NUMPY)
     from steerlab.envs.kinematic_driver.compiled import CompiledSimulator
 
-    return CompiledSimulator(rows, rows, max_steps, weights, threads or os.cpu_count() or 1)
+    return CompiledSimulator(rows, rows, max_steps, weights, threads)
 
 
 class KinematicDriverEnv(SingleEnv):
@@ -335,11 +339,15 @@ class _Source:
     def _make_ahead(self) -> None:
         rows = np.flatnonzero(~self.made)
         self._draw(rows)
-        table, made = self._make(self.uniforms[rows], {})
-        if self.roads is None:
-            assert len(rows) == self.env.num_envs
-            self.table, self.roads = table, made
-        else:
-            self.table[:, rows] = table
-            self.roads.put(rows, made)
+
+        def make(begin: int, end: int) -> None:
+            part = rows[begin:end]
+            table, made = self._make(self.uniforms[part], {})
+            if self.roads is None:
+                self.table, self.roads = table, made
+            else:
+                self.table[:, part] = table
+                self.roads.put(part, made)
+
+        share(make, len(rows), self.env.threads if self.roads else 1)
         self.made[rows] = True

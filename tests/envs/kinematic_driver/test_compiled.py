@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
+from steerlab.envs.kinematic_driver.threads import ROWS_PER_THREAD
 from steerlab.errors import InputError
 
 pytest.importorskip("numba")
 
-from steerlab.envs.kinematic_driver import compiled, scalar_backend
+from steerlab.envs.kinematic_driver import scalar_backend
 
 
 def make(backend: str, n: int, **kwargs: Any) -> KinematicDriverVectorEnv:
@@ -59,11 +60,11 @@ def test_numba_repeats_numpy(seed: int, wild: float, shaping: float, mode: str) 
 
 
 def test_threads_change_nothing() -> None:
-    n = 3 * compiled.ROWS_PER_THREAD
+    n = 3 * ROWS_PER_THREAD
     one, many = (make("numba", n, threads=threads) for threads in (1, 3))
     rng = np.random.default_rng(0)
     np.testing.assert_array_equal(one.reset(seed=0)[0], many.reset(seed=0)[0])
-    for _ in range(20):
+    for _ in range(120):
         actions = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
         for x, y in zip(one.step(actions)[:4], many.step(actions)[:4], strict=True):
             np.testing.assert_array_equal(x, y)
