@@ -15,6 +15,7 @@ from steerlab.envs.kinematic_driver import dynamics
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
+from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.envs.layout import Layout
 from steerlab.exporters.openpilot.commands import (
     Command,
@@ -162,7 +163,7 @@ def collect(
     first = np.zeros((steps, n), np.int64)
     begun = np.zeros(n, np.int64)
     sums = np.zeros(3)
-    ended, violations = 0, 0
+    ends: list[tuple[float, int]] = []  # return and violation of episodes that are over
 
     def zero() -> Command:
         return Command(np.zeros(n), np.zeros(n), np.zeros(n, bool))
@@ -223,8 +224,9 @@ def collect(
         pose = pose + np.stack([way * np.cos(course), way * np.sin(course), turn])
         over = terminated | truncated
         if over.any():
-            ended += int(over.sum())
-            violations += int(terminated.sum())
+            ends += zip(
+                info["base_return"][over].tolist(), info["violation"][over].tolist(), strict=True
+            )
             observation, fresh = env.reset(options={"reset_mask": over})
             for name, values in fresh.items():
                 if not name.startswith("_"):
@@ -236,12 +238,11 @@ def collect(
                 value[over] = 0.0
             pose[:, over] = 0.0
             begun[over] = step + 1
-    ends = np.full(n, steps - 1)
-    final = np.empty_like(first)
+    final, end = np.empty_like(first), np.full(n, steps - 1)
     for step in range(steps - 1, -1, -1):
         if step < steps - 1:
-            ends = np.where(first[step + 1] != first[step], step, ends)
-        final[step] = ends
+            end = np.where(first[step + 1] != first[step], step, end)
+        final[step] = end
     means = sums / steps
     return Drive(
         features,
@@ -252,7 +253,9 @@ def collect(
             "steer_error": float(np.sqrt(means[0])),
             "pedal_error": float(np.sqrt(means[1])),
             "cte_mean": float(means[2]),
-            "violations": float(violations),
-            "episodes": float(ended),
-        },
+            "episodes": float(len(ends)),
+            "return": float(np.mean([r for r, _ in ends])) if ends else 0.0,
+            "violations": float(sum(kind > 0 for _, kind in ends)),
+        }
+        | {name: float(sum(k == i for _, k in ends)) for i, name in enumerate(VIOLATIONS) if i},
     )
