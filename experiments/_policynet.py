@@ -259,8 +259,8 @@ def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -
         for j, plan in enumerate(hypotheses):
             label = "plan (best hypothesis)" if not j else "other hypotheses"
             axis.plot(
-                plan[:, 1], plan[:, 0], color="C0" if not j else "C1",
-                alpha=1.0 if not j else 0.35, linewidth=1.2, label=label if i == 0 and j < 2 else None,
+                plan[:, 1], plan[:, 0], color="C0" if not j else "C1", zorder=3 - min(j, 1),
+                alpha=1.0 if not j else 0.5, linewidth=1.2, label=label if i == 0 and j < 2 else None,
             )  # fmt: skip
     axis.set(xlabel="right (m)", ylabel="forward (m)")
     axis.set_aspect("equal", "datalim")

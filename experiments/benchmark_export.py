@@ -68,7 +68,7 @@ def run(config: Config, output: Path) -> dict[str, list[Check]]:
         table.add_row(
             f"{c.id.removeprefix('openpilot-')}\n  {name.removeprefix('driving_')}",
             passed,
-            found["torch parity"],
+            found["torch parity"].partition(" ")[0],
             found["float16"].removeprefix("finite, differs by "),
             found["tinygrad"].partition(" ")[0],
             found["tinygrad pickle"].partition(" ")[0],

@@ -26,8 +26,8 @@ from steerlab.experiments._study import study
 from steerlab.exporters.openpilot.verify import FAIL, Check, Options, failed, verify
 from steerlab.options import option
 
-#: The training that fits into the ten minutes.
-QUICK = ImitationConfig(total_steps=768_000)
+#: The default training fits into the ten minutes.
+QUICK = ImitationConfig()
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def hindsight(drive: Drive, steps: Tensor, rows: Tensor) -> tuple[Tensor, Tensor
     motion = drive.frames[..., FRAME["x"].start : FRAME["yaw_rate"].stop]
     after = torch.minimum(before + 1, end)
     values = motion[before, who] + share * (motion[after, who] - motion[before, who])
-    x, y, yaw, speed, pull, yaw_rate = (values - 0.0).unbind(-1)
+    x, y, yaw, speed, pull, yaw_rate = values.unbind(-1)
     here = motion[steps, rows]
     cosine, sine = torch.cos(here[:, 2:3]), torch.sin(here[:, 2:3])
     x, y, yaw = x - here[:, :1], y - here[:, 1:2], yaw - here[:, 2:3]

@@ -39,7 +39,7 @@ class ImitationConfig:
     """Options of :func:`train_imitation`; a study's options inherit from it."""
 
     contract: str = option("openpilot-0.10.0", "the release that the policy is for")
-    total_steps: int = option(1_536_000, "steps of 0.05 s that are driven in all")
+    total_steps: int = option(768_000, "steps of 0.05 s that are driven in all")
     num_envs: int = option(128, "rows of the task")
     steps: int = option(300, "steps of each row in an iteration")
     passes: float = option(4.0, "how often an iteration goes over the frames of its drive")

@@ -19,7 +19,7 @@ from steerlab.exporters.openpilot.images import pack_i420
 from steerlab.exporters.openpilot.metadata import Metadata, onnx_properties, write_metadata
 from steerlab.exporters.openpilot.probe import Probe, example_inputs, write_probe
 from steerlab.exporters.openpilot.sample import SPEED, SampleNetwork
-from steerlab.exporters.openpilot.verify import FAIL, Check, Options, failed, verify
+from steerlab.exporters.openpilot.verify import FAIL, Check, Options, _difference, failed, verify
 
 C = contract("openpilot-0.10.0")
 POLICY = C.model("driving_policy")
@@ -379,6 +379,22 @@ def test_a_weight_beyond_float16(copy: Path) -> None:
 
     edit(copy, change)
     assert_caught(check(copy), "float16", "1e+06", "below 65504")
+
+
+def test_a_difference_does_not_depend_on_where_the_axes_point() -> None:
+    """A heading's rounding moves a far point sideways; along or across the x axis is all the same."""
+    model = C.model("driving_policy")
+    a = np.zeros((1, model.length))
+    b = a.copy()
+    x, y = 32 * 15, 32 * 15 + 1  # of the first hypothesis' last point
+    for across, along in ((y, x), (x, y)):
+        a[:], b[:] = 0.0, 0.0
+        a[0, along] = b[0, along] = 300.0
+        b[0, across] = 3e-4
+        assert _difference(a, b, model.slices) == pytest.approx(1e-6, rel=1e-3)
+        assert _difference(a, b) == pytest.approx(3e-4)
+    b[0, model.slices["desired_curvature"]] = 1e-3  # the other heads go value by value
+    assert _difference(a, b, model.slices) == pytest.approx(1e-3)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
