@@ -57,6 +57,11 @@ class PolicyFile:
     contract: str
     vision: str = ""
 
+    @property
+    def block(self) -> int:
+        """Episodes that are best driven side by side."""
+        return 100 if self.path.endswith(".pth") else BLOCK
+
     def network(self) -> Network:
         """Return the network.
 

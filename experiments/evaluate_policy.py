@@ -61,7 +61,7 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     for file in files.values():
         file.network()
     records = {
-        name: shared.drive_held_out(file, config.episodes, name, config.processes)
+        name: shared.drive_held_out(file, config.episodes, name, config.processes, file.block)
         for name, file in files.items()
     }
     if "preview" in config.beside:
