@@ -35,6 +35,7 @@ from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.probe import record_probe
 from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError
 from steerlab.exporters.openpilot.contracts import contract
 from steerlab.exporters.openpilot.export import Exported, export_model
@@ -204,6 +205,17 @@ def print_table(columns: Mapping[str, Figures]) -> None:
             cells.append(text)
         table.add_row(words, target, *cells)
     Console().print(table)
+
+
+def print_violations(records: Mapping[str, Record], most: int = 5) -> None:
+    """Say which of the first held-out episodes ended in a violation, so that they can be filmed."""
+    first = held_out().first_seed
+    for name, record in records.items():
+        kinds = record.end["violation"]
+        rows = np.flatnonzero(kinds)
+        if 0 < len(rows) <= most:
+            told = ", ".join(f"{first + row} ({VIOLATIONS[kinds[row]]})" for row in rows)
+            Console().print(f"{name}: violations at seed {told}")
 
 
 def plot_records(records: Mapping[str, Record], path: Path) -> None:

@@ -70,6 +70,7 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
         records["untrained"] = shared.drive_untrained(config.contract, config.episodes)
     found = {name: figures(record) for name, record in records.items()}
     shared.print_table(found)
+    shared.print_violations(records)
     shared.plot_records(records, output / "drivers.png")
     with atomic_path(output / "held_out.json") as temporary:
         temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))

@@ -77,6 +77,7 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     }
     found = {name: figures(record) for name, record in records.items()}
     shared.print_table(found)
+    shared.print_violations(records)
     stage("5. pictures")
     seeds = held_out().seeds(3)
     shared.plot_records(records, output / "drivers.png")

@@ -67,6 +67,7 @@ def run(config: Config, output: Path) -> Figures:
     }
     found = {name: figures(record) for name, record in records.items()}
     shared.print_table(found)
+    shared.print_violations(records)
     shared.plot_records(records, output / "drivers.png")
     with atomic_path(output / "held_out.json") as temporary:
         temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
