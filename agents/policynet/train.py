@@ -93,8 +93,10 @@ def train_imitation(
     """
     iterations = check(config)
     output = Path(output)
-    torch.manual_seed(config.seed)
-    network = PolicyNet(config.contract, PolicySize(config.reduced, config.hidden, config.trunk))
+    size = PolicySize(config.reduced, config.hidden, config.trunk)
+    with torch.random.fork_rng(devices=[]):  # without touching the caller's generator
+        torch.manual_seed(config.seed)
+        network = PolicyNet(config.contract, size)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     make_teacher = make_teacher or preview_teacher(config)
