@@ -1,5 +1,6 @@
 """What the studies of PolicyNet share: export and check, closed loops of files, table, plots."""
 
+import json
 import math
 import multiprocessing
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ from steerlab.exporters.openpilot.in_graph import Packed
 from steerlab.exporters.openpilot.runner import Network, TorchEngine, load_network
 from steerlab.files import atomic_path
 
+PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
 BLOCK = 20  # episodes that a process drives side by side
 
 
@@ -181,6 +183,17 @@ _ROWS = (
     ("return_cvar", "return, worst 5 %", ".1f"),
     ("km", "km driven", ".0f"),
 )
+
+
+def report(records: Mapping[str, Record], output: Path) -> dict[str, Figures]:
+    """Print the table, draw ``drivers.png``, write ``held_out.json``; return the figures."""
+    found = {name: figures(record) for name, record in records.items()}
+    print_table(found)
+    print_violations(records)
+    plot_records(records, output / "drivers.png")
+    with atomic_path(output / "held_out.json") as temporary:
+        temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
+    return found
 
 
 def print_table(columns: Mapping[str, Figures]) -> None:

@@ -11,18 +11,16 @@ Examples:
   steerlab evaluate-policy models=[driving_policy.onnx] vision=driving_vision.onnx episodes=4
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerlab.agents.policynet.evaluate import Figures, figures
+from steerlab.agents.policynet.evaluate import Figures
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._film import film_drive
 from steerlab.experiments._study import study
 from steerlab.exporters.openpilot.contracts import contract
 from steerlab.exporters.openpilot.runner import load_network
-from steerlab.files import atomic_path
 from steerlab.options import option
 
 BESIDE = ("preview", "untrained")
@@ -68,12 +66,7 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
         records["preview"] = shared.drive_preview(config.episodes)
     if "untrained" in config.beside:
         records["untrained"] = shared.drive_untrained(config.contract, config.episodes)
-    found = {name: figures(record) for name, record in records.items()}
-    shared.print_table(found)
-    shared.print_violations(records)
-    shared.plot_records(records, output / "drivers.png")
-    with atomic_path(output / "held_out.json") as temporary:
-        temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
+    found = shared.report(records, output)
     if config.video and files:
         seeds = shared.held_out().seeds(min(3, config.episodes))
         film = film_drive(next(iter(files.values())), output / "drive", seeds)

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from steerlab.agents.policynet.evaluate import Figures, figures, held_out
+from steerlab.agents.policynet.evaluate import Figures, held_out
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._film import film_drive
@@ -75,13 +75,10 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
         "preview": shared.drive_preview(config.episodes),
         "untrained": shared.drive_untrained(config.contract, config.episodes),
     }
-    found = {name: figures(record) for name, record in records.items()}
-    shared.print_table(found)
-    shared.print_violations(records)
+    found = shared.report(records, output)
     stage("5. pictures")
     seeds = held_out().seeds(3)
-    shared.plot_records(records, output / "drivers.png")
-    shared.plot_plan(file, output / "plan.png", seeds.start, (20, 140, 260))
+    shared.plot_plan(file, output / "plan.png", seeds.start, shared.PLAN_STEPS)
     made = ["drivers.png", "plan.png"]
     if config.video:
         made.append(film_drive(file, output / "drive", seeds).name)

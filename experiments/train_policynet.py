@@ -15,20 +15,18 @@ Examples:
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from steerlab.agents.policynet.evaluate import Figures, figures
+from steerlab.agents.policynet.evaluate import Figures
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._study import study
 from steerlab.exporters.openpilot.runner import load_network
-from steerlab.files import atomic_path
 from steerlab.options import option
 
 EPISODE = 500  # steps
@@ -65,12 +63,9 @@ def run(config: Config, output: Path) -> Figures:
         "preview": shared.drive_preview(config.roads),
         "untrained": shared.drive_untrained(config.contract, config.roads),
     }
-    found = {name: figures(record) for name, record in records.items()}
-    shared.print_table(found)
-    shared.print_violations(records)
-    shared.plot_records(records, output / "drivers.png")
-    with atomic_path(output / "held_out.json") as temporary:
-        temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
+    found = shared.report(records, output)
+    seed = shared.held_out().first_seed
+    shared.plot_plan(file, output / "plan.png", seed, shared.PLAN_STEPS)
     console = Console()
     for note in done.notes:
         console.print(note)
