@@ -98,11 +98,12 @@ def test_antithetic_noise_cancels() -> None:
 
 @pytest.mark.slow
 def test_exported_sampler_is_the_sampler(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     sampler = Pi0Sampler(small().eval(), steps=3, samples=4)
-    rng = np.random.default_rng(0)
-    example = (torch.randn(2, 4), antithetic(2, 4, 4, rng))
+    # Not in antithetic pairs: an untrained network is odd in them, and ties break by rounding.
+    example = (torch.randn(2, 4), torch.randn(2, 4, 4))
     export_onnx(sampler, example, tmp_path / "p.onnx", ["state", "noise"], ["chunk"])
-    state, noise = torch.randn(5, 4), antithetic(5, 4, 4, rng)
+    state, noise = torch.randn(5, 4), torch.randn(5, 4, 4)
     found = session(tmp_path / "p.onnx").run(None, {"state": state.numpy(), "noise": noise.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found[0], sampler(state, noise).numpy(), atol=1e-4)
