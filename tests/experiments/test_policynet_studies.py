@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from steerlab.agents.policynet.evaluate import figures
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
@@ -171,11 +172,12 @@ def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
     from steerlab.exporters.openpilot.verify import Options, failed, verify
 
     network = PolicyNet(id, PolicySize(16, 16, 16)).eval()
+    with torch.no_grad():  # plans as smooth as trained ones: sharp and long ones outdo float32
+        network.heads.weight *= 0.1
+        network.read.weight *= 0.1
     done = _policynet.export_policy(network, tmp_path, "test", tinygrad=False)
     checks = verify(done.onnx, network.contract, options=Options(tinygrad=False, untrained=True))
-    # Random weights make plans that bend sharply 200 m ahead, where float32 ends at 1.5e-5.
-    bad = [check for check in failed(checks) if check.name != "torch parity"]
-    assert not bad
+    assert not failed(checks), [c for c in checks if c.status == "FAIL"]
     drive(_policynet.PolicyFile(str(done.onnx), id), range(2), max_episode_steps=12)
     row = load_network(done.onnx)
     assert unpack(network.model, np.zeros((1, network.model.length)))["plan"].shape[-1] == 15

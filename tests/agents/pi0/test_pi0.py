@@ -71,11 +71,10 @@ def test_learns_two_modes_where_the_mean_is_wrong(tmp_path: Path) -> None:
     sampler = Pi0Sampler(model, steps=10, samples=8)
     with torch.no_grad():
         drawn = sampler(torch.zeros(200, 4), antithetic(200, 8, 4, rng))
-    assert ((drawn.abs() - 1).abs() < 0.3).float().mean() > 0.9
-    # Which side a consensus is on is the choice of the majority; single samples go to both.
-    with torch.no_grad():
         single = sampler.draw(torch.zeros(200, 4), torch.randn(200, 8, 4))
-    assert 0.2 < (single[..., 0] > 0).float().mean() < 0.8
+    assert ((drawn.abs() - 1).abs() < 0.3).float().mean() > 0.9
+    # Samples go to both sides; a consensus takes the side of more, or closer, samples of its eight.
+    assert 0.25 < (single[..., 0] > 0).float().mean() < 0.75
     assert (drawn.sign() == drawn[:, :1].sign()).all(dim=1).float().mean() > 0.95
 
 
@@ -99,11 +98,11 @@ def test_antithetic_noise_cancels() -> None:
 @pytest.mark.slow
 def test_exported_sampler_is_the_sampler(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    sampler = Pi0Sampler(small().eval(), steps=3, samples=4)
-    # Not in antithetic pairs: an untrained network is odd in them, and ties break by rounding.
-    example = (torch.randn(2, 4), torch.randn(2, 4, 4))
+    sampler = Pi0Sampler(small().eval(), steps=3)
+    rng = np.random.default_rng(0)
+    example = (torch.randn(2, 4), antithetic(2, 16, 4, rng))
     export_onnx(sampler, example, tmp_path / "p.onnx", ["state", "noise"], ["chunk"])
-    state, noise = torch.randn(5, 4), torch.randn(5, 4, 4)
+    state, noise = torch.randn(5, 4), antithetic(5, 16, 4, rng)
     found = session(tmp_path / "p.onnx").run(None, {"state": state.numpy(), "noise": noise.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found[0], sampler(state, noise).numpy(), atol=1e-4)
