@@ -306,7 +306,8 @@ class CVaRVectorReward(_Augmented, VectorWrapper):
         """Start episodes in all rows, or in those of ``options["reset_mask"]``."""
         rows = (options or {}).get("reset_mask", slice(None))
         observations, infos = self.env.reset(seed=seed, options=options)
-        self.risk.first[rows] = True
+        if isinstance(rows, slice):  # a reset of some rows begins their second episodes
+            self.risk.first[:] = True
         self._start(rows)
         self._over[rows] = False
         return self._join(observations), infos

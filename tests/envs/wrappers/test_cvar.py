@@ -188,6 +188,24 @@ def test_partial_reset() -> None:
     np.testing.assert_allclose(o[:, 1], [1.0, 0.6], atol=1e-6)
 
 
+def test_a_partial_reset_begins_second_episodes() -> None:
+    """With ``first_only`` they do not count; after a reset of all rows the next ones do."""
+    env = CVaRVectorReward(
+        PathsBatch(2, autoreset_mode="Disabled"), 0.5, 2, threshold=1.0, first_only=True
+    )
+    env.reset(seed=0)
+    safe = np.full((2, 1), -1.0, np.float32)
+    for _ in range(2):
+        for _ in range(2):
+            env.step(safe)
+        env.reset(options={"reset_mask": np.array([True, True])})
+    assert len(env.risk.returns) == 2
+    env.reset(seed=1)
+    for _ in range(2):
+        env.step(safe)
+    assert len(env.risk.returns) == 4
+
+
 def test_through_the_adapter() -> None:
     venv = SB3VecEnv(
         CVaRVectorReward(PathsBatch(2, autoreset_mode="SameStep"), 0.5, 2, threshold=1.0)
