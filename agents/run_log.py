@@ -1,11 +1,16 @@
 """The one logger: TensorBoard for looking, JSON lines for reading back."""
 
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from steerlab.files import atomic_path
@@ -37,6 +42,24 @@ class RunLog:
             self._board.add_scalar(key, value, step)
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+
+    def film(
+        self, step: int, name: str, pictures: Iterable[NDArray[np.uint8]], rate: float
+    ) -> None:
+        """Log a film of pictures (H, W, 3), ``rate`` a second: TensorBoard shows GIFs as images."""
+        frames = [Image.fromarray(picture).quantize(64) for picture in pictures]
+        if not frames:
+            return
+        data = io.BytesIO()
+        frames[0].save(
+            data, "GIF", save_all=True, append_images=frames[1:], duration=int(1000 / rate), loop=0
+        )
+        image = Summary.Image(
+            height=frames[0].height, width=frames[0].width, colorspace=3,
+            encoded_image_string=data.getvalue(),
+        )  # fmt: skip
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._board._get_file_writer().add_summary(summary, step)
 
     def close(self) -> None:
         """Flush and close both files."""

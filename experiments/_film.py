@@ -9,20 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steerlab.agents.classical.preview import Driver
-from steerlab.agents.policynet.evaluate import MakeDriver
-from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.agents.policynet.evaluate import FRAME_RATE, MakeDriver, pictures
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.files import atomic_path
 
-FRAME_RATE = 10  # pictures a second, one every second step
 
-
-def write_film(pictures: Iterable[NDArray[np.uint8]], stem: Path) -> Path:
+def write_film(frames: Iterable[NDArray[np.uint8]], stem: Path) -> Path:
     """Write pictures (H, W, 3) as mp4 where imageio and its ffmpeg are installed, else as GIF.
 
     Args:
-        pictures: The pictures, all of one size.
+        frames: The pictures, all of one size.
         stem: Path without a suffix.
 
     Returns:
@@ -37,14 +33,14 @@ def write_film(pictures: Iterable[NDArray[np.uint8]], stem: Path) -> Path:
             imageio.get_writer(temporary, fps=FRAME_RATE, macro_block_size=4) as writer,
         ):
             film: Any = writer
-            for picture in pictures:
+            for picture in frames:
                 film.append_data(picture)
         return path
     path = stem.with_suffix(".gif")
-    frames = [Image.fromarray(picture).quantize(64) for picture in pictures]
+    images = [Image.fromarray(picture).quantize(64) for picture in frames]
     with atomic_path(path) as temporary:
-        frames[0].save(
-            temporary, save_all=True, append_images=frames[1:],
+        images[0].save(
+            temporary, save_all=True, append_images=images[1:],
             duration=1000 // FRAME_RATE, loop=0,
         )  # fmt: skip
     return path
@@ -58,20 +54,4 @@ def film_drive(
     max_episode_steps: int = 500,
 ) -> Path:
     """Film one episode of KinematicDriver-v0 for each seed, one after the other."""
-    env = KinematicDriverVectorEnv(1, max_episode_steps, ranges, render_mode="rgb_array")
-
-    def pictures() -> Iterable[NDArray[np.uint8]]:
-        for seed in seeds:
-            driver: Driver = make_driver(env)
-            observation: Any
-            observation, info = env.reset(seed=seed)
-            driver.reset(observation, info)
-            over, step = False, 0
-            while not over:
-                observation, _, terminated, truncated, info = env.step(driver(observation, info))
-                over = bool(terminated[0] or truncated[0])
-                if step % 2 == 0 and not over:
-                    yield env.render_row(0)
-                step += 1
-
-    return write_film(pictures(), stem)
+    return write_film(pictures(make_driver, seeds, ranges, max_episode_steps), stem)

@@ -21,7 +21,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.preview import PreviewDriver
-from steerlab.agents.policynet.driver import OpenpilotDriver
+from steerlab.agents.policynet.driver import OpenpilotDriver, torch_driver, torch_network
 from steerlab.agents.policynet.evaluate import (
     TARGETS,
     Figures,
@@ -40,8 +40,7 @@ from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError
 from steerlab.exporters.openpilot.contracts import contract
 from steerlab.exporters.openpilot.export import Exported, export_model
-from steerlab.exporters.openpilot.in_graph import Packed
-from steerlab.exporters.openpilot.runner import Network, TorchEngine, load_network
+from steerlab.exporters.openpilot.runner import Network, load_network
 from steerlab.files import atomic_path
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
@@ -83,17 +82,6 @@ class PolicyFile:
     def __call__(self, env: Any) -> OpenpilotDriver:
         vision = load_network(self.vision) if self.vision else None
         return OpenpilotDriver(env, contract(self.contract), self.network(), vision)
-
-
-def torch_network(policy: PolicyNet) -> Network:
-    """Return a policy that is not exported as the runner takes it."""
-    model = policy.model
-    return Network(TorchEngine(Packed(policy, model), list(model.inputs)), model.slices)
-
-
-def torch_driver(policy: PolicyNet) -> MakeDriver:
-    """Return what drives with a policy that is not exported, all rows in one call."""
-    return lambda env: OpenpilotDriver(env, policy.contract, torch_network(policy))
 
 
 def drive_held_out(

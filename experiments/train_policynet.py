@@ -1,9 +1,10 @@
 """Train PolicyNet on KinematicDriver-v0 and write the files that openpilot's modeld loads.
 
 DAgger by default: the policy drives through the plan that it shows openpilot, a teacher says what it
-would have done. After every drive a checkpoint is written: stop with Ctrl-C, and the same command
-with the same output= goes on, with the numbers of an uninterrupted run. At the end the policy is
-exported, and the ONNX file drives held-out episodes through openpilot's runner.
+would have done. With recipe=ppo the policy is paid for what it does, for the mean or for CVaR, from
+nothing or from a policy that is there. After every drive a checkpoint is written: stop with Ctrl-C,
+and the same command with the same output= goes on, with the numbers of an uninterrupted run. At the
+end the policy is exported, and the ONNX file drives held-out episodes through openpilot's runner.
 
 Files: driving_policy.onnx, driving_policy_metadata.pkl, driving_policy_tinygrad.pkl,
 driving_policy_fp16.onnx, policy_model.pth, held_out.json, drivers.png, plan.png.
@@ -11,22 +12,26 @@ driving_policy_fp16.onnx, policy_model.pth, held_out.json, drivers.png, plan.png
 Examples:
   steerlab train-policynet
   steerlab train-policynet episodes=2000 contract=openpilot-0.10.1
+  steerlab train-policynet teacher=runs/train_kinematic_driver/mine
+  steerlab train-policynet recipe=ppo start=runs/mine/policy_model.pth ppo.alpha=0.05
   steerlab train-policynet dry_run=true
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from steerlab.agents.policynet.evaluate import Figures
+from steerlab.agents.policynet.model import PolicyNet
+from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._study import study
-from steerlab.exporters.openpilot.runner import load_network
+from steerlab.exporters.openpilot.runner import Network, load_network
 from steerlab.options import option
 
 EPISODE = 500  # steps
@@ -37,6 +42,9 @@ ENV = "KinematicDriver-v0"
 class Config(ImitationConfig):
     """Options of the study."""
 
+    recipe: str = option("dagger", "dagger (imitate the teacher) or ppo (be paid)")
+    start: str = option("", "policy_model.pth to begin with, with its widths; '' = random weights")
+    ppo: PPOConfig = field(default_factory=PPOConfig)
     env: str = option(ENV, "the task")
     vision_model: str = option("", "ONNX file of a vision model that looks at the rendered road and "
                                "makes the features; '' takes the fixed encoder")  # fmt: skip
@@ -52,10 +60,9 @@ def run(config: Config, output: Path) -> Figures:
     """Train or go on training, export, drive; return the figures of the exported policy."""
     config = settled(config)
     shared.check_episodes(config.roads, config.processes)
-    check(config)
     torch.set_num_threads(config.threads)
     vision = load_network(config.vision_model) if config.vision_model else None
-    network = train_imitation(config, output, vision=vision)
+    network = RECIPES[config.recipe](config, output, vision)
     done = shared.export_policy(network, output, output.name, config.tinygrad, vision)
     file = shared.PolicyFile(str(done.onnx), config.contract, config.vision_model)
     records = {
@@ -77,12 +84,25 @@ def run(config: Config, output: Path) -> Figures:
     return found["PolicyNet"]
 
 
+def _dagger(config: Config, output: Path, vision: Network | None) -> PolicyNet:
+    return train_imitation(config, output, vision=vision, start=config.start or None)
+
+
+def _ppo(config: Config, output: Path, vision: Network | None) -> PolicyNet:
+    return train_ppo(config, config.ppo, output, config.start or None, vision=vision)
+
+
+RECIPES = {"dagger": _dagger, "ppo": _ppo}
+
+
 def settled(config: Config) -> Config:
     """Return the options with ``episodes`` and ``dry_run`` worked in.
 
     Raises:
-        InputError: ``episodes`` is negative.
+        InputError: An option is out of range.
     """
+    if config.recipe not in RECIPES:
+        raise unknown_name("recipe", config.recipe, RECIPES)
     if config.env != ENV:
         raise unknown_name("env", config.env, (ENV,))
     if config.episodes < 0:
@@ -95,6 +115,16 @@ def settled(config: Config) -> Config:
             config, num_envs=rows, steps=steps, total_steps=2 * rows * steps, passes=1.0,
             batch_size=16, roads=2, processes=1,
         )  # fmt: skip
+        if config.recipe == "ppo":
+            rows, steps = min(config.ppo.num_envs, 4), min(config.ppo.steps, 60)
+            ppo = dataclasses.replace(
+                config.ppo, num_envs=rows, steps=steps, passes=1.0, batch_size=16, critic_first=1
+            )
+            config = dataclasses.replace(config, ppo=ppo, total_steps=3 * rows * steps)
+    if config.recipe == "ppo":
+        check_ppo(config, config.ppo)
+    else:
+        check(config)
     return config
 
 

@@ -74,8 +74,11 @@ class PreviewDriver:
         actions = dynamics.encode_action(NUMPY, *self.propose(info), v)
         return np.stack(actions, 1).astype(np.float32)
 
-    def propose(self, info: dict[str, Any]) -> tuple[Floats, Floats]:
-        """Return the curvature (1/m) and the acceleration (m/s^2) that it would ask for, (N,)."""
+    def propose(self, info: dict[str, Any], observation: Any = None) -> tuple[Floats, Floats]:
+        """Return the curvature (1/m) and the acceleration (m/s^2) that it would ask for, (N,).
+
+        It goes by the true state in ``info``, not by the ``observation``.
+        """
         v, a = info["speed"].astype(float), info["acceleration"].astype(float)
         delay, lag = info["lateral_delay"].astype(float), info["actuator_lag"].astype(float)
         # Two filters in a row are reckoned with as one: their times add up.

@@ -1,5 +1,6 @@
 """A policy file at the wheel of KinematicDriver-v0, with openpilot's runner between them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,15 @@ from numpy.typing import NDArray
 
 from steerlab.agents.policynet.eyes import planes
 from steerlab.agents.policynet.features import encode
-from steerlab.agents.policynet.model import LONGITUDINAL_DELAY
+from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, PolicyNet
 from steerlab.envs.kinematic_driver import dynamics
 from steerlab.envs.kinematic_driver.camera import NARROW, WIDE
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.exporters.openpilot.contracts import Contract
-from steerlab.exporters.openpilot.runner import Network, Runner, Step
+from steerlab.exporters.openpilot.in_graph import Packed
+from steerlab.exporters.openpilot.runner import Network, Runner, Step, TorchEngine
 
 
 class OpenpilotDriver:
@@ -71,6 +73,19 @@ class OpenpilotDriver:
         if not self.runner.vision:
             return {"features": encode(observation)}
         return {"image": planes(self.env, NARROW), "wide_image": planes(self.env, WIDE)}
+
+
+def torch_network(policy: PolicyNet) -> Network:
+    """Return a policy that is not exported as the runner takes it."""
+    model = policy.model
+    return Network(TorchEngine(Packed(policy, model), list(model.inputs)), model.slices)
+
+
+def torch_driver(
+    policy: PolicyNet, vision: Network | None = None
+) -> Callable[[KinematicDriverVectorEnv], OpenpilotDriver]:
+    """Return what drives with a policy that is not exported, all rows in one call."""
+    return lambda env: OpenpilotDriver(env, policy.contract, torch_network(policy), vision)
 
 
 def cruise_acceleration(speed: Any, set_speed: Any) -> Any:

@@ -1,7 +1,7 @@
 """Closed-loop driving of held-out episodes, and its figures over all steps of all episodes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,6 +18,7 @@ from steerlab.envs.kinematic_driver.violations import CUT, VIOLATIONS
 from steerlab.errors import InputError
 
 MakeDriver = Callable[[KinematicDriverVectorEnv], Driver]
+FRAME_RATE = 10  # pictures of a film a second, one every second step
 
 #: What a policy has to reach: name of the figure -> (limit, unit); violations and cuts must be 0.
 TARGETS: dict[str, tuple[float, str]] = {
@@ -180,3 +181,25 @@ def figures(record: Record) -> Figures:
         return_cvar=float(tail.mean()),
         km=float((end["s"] - START).sum() / 1000),
     )
+
+
+def pictures(
+    make_driver: MakeDriver,
+    seeds: Iterable[int],
+    ranges: Ranges | None = None,
+    max_episode_steps: int = 500,
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield pictures (H, W, 3) of one episode a seed, :data:`FRAME_RATE` a second."""
+    env = KinematicDriverVectorEnv(1, max_episode_steps, ranges, render_mode="rgb_array")
+    for seed in seeds:
+        driver: Driver = make_driver(env)
+        observation: Any
+        observation, info = env.reset(seed=seed)
+        driver.reset(observation, info)
+        over, step = False, 0
+        while not over:
+            observation, _, terminated, truncated, info = env.step(driver(observation, info))
+            over = bool(terminated[0] or truncated[0])
+            if step % 2 == 0 and not over:
+                yield env.render_row(0)
+            step += 1

@@ -1,28 +1,45 @@
 """What a recorded drive teaches: the teacher's command, and the plan that hindsight shows."""
 
 import math
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steerlab.agents.policynet.model import Frames, PolicyNet
+from steerlab.agents.policynet.model import Frames, Parts, PolicyNet
 from steerlab.agents.policynet.plan import Near
 from steerlab.agents.policynet.rollout import FRAME, Drive, plan_command
 from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.exporters.openpilot.contracts import PLAN_COLUMNS, T_IDXS
 
 WINDOW, STRIDE = 25, 4
+#: Weights of the losses in their sum.
+SCALE = {"steer": 10.0, "pedal": 1.0, "now": 0.2, "desire": 0.1, "spread": 0.01, "plan": 0.1}
+PLAN_ERRORS = (2.0, 5.0)  # s ahead
 #: Columns of the plan that a flat road moves.
 MOVING = [PLAN_COLUMNS.index(n) for n in ("x", "y", "vx", "vy", "ax", "ay", "yaw", "yaw_rate")]
 
 
-def imitation_loss(
-    network: PolicyNet, drive: Drive, steps: Tensor, rows: Tensor, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Return the losses of the windows that end at ``steps`` (B,) of ``rows`` (B,).
+class Look(NamedTuple):
+    """Windows of a drive and what the network makes of them; B windows of 25 frames."""
 
-    Every frame of a window counts, with the history that it has inside the window, the last one
-    more. The plan is learned at the last frame and at one other.
+    at: Tensor  # steps of the frames, (B, 25)
+    rows: Tensor  # (B,)
+    known: Tensor  # whether the frame belongs to the episode, (B, 25)
+    given: dict[str, Tensor]  # what is kept of the frames, (B, 25, *)
+    frames: Frames
+    states: Tensor  # (B, 25, H)
+    parts: Parts
+    curvature: Tensor  # what the rule reads from the plan, 1/m, (B, 25)
+    pedal: Tensor  # m/s^2
+    weight: Tensor  # how much a frame counts, adding up to 1
+
+
+def look(network: PolicyNet, drive: Drive, steps: Tensor, rows: Tensor) -> Look:
+    """Run over the windows that end at ``steps`` (B,) of ``rows`` (B,).
+
+    Every frame of a window says something, with the history that it has inside the window.
     """
     rule = network.contract.command
     at = steps[:, None] - STRIDE * torch.arange(WINDOW - 1, -1, -1)
@@ -46,52 +63,78 @@ def imitation_loss(
         "t_longitudinal": torch.full_like(delay, network.t_longitudinal),
     }
     curvature, pedal = plan_command(network, parts, times)
-    speed = given["car"][..., 0].clamp(min=rule.min_speed)
-    bound = (3.6 / speed**2).clamp(max=0.2)
-    wanted = given["wanted"]
+    return Look(at, rows, known, given, frames, states, parts, curvature, pedal, weight)
+
+
+def imitation_loss(
+    network: PolicyNet, drive: Drive, steps: Tensor, rows: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return the losses of the windows that end at ``steps`` (B,) of ``rows`` (B,).
+
+    Every frame of a window counts, the last one more. The plan is learned at the last frame and at
+    one other.
+    """
+    seen = look(network, drive, steps, rows)
+    wanted = seen.given["wanted"]
     huber = nn.functional.smooth_l1_loss
-    steer_error = (curvature - wanted[..., 0]) / bound
+    steer_error = (seen.curvature - wanted[..., 0]) / lateral_bound(network, seen)
     steer = huber(steer_error, torch.zeros_like(steer_error), reduction="none", beta=0.5)
-    brake = huber(pedal, wanted[..., 1], reduction="none", beta=0.5)
+    brake = huber(seen.pedal, wanted[..., 1], reduction="none", beta=0.5)
+    losses = {"steer": (seen.weight * steer).sum(), "pedal": (seen.weight * brake).sum()}
+    losses |= hindsight_losses(network, drive, seen, generator)
+    losses["loss"] = sum(SCALE[name] * value for name, value in losses.items())  # type: ignore
+    return losses
+
+
+def hindsight_losses(
+    network: PolicyNet, drive: Drive, seen: Look, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return the losses of all that the drive itself teaches: motion, desire, spread and plan."""
+    given, parts = seen.given, seen.parts
+    speed = given["car"][..., 0].clamp(min=network.contract.command.min_speed)
     true = {name: given[name][..., 0] for name in ("speed", "acceleration", "yaw_rate")}
     now = (parts.near.acceleration - true["acceleration"]) ** 2
     now = now + ((parts.near.yaw_rate - true["yaw_rate"]) * speed) ** 2
-    if car is None:
+    if "lateral_control_params" not in network.feeds:
+        delay = given["car"][..., 1] + network.contract.command.extra_delay_s
         now = now + (parts.near.speed - true["speed"]) ** 2
         now = now + 10 * (parts.delay - delay) ** 2
     desire = nn.functional.cross_entropy(
         parts.desire.flatten(0, 1), given["desired"][..., 0].long().flatten(), reduction="none"
-    ).unflatten(0, at.shape)
+    ).unflatten(0, seen.at.shape)
     log_std = parts.curvature_log_std[..., 0].clamp(-10.0, 5.0)
-    surprise = 0.5 * ((wanted[..., 0] - curvature.detach()) * torch.exp(-log_std)) ** 2 + log_std
-    each = {"steer": steer, "pedal": brake, "now": now, "desire": desire, "spread": surprise}
-    losses = {name: (weight * values).sum() for name, values in each.items()}
-
-    other = torch.randint(0, WINDOW - 1, (len(steps),), generator=generator)
-    batch = torch.arange(len(steps))
+    missed = given["wanted"][..., 0] - seen.curvature.detach()
+    surprise = 0.5 * (missed * torch.exp(-log_std)) ** 2 + log_std
+    each = {"now": now, "desire": desire, "spread": surprise}
+    losses = {name: (seen.weight * values).sum() for name, values in each.items()}
+    other = torch.randint(0, WINDOW - 1, (len(seen.rows),), generator=generator)
     losses["plan"] = 0.5 * sum(
-        _plan_loss(network, drive, at[batch, i], rows, states[batch, i],
-                   Frames(*(p[batch, i] for p in frames)), known[batch, i])
-        for i in (torch.full_like(other, WINDOW - 1), other)
+        _plan_loss(network, drive, seen, i) for i in (torch.full_like(other, WINDOW - 1), other)
     )  # fmt: skip
-    scale = {"steer": 10.0, "pedal": 1.0, "now": 0.2, "desire": 0.1, "spread": 0.01, "plan": 0.1}
-    losses["loss"] = sum(scale[name] * value for name, value in losses.items())
     return losses
 
 
-def _plan_loss(
-    network: PolicyNet,
-    drive: Drive,
-    steps: Tensor,
-    rows: Tensor,
-    state: Tensor,
-    frame: Frames,
-    known: Tensor,
-) -> Tensor:
-    """Return the mixture's negative log-likelihood of what was really driven, a value (mean)."""
+def lateral_bound(network: PolicyNet, seen: Look) -> Tensor:
+    """Return the curvature (1/m) that counts as one in the losses, (B, 25)."""
+    speed = seen.given["car"][..., 0].clamp(min=network.contract.command.min_speed)
+    return (3.6 / speed**2).clamp(max=0.2)
+
+
+def _plan_loss(network: PolicyNet, drive: Drive, seen: Look, frame: Tensor) -> Tensor:
+    """Return the mixture's negative log-likelihood of what was really driven, a value (mean).
+
+    Args:
+        network: The policy.
+        drive: What was driven.
+        seen: Windows.
+        frame: Frame of each window whose plan is meant, (B,).
+    """
+    batch = torch.arange(len(frame))
+    steps, rows, known = seen.at[batch, frame], seen.rows, seen.known[batch, frame]
     given = FRAME.split(drive.frames[steps, rows])
     car = given["car"] if "lateral_control_params" in network.feeds else None
-    parts = network.parts(state, frame, given["traffic"], car)
+    of_frame = Frames(*(part[batch, frame] for part in seen.frames))
+    parts = network.parts(seen.states[batch, frame], of_frame, given["traffic"], car)
     # The beginning is the teacher's to say, not hindsight's.
     parts = parts._replace(near=Near(*(x.detach() for x in parts.near)))
     mean, log_std = (x[..., MOVING] for x in network.plan(parts))
@@ -102,6 +145,32 @@ def _plan_loss(
     likelihood = (each * mask).sum((-2, -1)) + torch.log_softmax(parts.logits, -1)
     count = (mask.sum((-2, -1)) * len(MOVING)).clamp(min=1)
     return -(torch.logsumexp(likelihood, -1, keepdim=True) / count).mean()
+
+
+@torch.no_grad()
+def plan_error(
+    network: PolicyNet, drive: Drive, generator: torch.Generator, windows: int = 256
+) -> dict[str, float]:
+    """Return how far (m) the best plan is from what was driven, at some times ahead (mean)."""
+    length, count = drive.first.shape
+    steps = torch.randint(0, length, (windows,), generator=generator)
+    rows = torch.randint(0, count, (windows,), generator=generator)
+    seen = look(network, drive, steps, rows)
+    plan, _ = network.plan(Parts(*(_last(part) for part in seen.parts)))
+    plan = plan[torch.arange(windows), seen.parts.logits[:, -1].argmax(-1)]
+    target, known = hindsight(drive, steps, rows)
+    away = (plan - target)[..., :2].norm(dim=-1)
+    found = {}
+    for seconds in PLAN_ERRORS:
+        at = int(np.abs(T_IDXS - seconds).argmin())
+        there = known[:, at]
+        found[f"error_{seconds:g}s"] = float(away[there, at].mean()) if there.any() else 0.0
+    return found
+
+
+def _last(part: Any) -> Any:
+    """Return the last frame of what is told for each frame of windows."""
+    return Near(*(x[:, -1] for x in part)) if isinstance(part, Near) else part[:, -1]
 
 
 def hindsight(drive: Drive, steps: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Driving KinematicDriver-v0 with a policy network in training, and what is kept of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.envs.layout import Layout
+from steerlab.envs.wrappers.cvar import CVaRVectorReward, cvar
 from steerlab.exporters.openpilot.commands import (
     Command,
     action_times,
@@ -47,6 +49,10 @@ class Drive:
         first: Step at which the frame's episode began, (T, N).
         last: Last step of it, (T, N).
         figures: What was seen, for the log.
+        chance: What was drawn anew for the disturbance of each command, standard normal, (T, N, 2).
+        paid: Rewards, (T, N).
+        over: Whether the episode ended with this step, (T, N).
+        watched: What ``watch`` told before every step and after the last, (T + 1, N, K).
     """
 
     features: Tensor
@@ -54,6 +60,10 @@ class Drive:
     first: Tensor
     last: Tensor
     figures: dict[str, float] = field(default_factory=dict)
+    chance: Tensor = field(default_factory=lambda: torch.empty(0))
+    paid: Tensor = field(default_factory=lambda: torch.empty(0))
+    over: Tensor = field(default_factory=lambda: torch.empty(0))
+    watched: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class Senses:
@@ -115,7 +125,7 @@ class Teacher(Protocol):
     def reset(self, observation: Any, info: dict[str, Any], rows: Any = ...) -> None:
         """Forget the past: new episodes have begun in ``rows``."""
 
-    def propose(self, info: dict[str, Any]) -> tuple[Floats, Floats]:
+    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Floats, Floats]:
         """Return the curvature (1/m) and acceleration (m/s^2) that it would ask for, (N,)."""
 
     def keep(self, info: dict[str, Any], actions: Floats) -> None:
@@ -130,66 +140,83 @@ class Mixture:
     noise: float = 0.5  # share of the time that the commands are disturbed
     lateral: float = 1.0  # m/s^2, standard deviation of the steering's disturbance
     pedal: float = 0.7  # m/s^2, standard deviation of the pedals'
+    keep: tuple[float, float] = (0.92, 0.98)  # of both disturbances from step to step
     block: int = 30  # steps for which a choice holds
+
+
+#: Tells what else is to be kept of a state: from the task, the observation and ``info``, (N, K).
+Watch = Callable[[KinematicDriverVectorEnv, Any, dict[str, Any]], Floats]
 
 
 @torch.no_grad()
 def collect(
     network: PolicyNet,
-    env: KinematicDriverVectorEnv,
-    teacher: Teacher,
+    env: KinematicDriverVectorEnv | CVaRVectorReward,
+    teacher: Teacher | None,
     steps: int,
     seed: int,
     mixture: Mixture,
     eyes: Eyes | None = None,
+    watch: Watch | None = None,
 ) -> Drive:
     """Drive all rows for ``steps`` steps; an episode that ends is followed by a fresh one.
 
     Args:
         network: The policy, which drives through its plan.
         env: Environment with ``autoreset_mode="Disabled"``.
-        teacher: Says in every state what it would do.
+        teacher: Says in every state what it would do. Without one, what was asked for is ``wanted``.
         steps: Steps of each row.
         seed: Seed of the roads, and of who drives when.
         mixture: Who drives.
         eyes: Where the features come from; the fixed encoder by default. With a vision network the
             cruise control holds the set speed, which is not in the pictures.
+        watch: What else is kept of every state.
     """
+    task = env.unwrapped
+    assert isinstance(task, KinematicDriverVectorEnv)
     n, rule = env.num_envs, network.contract.command
     rng = np.random.default_rng([seed, 7])
     senses, memory = Senses(n, rule, eyes or Encoder()), Memory(network, n)
     features = torch.empty(steps, n, FEATURES, dtype=torch.float16)
     frames = np.zeros((steps, n, FRAME.size), np.float32)
     first = np.zeros((steps, n), np.int64)
+    chance = np.zeros((steps, n, 2), np.float32)
+    paid, ended = np.zeros((steps, n), np.float32), np.zeros((steps, n), bool)
+    watched: list[Tensor] = []
     begun = np.zeros(n, np.int64)
     sums = np.zeros(3)
-    ends: list[tuple[float, int]] = []  # return and violation of episodes that are over
+    ends: list[int] = []  # violations of episodes that are over
+    returns = np.full(n, np.nan)  # of each row's first episode
 
     def zero() -> Command:
         return Command(np.zeros(n), np.zeros(n), np.zeros(n, bool))
 
     observation, info = env.reset(seed=seed)
-    teacher.reset(observation, info)
+    if teacher:
+        teacher.reset(observation, info)
     last, pose = zero(), np.zeros((3, n))
     noise, taught, noisy = np.zeros((2, n)), np.zeros(n, bool), np.zeros(n, bool)
-    keep = np.array([[0.92], [0.98]])  # of the disturbances from step to step
+    keep = np.array(mixture.keep)[:, None]
     for step in range(steps):
+        if watch:
+            watched.append(torch.as_tensor(watch(task, observation, info)))
         if step % mixture.block == 0:
             taught, noisy = rng.random((2, n)) < np.array([[mixture.teacher], [mixture.noise]])
-        now = senses(env, observation)
+        now = senses(task, observation)
         kept = {k: torch.as_tensor(now[k]) for k in ("features", "desire", "traffic", "car")}
         car = kept["car"] if "lateral_control_params" in network.feeds else None
         parts = memory.step(kept["features"], kept["desire"], kept["traffic"], car)
         said = [x.numpy().astype(float) for x in plan_command(network, parts, now)]
         v = info["speed"].astype(float)
-        curvature, pedal = teacher.propose(info)
+        curvature, pedal = teacher.propose(info, observation) if teacher else said
         scale = dynamics.curvature_scale(NUMPY, v)
         steer = np.clip(curvature, -1.4 * scale, 1.4 * scale)
         pedal = np.clip(pedal, -3.0, 1.8)
-        noise = keep * noise + np.sqrt(1 - keep**2) * rng.normal(size=(2, n))
+        drawn = rng.normal(size=(2, n))
+        noise = keep * noise + np.sqrt(1 - keep**2) * drawn
         sway, push = noisy * noise * np.array([[mixture.lateral], [mixture.pedal]])
         asked = Command(
-            np.where(taught, steer, said[0]) + sway / np.maximum(v, 3.0) ** 2,
+            np.where(taught, steer, said[0]) + sway / sway_speed(v) ** 2,
             np.where(taught, pedal, said[1]) + push,
             last.should_stop,
         )
@@ -199,63 +226,83 @@ def collect(
             set_speed = LAYOUT.split(observation)["cruise_speed"][:, 0]
             published = np.minimum(published, cruise_acceleration(v, set_speed))
         actions = np.stack(dynamics.encode_action(NUMPY, last.curvature, published, v), 1)
-        teacher.keep(info, actions)
+        if teacher:
+            teacher.keep(info, actions)
 
         features[step] = kept["features"]
         yaw_rate = v * info["curvature"]
         parts_of = FRAME.split(frames[step])
         for name in ("desire", "traffic", "car"):
             parts_of[name][:] = now[name]
-        parts_of["wanted"][:] = np.stack([steer, pedal], 1)
+        wanted = (steer, pedal) if teacher else (asked.curvature, asked.acceleration)
+        parts_of["wanted"][:] = np.stack(wanted, 1)
         motion = (*pose, v, info["acceleration"], yaw_rate)
         for name, value in zip(
             ("x", "y", "yaw", "speed", "acceleration", "yaw_rate"), motion, strict=True
         ):
             parts_of[name][:, 0] = value
         parts_of["desired"][:, 0] = LAYOUT.split(observation)["desire"].argmax(1)
-        first[step] = begun
+        first[step], chance[step] = begun, drawn.T
         error = np.abs(said[0] - steer) / scale
         sums += [np.mean(error**2), np.mean((said[1] - pedal) ** 2), np.mean(np.abs(info["cte"]))]
 
-        observation, _, terminated, truncated, info = env.step(actions.astype(np.float32))
+        observation, paid[step], terminated, truncated, info = env.step(actions.astype(np.float32))
         # The bicycle's motion over the step, midpoint rule.
         turn = dynamics.DT * info["speed"] * info["curvature"]
         way, course = dynamics.DT * 0.5 * (v + info["speed"]), pose[2] + 0.5 * turn
         pose = pose + np.stack([way * np.cos(course), way * np.sin(course), turn])
-        over = terminated | truncated
+        ended[step] = over = terminated | truncated
         if over.any():
-            ends += zip(
-                info["base_return"][over].tolist(), info["violation"][over].tolist(), strict=True
-            )
+            ends += info["violation"][over].tolist()
+            returns = np.where(over & (begun == 0), info["base_return"], returns)
             observation, fresh = env.reset(options={"reset_mask": over})
             for name, values in fresh.items():
                 if not name.startswith("_"):
                     info[name] = np.where(over, values, info[name])
-            teacher.reset(observation, info, over)
+            if teacher:
+                teacher.reset(observation, info, over)
             senses.reset(over)
             memory.reset(torch.as_tensor(over))
             for value in last[:2]:
                 value[over] = 0.0
             pose[:, over] = 0.0
             begun[over] = step + 1
+    if watch:
+        watched.append(torch.as_tensor(watch(task, observation, info)))
+    # An episode that is not over counts as if it went on as it went so far.
+    longer = info["base_return"] * task.max_episode_steps / steps
+    returns = np.where(begun == 0, longer, returns)
     final, end = np.empty_like(first), np.full(n, steps - 1)
     for step in range(steps - 1, -1, -1):
         if step < steps - 1:
             end = np.where(first[step + 1] != first[step], step, end)
         final[step] = end
     means = sums / steps
+    taught_figures = {
+        "steer_error": float(np.sqrt(means[0])),
+        "pedal_error": float(np.sqrt(means[1])),
+    }
     return Drive(
         features,
         torch.as_tensor(frames),
         torch.as_tensor(first),
         torch.as_tensor(final),
-        {
-            "steer_error": float(np.sqrt(means[0])),
-            "pedal_error": float(np.sqrt(means[1])),
+        (taught_figures if teacher else {})
+        | {
             "cte_mean": float(means[2]),
             "episodes": float(len(ends)),
-            "return": float(np.mean([r for r, _ in ends])) if ends else 0.0,
-            "violations": float(sum(kind > 0 for _, kind in ends)),
+            "return": float(returns.mean()),
+            "return_cvar": cvar(returns, 0.05),
+            "violations": float(sum(kind > 0 for kind in ends)),
         }
-        | {name: float(sum(k == i for _, k in ends)) for i, name in enumerate(VIOLATIONS) if i},
+        | {name: float(sum(k == i for k in ends)) for i, name in enumerate(VIOLATIONS) if i},
+        chance=torch.as_tensor(chance),
+        paid=torch.as_tensor(paid),
+        over=torch.as_tensor(ended),
+        watched=torch.stack(watched).float() if watch else torch.empty(0),
     )
+
+
+def sway_speed(v: Any) -> Any:
+    """Return the speed (m/s) at which a disturbance's lateral acceleration is a curvature."""
+    return np.maximum(v, 3.0)

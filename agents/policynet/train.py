@@ -17,10 +17,14 @@ from tqdm.auto import tqdm
 
 from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.policynet.driver import torch_driver
+from steerlab.agents.policynet.evaluate import FRAME_RATE, pictures
 from steerlab.agents.policynet.eyes import Vision
-from steerlab.agents.policynet.losses import WINDOW, imitation_loss
+from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import Drive, Mixture, Teacher, collect
+from steerlab.agents.recurrent_ppo.driver import PolicyDriver
+from steerlab.agents.recurrent_ppo.train import load_driver
 from steerlab.agents.run_log import RunLog
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
@@ -30,6 +34,7 @@ from steerlab.exporters.openpilot.runner import Network
 from steerlab.options import option
 
 LAST, POLICY = "last.pt", "policy_model.pth"
+FILM_SEED = 1_800_000_000  # of the filmed episode, neither training nor held-out
 #: Share of the time that the teacher drives in the first iterations.
 TEACHER_SHARES = (1.0, 1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
 
@@ -51,6 +56,11 @@ class ImitationConfig:
     noise: float = option(0.5, "share of the time that the commands are disturbed")
     lateral: float = option(1.7, "m/s^2 within which the preview teacher takes bends; it must not "
                             "use its knowledge of the grip, which the policy cannot see")  # fmt: skip
+    teacher: str = option("preview", "who says what is right: preview (controller with the true "
+                          "state), or a folder of steerlab train-kinematic-driver")  # fmt: skip
+    film: int = option(
+        300, "steps of the episode that is filmed for TensorBoard at the end; 0 = none"
+    )
     seed: int = option(0, "seed of weights, roads and batches")
 
 
@@ -68,12 +78,33 @@ def preview_teacher(config: ImitationConfig) -> MakeTeacher:
     return make
 
 
+def choose_teacher(config: ImitationConfig) -> MakeTeacher:
+    """Return the teacher that is asked for.
+
+    A trained recurrent driver carries its own state along the student's trajectories. It reckons with
+    no smoothing before its own commands, since none was there when it learned.
+
+    Raises:
+        InputError: There is no such teacher.
+    """
+    if config.teacher == "preview":
+        return preview_teacher(config)
+    if not Path(config.teacher).is_dir():
+        raise InputError(
+            f"teacher={config.teacher!r} is neither preview nor a folder of steerlab "
+            "train-kinematic-driver"
+        )
+    model, threshold = load_driver(config.teacher)
+    return lambda env: PolicyDriver(model, env.num_envs, threshold)
+
+
 def train_imitation(
     config: ImitationConfig,
     output: str | Path,
     make_teacher: MakeTeacher | None = None,
     ranges: Ranges | None = None,
     vision: Network | None = None,
+    start: str | Path | None = None,
 ) -> PolicyNet:
     """Train, or go on training, and return the policy with averaged weights.
 
@@ -84,22 +115,23 @@ def train_imitation(
     Args:
         config: Options.
         output: Folder of the results.
-        make_teacher: Who teaches; the preview LQR by default.
+        make_teacher: Who teaches; by default whom ``config.teacher`` names.
         ranges: Ranges of the task; the defaults.
         vision: A vision network that looks at the rendered road and makes the features.
+        start: ``policy_model.pth`` to begin with; None begins with random weights, and the teacher
+            drives part of the first iterations.
 
     Raises:
-        InputError: An option is out of range.
+        InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check(config)
     output = Path(output)
-    size = PolicySize(config.reduced, config.hidden, config.trunk)
-    with torch.random.fork_rng(devices=[]):  # without touching the caller's generator
-        torch.manual_seed(config.seed)
-        network = PolicyNet(config.contract, size)
+    network = load_policy(start) if start else new_policy(config)
+    if network.contract.id != config.contract:
+        raise other_contract(start, network)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
-    make_teacher = make_teacher or preview_teacher(config)
+    make_teacher = make_teacher or choose_teacher(config)
     updates = max(1, round(config.passes * config.num_envs * config.steps
                            / (WINDOW * config.batch_size)))  # fmt: skip
     first = 0
@@ -123,7 +155,7 @@ def train_imitation(
             env = KinematicDriverVectorEnv(
                 config.num_envs, ranges=ranges, autoreset_mode="Disabled"
             )
-            shares = TEACHER_SHARES[iteration : iteration + 1]
+            shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
             mixture = Mixture(teacher=shares[0] if shares else 0.0, noise=config.noise)
             seed = config.seed * 10_000_000 + iteration * config.num_envs
             network.eval()
@@ -151,12 +183,38 @@ def train_imitation(
             )
             scalars = {f"loss/{k}": v for k, v in sums.items()}
             scalars |= {f"drive/{k}": v for k, v in drive.figures.items()}
+            scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             log.scalars(iteration, scalars | {"drive/teacher": mixture.teacher})
             bar.update()
             bar.set_postfix(loss=f"{sums['loss']:.3f}", cte=f"{drive.figures['cte_mean']:.2f}")
-    policy: Any = average.module
+        return finish(average.module, output, log, iterations, config.film, vision)
+
+
+def new_policy(config: ImitationConfig) -> PolicyNet:
+    """Return a policy with random weights."""
+    size = PolicySize(config.reduced, config.hidden, config.trunk)
+    with torch.random.fork_rng(devices=[]):  # without touching the caller's generator
+        torch.manual_seed(config.seed)
+        return PolicyNet(config.contract, size)
+
+
+def finish(
+    policy: Any, output: Path, log: RunLog, step: int, film: int, vision: Network | None
+) -> PolicyNet:
+    """Write ``policy_model.pth`` and film an episode; return the policy."""
     save_checkpoint(output / POLICY, {"model": policy.state_dict(), "describe": policy.describe()})
-    return policy.eval()
+    policy.eval()
+    if film:
+        seen = pictures(torch_driver(policy, vision), (FILM_SEED,), max_episode_steps=film)
+        log.film(step, "drive/film", seen, FRAME_RATE)
+    return policy
+
+
+def other_contract(start: str | Path | None, network: PolicyNet) -> InputError:
+    """Return what is to be said of a start for another release."""
+    return InputError(
+        f"start={str(start)!r} was trained for {network.contract.id}; give contract= of that name"
+    )
 
 
 def _update(
@@ -190,8 +248,8 @@ def load_policy(path: str | Path) -> PolicyNet:
     return policy_from(state["describe"], state["model"])
 
 
-def check(config: ImitationConfig) -> int:
-    """Return the number of iterations.
+def check_shared(config: ImitationConfig) -> None:
+    """Refuse what is wrong with the options that all recipes share.
 
     Raises:
         InputError: An option is out of range.
@@ -201,15 +259,29 @@ def check(config: ImitationConfig) -> int:
             f"contract={config.contract} joins vision and policy in one network; train for one of "
             "the split contracts (steerlab.agents.policynet.model.Supercombo joins them)"
         )
-    for name in ("num_envs", "steps", "batch_size", "reduced", "hidden", "trunk"):
+    for name in ("reduced", "hidden", "trunk"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)} must be at least 1")
+    if config.film and not 10 <= config.film <= 4000:
+        raise InputError(f"film={config.film} must be 0, or in 10..4000 steps")
+    if not 0 <= config.seed < 100:
+        raise InputError(f"seed={config.seed} must be in 0..99: beyond lie the held-out episodes")
+
+
+def check(config: ImitationConfig) -> int:
+    """Return the number of iterations.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+    check_shared(config)
+    for name in ("num_envs", "steps", "batch_size"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
     if config.passes <= 0 or config.learning_rate <= 0:
         raise InputError("passes and learning_rate must be positive")
     if not 0 <= config.noise <= 1:
         raise InputError(f"noise={config.noise} must be in [0, 1]")
-    if not 0 <= config.seed < 100:
-        raise InputError(f"seed={config.seed} must be in 0..99: beyond lie the held-out episodes")
     if not 0.5 <= config.lateral <= 3.0:
         raise InputError(f"lateral={config.lateral} must be in [0.5, 3] m/s^2")
     iterations = config.total_steps // (config.num_envs * config.steps)

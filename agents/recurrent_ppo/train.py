@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
+from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.classical.preview import drive_once
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE, PolicyDriver
 from steerlab.agents.recurrent_ppo.policy import SequencePolicy
@@ -19,6 +20,7 @@ from steerlab.agents.run_log import RunLog
 from steerlab.agents.sb3 import ResumableTraining, load_sb3, save_sb3, sb3_logger
 from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.envs.sb3 import SB3VecEnv
 from steerlab.envs.wrappers.cvar import CVaRVectorReward
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
@@ -60,7 +62,12 @@ class DriverConfig:
 
 
 def make_driver_env(
-    num_envs: int, episode_steps: int, autoreset_mode: str, gamma: float = 1.0, **risk: Any
+    num_envs: int,
+    episode_steps: int,
+    autoreset_mode: str,
+    gamma: float = 1.0,
+    ranges: Ranges | None = None,
+    **risk: Any,
 ) -> CVaRVectorReward:
     """Return the task with the budget and the time left in its observation.
 
@@ -68,7 +75,7 @@ def make_driver_env(
     return, so that the plain reward is paid.
     """
     env: Any = KinematicDriverVectorEnv(
-        num_envs, episode_steps, reward={"shaping": 0.0}, autoreset_mode=autoreset_mode
+        num_envs, episode_steps, ranges, reward={"shaping": 0.0}, autoreset_mode=autoreset_mode
     )
     if risk.get("sampler"):
         env.use_sampler(risk["sampler"])
@@ -186,6 +193,29 @@ def train_driver(
         model.set_logger(sb3_logger(log))
         model.learn(config.total_steps, callback=training)
     return model
+
+
+def load_driver(folder: str | Path) -> tuple[RecurrentPPO, float]:
+    """Return the learner in a folder of :func:`train_driver`, and the threshold that it ended with.
+
+    Cell and width are read from the weights.
+
+    Raises:
+        InputError: The folder has no checkpoint of such a learner.
+    """
+    path = Path(folder, CHECKPOINT)
+    state = load_checkpoint(path)
+    try:
+        gates, hidden = state["policy"]["lstm_actor.weight_hh_l0"].shape
+        threshold = float(state["describe"]["also"]["threshold"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{str(path)!r} holds no recurrent driver; give a folder of steerlab train-kinematic-driver"
+        ) from error
+    config = DriverConfig(cell="gru" if gates == 3 * hidden else "lstm", hidden=hidden)
+    model = make_model(config, make_driver_env(1, config.episode_steps, "SameStep", alpha=1.0))
+    load_sb3(path, model)
+    return model, threshold
 
 
 @torch.no_grad()

@@ -95,6 +95,35 @@ def test_evaluate_side_by_side(
     assert (tmp_path / "drivers.png").stat().st_size > 5000
 
 
+def test_ppo_after_the_dry_run(trained: Path, tmp_path: Path) -> None:
+    """The other recipe as a second stage; its files are as complete."""
+    arguments = [
+        "dry_run=true", "recipe=ppo", f"start={trained / 'policy_model.pth'}", "tinygrad=false",
+        "film=0", "ppo.alpha=0.2", f"output={tmp_path}",
+    ]  # fmt: skip
+    train_policynet.main(arguments)
+    for name in ("driving_policy.onnx", "policy_model.pth", "held_out.json"):
+        assert (tmp_path / name).stat().st_size > 0
+    before, after = (load_policy(f / "policy_model.pth") for f in (trained, tmp_path))
+    assert not torch.equal(before.heads.weight, after.heads.weight)
+    with pytest.raises(SystemExit, match="'alpha': 0.3"):
+        train_policynet.main([*arguments[:-2], "ppo.alpha=0.3", arguments[-1]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recipe=sac"], "unknown recipe"),
+        (["teacher=me"], "neither preview nor"),
+        (["recipe=ppo", "start=no.pth"], "no checkpoint"),
+        (["recipe=ppo", "ppo.keep=2"], "keep=2"),
+    ],
+)
+def test_train_refuses(arguments: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=words):
+        train_policynet.main(["dry_run=true", *arguments, f"output={tmp_path}"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
