@@ -106,7 +106,7 @@ def test_ppo_after_the_dry_run(trained: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 0
     before, after = (load_policy(f / "policy_model.pth") for f in (trained, tmp_path))
     assert not torch.equal(before.heads.weight, after.heads.weight)
-    with pytest.raises(SystemExit, match="'alpha': 0.3"):
+    with pytest.raises(SystemExit, match=r"'alpha': 0\.3"):
         train_policynet.main([*arguments[:-2], "ppo.alpha=0.3", arguments[-1]])
 
 
