@@ -11,23 +11,25 @@ Example:
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from tqdm.auto import tqdm
 
 from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
 from steerlab.envs.wrappers.cvar import cvar
+from steerlab.experiments._intervals import (
+    Episodes,
+    Summary,
+    paired_intervals,
+    plot_returns,
+    print_intervals,
+)
 from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
@@ -63,8 +65,17 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         for name, alpha in arms.items():
             results[name].append(one(config, output, name, alpha, seed))
     summary = intervals(config, results)
-    _print(config, summary)
-    _plot(results, output / "returns.png")
+    titles = {
+        "mean": "mean return",
+        "cvar": f"CVaR_{config.alpha:g} of the return",
+        "violations": "episodes with a violation",
+    }
+    print_intervals(
+        summary, titles,
+        f"{config.seeds} seeds, {config.total_steps:,} steps, {config.roads} held-out roads, "
+        "95 % intervals",
+    )  # fmt: skip
+    plot_returns(results, output / "returns.png")
     with atomic_path(output / "summary.json") as path:
         path.write_text(json.dumps(summary, indent=2), encoding="utf-8")
     return summary
@@ -90,80 +101,14 @@ def one(
         return {name: saved[name] for name in saved.files}
 
 
-def intervals(
-    config: Config, results: dict[str, list[dict[str, NDArray[Any]]]]
-) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Return estimate and 95 % interval by quantity and arm; ``difference`` is cvar - mean.
-
-    A resample draws seeds, and for each drawn seed roads, which are the same for both arms.
-    """
-    measures = {
-        "mean": lambda r, v: float(r.mean()),
-        "cvar": lambda r, v: cvar(r, config.alpha),
-        "violations": lambda r, v: float((v > 0).mean()),
+def intervals(config: Config, results: dict[str, list[Episodes]]) -> Summary:
+    """Return estimate and 95 % interval by quantity and arm; see :func:`paired_intervals`."""
+    measures: dict[str, Callable[[Episodes], float]] = {
+        "mean": lambda found: float(found["returns"].mean()),
+        "cvar": lambda found: cvar(found["returns"], config.alpha),
+        "violations": lambda found: float((found["violation"] > 0).mean()),
     }
-    rng = np.random.default_rng(0)
-    count, roads = len(results["mean"]), len(results["mean"][0]["returns"])
-    draws = []
-    whole = [(s, np.arange(roads)) for s in range(count)]
-    for _ in range(config.resamples):
-        picked = rng.integers(0, count, count)
-        draws.append([(s, rng.integers(0, roads, roads)) for s in picked.tolist()])
-    summary: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for name, measure in measures.items():
-
-        def value(arm: str, pairs: Any, measure: Any = measure) -> float:
-            parts = [
-                (results[arm][s]["returns"][i], results[arm][s]["violation"][i]) for s, i in pairs
-            ]
-            return float(np.mean([measure(r, v) for r, v in parts]))
-
-        point = {arm: value(arm, whole) for arm in results}
-        sampled = {arm: np.array([value(arm, d) for d in draws]) for arm in results}
-        point["difference"] = point["cvar"] - point["mean"]
-        sampled["difference"] = sampled["cvar"] - sampled["mean"]
-        summary[name] = {
-            arm: (point[arm], *np.percentile(sampled[arm], [2.5, 97.5]).tolist()) for arm in point
-        }
-    return summary
-
-
-def _print(config: Config, summary: dict[str, Any]) -> None:
-    titles = {
-        "mean": "mean return",
-        "cvar": f"CVaR_{config.alpha:g} of the return",
-        "violations": "episodes with a violation",
-    }
-    table = Table(
-        "", "for the mean", "for CVaR", "difference (paired)", header_style="bold",
-        title=f"{config.seeds} seeds, {config.total_steps:,} steps, {config.roads} held-out roads, "
-        "95 % intervals",
-    )  # fmt: skip
-    for name, title in titles.items():
-        cells = [
-            f"{middle:.3g} [{low:.3g}, {high:.3g}]"
-            for middle, low, high in (summary[name][a] for a in ("mean", "cvar", "difference"))
-        ]
-        table.add_row(title, *cells)
-    Console().print(table)
-
-
-def _plot(results: dict[str, list[dict[str, NDArray[Any]]]], path: Path) -> None:
-    """Draw the share of episodes below each return, a line a seed."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for (name, runs), colour in zip(results.items(), ("tab:blue", "tab:orange"), strict=True):
-        for i, found in enumerate(runs):
-            ordered = np.sort(found["returns"])
-            share = (np.arange(len(ordered)) + 1) / len(ordered)
-            axes.plot(
-                ordered, share, color=colour, lw=1, label=f"for the {name}" if not i else None
-            )
-    axes.set(xlabel="return", ylabel="share of episodes below", yscale="log")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    return paired_intervals(results, measures, config.resamples)
 
 
 main = study(Config, run, resumes=True)

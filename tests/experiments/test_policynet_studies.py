@@ -11,9 +11,11 @@ import torch
 from steerlab.agents.policynet.evaluate import figures
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
 from steerlab.agents.policynet.train import load_policy
+from steerlab.agents.recurrent_ppo.train import DriverConfig
 from steerlab.errors import InputError
 from steerlab.experiments import (
     _policynet,
+    compare_policynet,
     evaluate_policy,
     quickstart,
     train_policynet,
@@ -161,6 +163,56 @@ def test_a_vision_model_sees_the_rendered_road(trained: Path, tmp_path: Path) ->
     record = drive(file, range(3, 5), max_episode_steps=12)
     assert np.isfinite(record.offset).all()
     assert len(record.offset) == 24
+
+
+def test_compare_the_recipes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every arm is trained and driven once; the same command again only reads."""
+    teacher = DriverConfig(total_steps=80, num_envs=2, episode_steps=40, batch_size=80, hidden=8)
+    monkeypatch.setattr(compare_policynet, "TEACHER", teacher)
+    arguments = [
+        "num_envs=2", "steps=30", "total_steps=240", "ppo_steps=120", "batch_size=4", "passes=1",
+        "reduced=8", "hidden=8", "trunk=8", "ppo.num_envs=2", "ppo.steps=30", "ppo.batch_size=4",
+        "ppo.passes=1", "ppo.critic_first=1", "seeds=2", "roads=3", "resamples=20",
+        f"output={tmp_path}",
+    ]  # fmt: skip
+    compare_policynet.main(arguments)
+    text = capsys.readouterr().out
+    for word in ("dagger_ppo", "recurrent", "CVaR_0.05", "violations per 10,000 km", "begin with"):
+        assert word in " ".join(text.split())
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["recipes"]) == {"dagger", "recurrent", "ppo", "dagger_ppo", "first"}
+    for name in ("mean", "cvar", "per_10000_km"):
+        middle, low, high = summary["ablation"][name]["difference"]
+        assert low <= high
+        assert middle == pytest.approx(
+            summary["ablation"][name]["cvar"][0] - summary["ablation"][name]["mean"][0]
+        )
+    # The start of the ablation is the first stage, and drives as it does.
+    assert summary["start"]["mean"] == pytest.approx(summary["recipes"]["first"]["return_mean"])
+    for name in ("returns.png", "recipes.png"):
+        assert (tmp_path / name).stat().st_size > 5000
+    for name in ("train_imitation", "train_ppo", "train_driver"):
+        monkeypatch.delattr(compare_policynet, name)
+    compare_policynet.main(arguments)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ppo_steps=256000"], "ppo_steps=256000"),
+        (["seeds=0"], "seeds=0"),
+        (["alpha=2"], "alpha=2"),
+        (["recurrent=no"], "neither preview nor"),
+        (["start=no.pth"], "no checkpoint"),
+        (["roads=0"], "held-out"),
+    ],
+)
+def test_compare_refuses(arguments: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=words):
+        compare_policynet.main([*arguments, f"output={tmp_path}"])
 
 
 @pytest.mark.slow

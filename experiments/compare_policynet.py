@@ -1,0 +1,233 @@
+"""Compare the recipes that train PolicyNet, and PPO for the mean with PPO for CVaR.
+
+Recipes, each with the same number of driven steps: DAgger from the preview controller, DAgger from a
+RecurrentPPO driver, PPO from nothing, and DAgger then PPO. Then the last stage once more: PPO for the
+mean against PPO for the worst episodes, from the same policy, with several seeds. All drive the same
+held-out episodes in openpilot's runner. Intervals of 95 %: bootstrap over seeds, and within a seed over
+roads, which both learners share. Interrupted, the same command goes on.
+
+Examples:
+  steerlab compare-policynet
+  steerlab compare-policynet start=runs/mine/policy_model.pth recurrent=runs/train_kinematic_driver/mine
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from steerlab.agents.policynet.driver import torch_driver
+from steerlab.agents.policynet.evaluate import TARGETS, Figures, figures
+from steerlab.agents.policynet.model import PolicyNet
+from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
+from steerlab.agents.policynet.train import (
+    POLICY,
+    ImitationConfig,
+    check,
+    choose_teacher,
+    load_policy,
+    train_imitation,
+)
+from steerlab.agents.recurrent_ppo.train import DriverConfig, train_driver
+from steerlab.envs.kinematic_driver.roads import START
+from steerlab.envs.wrappers.cvar import cvar
+from steerlab.errors import InputError
+from steerlab.experiments import _policynet as shared
+from steerlab.experiments._intervals import (
+    Episodes,
+    paired_intervals,
+    plot_returns,
+    print_intervals,
+)
+from steerlab.experiments._study import study
+from steerlab.files import atomic_path
+from steerlab.options import option
+
+BLOCK = 100  # episodes that are driven side by side
+#: The driver that is trained to teach where none is given: compare-cvar's settings.
+TEACHER = DriverConfig(
+    total_steps=153_600, num_envs=128, batch_size=3200, n_epochs=4, learning_rate=1e-4, log_std=-2.0,
+    cell="gru", imitation=6,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config(ImitationConfig):
+    """Options of the study; the options of DAgger are those of ``train-policynet``."""
+
+    total_steps: int = option(256_000, "driven steps of each recipe")
+    ppo_steps: int = option(128_000, "of them PPO's, where DAgger goes before; also the ablation's")
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    alpha: float = option(0.05, "share of the worst returns that counts in the CVaR arm")
+    recurrent: str = option("", "folder of steerlab train-kinematic-driver, the second teacher; "
+                            "'' trains one")  # fmt: skip
+    start: str = option("", "policy_model.pth from which the ablation begins; '' = after the DAgger "
+                        "of dagger_ppo")  # fmt: skip
+    seeds: int = option(3, "trainings of each arm of the ablation")
+    roads: int = option(1000, "held-out episodes that each policy drives")
+    resamples: int = option(2000, "resamples of the bootstrap")
+    film: int = option(0, "steps of the episode that is filmed for TensorBoard; 0 = none")
+    threads: int = option(1, "threads of torch")
+
+
+def run(config: Config, output: Path) -> dict[str, Any]:
+    """Train what is missing, evaluate, print; return figures and intervals."""
+    _check(config)
+    torch.set_num_threads(config.threads)
+    study_ = _Study(config, output)
+    found = {
+        "dagger": study_.dagger("dagger", config.total_steps),
+        "recurrent": study_.recurrent(),
+        "ppo": study_.ppo("ppo", config.total_steps, None, 1.0, config.seed),
+    }
+    first = study_.dagger("first", config.total_steps - config.ppo_steps)
+    began = output / "first" / POLICY
+    found["dagger_ppo"] = study_.ppo("dagger_ppo", config.ppo_steps, began, 1.0, config.seed)
+    shared.print_table({"first stage": first[0], **{name: f for name, (f, _) in found.items()}})
+
+    start = study_.start(began)
+    results: dict[str, list[Episodes]] = {"mean": [], "cvar": []}
+    for seed in range(config.seeds):
+        for name, alpha in (("mean", 1.0), ("cvar", config.alpha)):
+            _, episodes = study_.ppo(f"{name}_{seed}", config.ppo_steps, start[0], alpha, seed)
+            results[name].append(episodes)
+    measures: dict[str, Callable[[Episodes], float]] = {
+        "mean": lambda e: float(e["returns"].mean()),
+        "cvar": lambda e: cvar(e["returns"], config.alpha),
+        "per_10000_km": lambda e: float(1e4 * (e["violation"] > 0).sum() / e["km"].sum()),
+    }
+    intervals = paired_intervals(results, measures, config.resamples)
+    titles = {
+        "mean": "mean return",
+        "cvar": f"CVaR_{config.alpha:g} of the return",
+        "per_10000_km": "violations per 10,000 km",
+    }
+    print_intervals(
+        intervals, titles,
+        f"PPO of {config.ppo_steps:,} steps, {config.seeds} seeds, {config.roads} held-out roads, "
+        "95 % intervals",
+    )  # fmt: skip
+    before = {name: measure(start[1]) for name, measure in measures.items()}
+    told = ", ".join(f"{titles[name]} {value:.3g}" for name, value in before.items())
+    print(f"the policy that both begin with: {told}")
+    summary = {
+        "recipes": {name: f.as_dict() for name, (f, _) in (found | {"first": first}).items()},
+        "ablation": intervals,
+        "start": before,
+    }
+    with atomic_path(output / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    plot_returns(results, output / "returns.png")
+    _plot({name: f for name, (f, _) in found.items()}, output / "recipes.png")
+    return summary
+
+
+class _Study:
+    """Trains and drives arms; what is there already is read."""
+
+    def __init__(self, config: Config, output: Path) -> None:
+        self.config, self.output = config, output
+        own = {f.name: getattr(config, f.name) for f in fields(ImitationConfig)}
+        self.own = ImitationConfig(**own)
+
+    def dagger(self, name: str, steps: int, teacher: str = "") -> tuple[Figures, Episodes]:
+        """Return what a policy drives that a teacher taught for so many steps."""
+        own = replace(self.own, total_steps=steps, teacher=teacher or self.own.teacher)
+        return self._arm(name, lambda: train_imitation(own, self.output / name))
+
+    def recurrent(self) -> tuple[Figures, Episodes]:
+        """Return the same for the second teacher, which is trained where none was given."""
+        folder = Path(self.config.recurrent or self.output / "teacher")
+        if not self.config.recurrent and not (self.output / "recurrent" / POLICY).exists():
+            train_driver(replace(TEACHER, seed=self.config.seed), folder)
+        return self.dagger("recurrent", self.config.total_steps, str(folder))
+
+    def ppo(
+        self, name: str, steps: int, start: Path | None, alpha: float, seed: int
+    ) -> tuple[Figures, Episodes]:
+        """Return what a policy drives that was paid for so many steps."""
+        own = replace(self.own, total_steps=steps, seed=seed)
+        ppo = replace(self.config.ppo, alpha=alpha)
+        return self._arm(name, lambda: train_ppo(own, ppo, self.output / name, start))
+
+    def start(self, began: Path) -> tuple[Path, Episodes]:
+        """Return the file that the ablation begins with, and what it drives."""
+        path = Path(self.config.start or began)
+        return path, self._arm("start", lambda: load_policy(path))[1]
+
+    def _arm(self, name: str, train: Callable[[], PolicyNet]) -> tuple[Figures, Episodes]:
+        folder = self.output / name
+        values, told = folder / "evaluation.npz", folder / "figures.json"
+        if not told.exists():
+            record = shared.drive_held_out(
+                torch_driver(train()), self.config.roads, name, block=BLOCK
+            )
+            end = record.end
+            folder.mkdir(exist_ok=True)
+            with atomic_path(values) as path:
+                np.savez(
+                    path, returns=end["base_return"], violation=end["violation"],
+                    km=(end["s"] - START) / 1000,
+                )  # fmt: skip
+            with atomic_path(told) as path:
+                path.write_text(json.dumps(figures(record).as_dict(), indent=1), encoding="utf-8")
+        with np.load(values) as saved:
+            episodes = {key: saved[key] for key in saved.files}
+        return Figures(**json.loads(told.read_text(encoding="utf-8"))), episodes
+
+
+def _check(config: Config) -> None:
+    """Refuse what cannot be done before anything is computed.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+    shared.check_episodes(config.roads, 1)
+    for name in ("seeds", "resamples"):
+        if getattr(config, name) < 1:
+            raise InputError(f"{name}={getattr(config, name)} must be at least 1")
+    if not 0 < config.ppo_steps < config.total_steps:
+        raise InputError(
+            f"ppo_steps={config.ppo_steps} must be between 0 and total_steps={config.total_steps}"
+        )
+    check(replace(config, total_steps=config.total_steps - config.ppo_steps))
+    for alpha in (1.0, config.alpha):
+        check_ppo(
+            replace(config, total_steps=config.ppo_steps, seed=config.seeds - 1),
+            replace(config.ppo, alpha=alpha),
+        )
+    choose_teacher(config)
+    if config.recurrent:
+        choose_teacher(replace(config, teacher=config.recurrent))
+    if config.start:
+        load_policy(config.start)
+
+
+def _plot(found: dict[str, Figures], path: Path) -> None:
+    """Draw a bar for each recipe: offset, return of the worst, violations."""
+    panels = (("cte_p95", "CTE P95 (m)"), ("return_cvar", "return, worst 5 %"),
+              ("violations", "episodes with a violation"))  # fmt: skip
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), layout="constrained")
+    for axis, (name, words) in zip(axes, panels, strict=True):
+        axis.bar(list(found), [getattr(f, name) for f in found.values()], color="tab:blue")
+        axis.set_title(words)
+        axis.tick_params(axis="x", rotation=20)
+        if name in TARGETS and TARGETS[name][0]:
+            axis.axhline(TARGETS[name][0], color="grey", linestyle=":")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+main = study(Config, run, resumes=True)
+
+if __name__ == "__main__":
+    main()
