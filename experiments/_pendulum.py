@@ -219,12 +219,14 @@ class Sampling:
         steps: Euler steps of pi0.
         samples: Chunks of pi0 whose consensus is played.
         sequences: Sequences of pi0-FAST whose consensus is played; 1 takes the likeliest tokens.
+        longest: Tokens after which a sequence ends.
         seed: Of the noise.
     """
 
     steps: int = 3
     samples: int = 16
     sequences: int = 16
+    longest: int = 14
     seed: int = 0
 
 
@@ -276,7 +278,7 @@ def chunk_policy(
     if isinstance(model, Pi0):
         policy = Pi0Sampler(model, sampling.steps, sampling.samples)
     elif isinstance(model, Pi0Fast):
-        policy = ChunkDecoder(model, sampling.sequences, model.horizon)
+        policy = ChunkDecoder(model, sampling.sequences, sampling.longest)
     policy = policy.to(device).eval()
 
     @torch.no_grad()

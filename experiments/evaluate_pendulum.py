@@ -85,6 +85,7 @@ class Config:
     steps: int = option(3, "Euler steps of pi0")
     samples: int = option(16, "chunks of pi0 that make a consensus")
     sequences: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
+    longest: int = option(14, "tokens after which pi0-FAST ends a sequence; the rest is zeros")
     mlp_models: int = option(3, "MLP baselines to train; 0 = none")
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
     video: bool = option(False, "film one episode of each controller")
@@ -193,7 +194,7 @@ def controllers(
         yield "LQR, rolled out", [in_chunks(rolled_out(StateFeedback(), pairs.targets.shape[1]))]
         yield "MPC, rolled out", [in_chunks(mpc.chunks)]
     device = torch_device(config.device)
-    sampling = Sampling(config.steps, config.samples, config.sequences, config.seed)
+    sampling = Sampling(config.steps, config.samples, config.sequences, config.longest, config.seed)
     linear = LinearChunks(*pairs.part("training"))
     yield "linear map", [in_chunks(chunk_policy(linear, sampling, device))]
     if config.mlp_models:
@@ -382,7 +383,7 @@ def _check(config: Config) -> None:
     for variant in config.variants:
         if variant not in VARIANTS:
             raise unknown_name("variant", variant, VARIANTS)
-    for name in ("episodes", "steps", "samples", "sequences", "mlp_epochs"):
+    for name in ("episodes", "steps", "samples", "sequences", "longest", "mlp_epochs"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
     for name in ("noises", "replans", "variants"):

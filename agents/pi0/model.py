@@ -91,27 +91,50 @@ class Block(nn.Module):
         nn.init.zeros_(self.steer.weight)
         nn.init.zeros_(self.steer.bias)
 
-    def forward(
-        self, x: Tensor, condition: Tensor, causal: bool = False, past: Cache | None = None
-    ) -> tuple[Tensor, Cache]:
-        """Return tokens (B, L, W), and the keys and values so far.
+    def forward(self, x: Tensor, condition: Tensor, causal: bool = False) -> Tensor:
+        """Return tokens (B, L, W).
 
         Args:
             x: Tokens (B, L, W).
             condition: What steers them, (B, W).
             causal: Hide later tokens from earlier ones.
-            past: Keys and values of the tokens before ``x``, which are then seen by all of it.
         """
         width = x.shape[-1]
-        s1, b1, g1, s2, b2, g2 = self.steer(condition).unsqueeze(1).chunk(6, dim=-1)
-        y = F.layer_norm(x, (width,)) * (1 + s1) + b1
+        s1, b1, g1, s2, b2, g2 = self.scales(condition.unsqueeze(1))
+        y = F.layer_norm(x, (width,)) * s1 + b1
         q, k, v = self.qkv(y).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+        x = x + g1 * self.out(y)
+        y = F.layer_norm(x, (width,)) * s2 + b2
+        return x + g2 * self.feed(y)
+
+    def scales(self, condition: Tensor) -> list[Tensor]:
+        """Return scale, shift and gate (..., W) of the attention, then of the feed-forward layer."""
+        s1, b1, g1, s2, b2, g2 = self.steer(condition).chunk(6, dim=-1)
+        return [1 + s1, b1, 1 + g1, 1 + s2, b2, 1 + g2]
+
+    def column(self, x: Tensor, scales: list[Tensor], past: Cache | None) -> tuple[Tensor, Cache]:
+        """Return the last token (B, W) alone, and keys and values (B, heads, L, W / heads) so far.
+
+        The same as :meth:`forward` with ``causal``, for one token at a time and in few operations, of
+        which each costs more than its arithmetic at this size.
+
+        Args:
+            x: The token (B, W).
+            scales: What :meth:`scales` returns for the condition (B, W).
+            past: Keys and values of the tokens before.
+        """
+        width = x.shape[-1]
+        s1, b1, g1, s2, b2, g2 = scales
+        y = F.layer_norm(x, (width,)) * s1 + b1
+        heads = self.qkv(y).unflatten(-1, (3 * self.heads, 1, width // self.heads))
+        q, k, v = heads.chunk(3, dim=1)
         if past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
-        x = x + (1 + g1) * self.out(y)
-        y = F.layer_norm(x, (width,)) * (1 + s2) + b2
-        return x + (1 + g2) * self.feed(y), (k, v)
+        weights = (q @ k.transpose(2, 3) * (width // self.heads) ** -0.5).softmax(dim=-1)
+        x = x + g1 * self.out((weights @ v).flatten(1))
+        y = F.layer_norm(x, (width,)) * s2 + b2
+        return x + g2 * self.feed(y), (k, v)
 
 
 class Pi0(nn.Module):
@@ -153,7 +176,7 @@ class Pi0(nn.Module):
         tokens = self.embed((tau[:, None] * x).unflatten(-1, (-1, self.config.patch)))
         tokens = tokens + self.prefix(known).unflatten(-1, (-1, self.config.width))
         for block in self.blocks:
-            tokens, _ = block(tokens, condition)
+            tokens = block(tokens, condition)
         change = self.unembed(F.layer_norm(tokens, tokens.shape[-1:])).flatten(1)
         # What depends on the state alone takes a short way, as in a plain regression.
         return self.usual(known) + change

@@ -91,30 +91,21 @@ class Pi0Fast(nn.Module):
         known = self.encode(self.normalizer.state(states))
         return self.prefix(known), self.condition(known)
 
-    def logits(
-        self,
-        tokens: Tensor,
-        places: Tensor,
-        context: tuple[Tensor, Tensor],
-        past: list[Cache] | None = None,
-    ) -> tuple[Tensor, list[Cache]]:
+    def logits(self, tokens: Tensor, places: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
         """Return scores of the next token (B, L, V) after each of ``tokens`` (B, L).
 
         Args:
-            tokens: The sequence so far, or with ``past`` its last token alone.
+            tokens: The sequence so far.
             places: Coefficients spelled up to and with each token, (B, L).
             context: What :meth:`context` returns.
-            past: Keys and values of the tokens before.
         """
         prefix, condition = context
         x = self.embed(tokens) + self.read(self.features[tokens])
         x = x + self.place(places) + prefix.unsqueeze(1)
-        caches = []
-        for i, block in enumerate(self.blocks):
-            x, cache = block(x, condition, past is None, past[i] if past else None)
-            caches.append(cache)
+        for block in self.blocks:
+            x = block(x, condition, causal=True)
         x = F.layer_norm(x, x.shape[-1:])
-        return self.unembed(x) + self.write(x) @ self.features.T, caches
+        return self.unembed(x) + self.write(x) @ self.features.T
 
     def loss(self, states: Tensor, sequences: Tensor) -> dict[str, Tensor]:
         """Return the cross-entropy in nats a token of states (B, 4), sequences (B, L).
@@ -129,7 +120,7 @@ class Pi0Fast(nn.Module):
             part = sequences[rows, : int(ends[rows].max())].long()
             inputs, targets = part[:, :-1], part[:, 1:]
             places = self.lengths[inputs].cumsum(dim=1)
-            scores, _ = self.logits(inputs, places, (context[0][rows], context[1][rows]))
+            scores = self.logits(inputs, places, (context[0][rows], context[1][rows]))
             total = total + F.cross_entropy(
                 scores.flatten(0, 1), targets.flatten(), ignore_index=PAD, reduction="sum"
             )
@@ -161,6 +152,8 @@ class ChunkDecoder(nn.Module):
     :func:`~steerlab.agents.pi0.model.consensus`, which averages out chance and rounding alike. With
     ``samples=1`` the likeliest token is taken each time.
 
+    What depends on the weights alone is worked out once, so the weights must not change afterwards.
+
     Args:
         model: Trained network.
         samples: Sequences drawn for a state.
@@ -168,8 +161,13 @@ class ChunkDecoder(nn.Module):
         temperature: Scores are divided by it.
     """
 
+    table: Tensor
+    read_weight: Tensor
+    read_bias: Tensor
+    allowed: Tensor
+
     def __init__(
-        self, model: Pi0Fast, samples: int = 16, longest: int = 16, temperature: float = 1.0
+        self, model: Pi0Fast, samples: int = 16, longest: int = 14, temperature: float = 1.0
     ) -> None:
         super().__init__()
         if samples < 1 or longest < 1 or not temperature > 0:
@@ -178,7 +176,20 @@ class ChunkDecoder(nn.Module):
                 f"temperature={temperature} above 0"
             )
         self.model, self.samples, self.longest = model, samples, longest
-        self.temperature = temperature
+        with torch.no_grad():
+            features, write = model.features, model.write
+            table = model.embed.weight + model.read(features)
+            weight = (model.unembed.weight + features @ write.weight) / temperature
+            bias = (model.unembed.bias + features @ write.bias) / temperature
+            left = model.horizon - torch.arange(model.horizon + 1, device=features.device)
+            barred = model.lengths > left[:, None]
+            barred[:, [BOS, PAD, UNK]] = True
+            allowed = torch.zeros(barred.shape, device=features.device)
+            allowed = allowed.masked_fill(barred, -torch.inf)
+        for name, values in (
+            ("table", table), ("read_weight", weight), ("read_bias", bias), ("allowed", allowed)
+        ):  # fmt: skip
+            self.register_buffer(name, values, persistent=False)
 
     def forward(self, state: Tensor, uniforms: Tensor) -> Tensor:
         """Return chunks (B, H).
@@ -192,44 +203,78 @@ class ChunkDecoder(nn.Module):
     def draw(self, state: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Return the chunks (B, samples, H) and their tokens (B, samples, longest)."""
         model = self.model
-        draws = uniforms.flatten(0, 1)
+        # A sum of probabilities may round to a little less than one.
+        draws = uniforms.flatten(0, 1).clamp_max(0.9999)
         prefix, condition = (c.repeat_interleave(self.samples, dim=0) for c in model.context(state))
+        scales = [block.scales(condition) for block in model.blocks]  # type: ignore[operator]
         token = torch.full_like(draws[:, 0], BOS, dtype=torch.long)
         used = torch.zeros_like(token)
-        places = torch.arange(model.horizon, device=state.device)
-        integers = draws.new_zeros((draws.shape[0], model.horizon))  # len() would fix it at export
-        barred = torch.zeros_like(model.lengths, dtype=torch.bool)
-        barred[[BOS, PAD, UNK]] = True
+        ended = torch.zeros_like(token, dtype=torch.bool)
         past: list[Cache] | None = None
-        tokens = []
-        open_ = torch.ones_like(token, dtype=torch.bool)
+        drawn = []
         for step in range(self.longest):
-            scores, past = model.logits(token[:, None], used[:, None], (prefix, condition), past)
-            ruled_out = barred | (model.lengths > (model.horizon - used)[:, None])
-            scores = scores[:, 0].masked_fill(ruled_out, -torch.inf)
-            token = self._choose(scores, draws[:, step])
-            token = torch.where(open_, token, torch.full_like(token, PAD))
-            tokens.append(token)
-            # Where in the chunk each coefficient of the token goes; the end sign has none.
-            within = places - used[:, None]
-            here = (within >= 0) & (within < model.lengths[token][:, None])
-            pieces = model.pieces[token]
-            spelled = pieces.gather(1, within.clamp(0, pieces.shape[1] - 1))
-            integers = integers + torch.where(here, spelled, torch.zeros_like(spelled))
+            scores, past = self.column(token, used, prefix, scales, past)
+            token = self._choose(scores + self.allowed[used], draws[:, step])
             used = used + model.lengths[token]
-            open_ = open_ & (token != EOS)
-            if not torch.compiler.is_exporting() and not bool(open_.any()):
-                break
-        chunks = integers @ model.basis
+            drawn.append(token)
+            if not torch.compiler.is_exporting():
+                ended = ended | (token == EOS)
+                if bool(ended.all()):
+                    break
+        tokens = torch.stack(drawn, dim=1)
+        ends = tokens == EOS  # what comes after the first of them counts for nothing
+        over = (ends.long().cumsum(dim=1) - ends.long()) > 0
+        tokens = torch.where(over, torch.full_like(tokens, PAD), tokens)
+        chunks = self._spell(tokens) @ model.basis
         shape = (-1, self.samples)
-        return chunks.unflatten(0, shape), torch.stack(tokens, dim=1).unflatten(0, shape)
+        return chunks.unflatten(0, shape), tokens.unflatten(0, shape)
+
+    def column(
+        self,
+        token: Tensor,
+        used: Tensor,
+        prefix: Tensor,
+        scales: list[list[Tensor]],
+        past: list[Cache] | None,
+    ) -> tuple[Tensor, list[Cache]]:
+        """Return scores of the next token (R, V), and keys and values: the last column alone.
+
+        Args:
+            token: The last token of each sequence (R,).
+            used: Coefficients spelled up to and with it, (R,).
+            prefix: What the network knows of the state, (R, W).
+            scales: How the state steers each block.
+            past: Keys and values of the tokens before.
+        """
+        x = self.table[token] + self.model.place(used) + prefix
+        caches = []
+        for i, block in enumerate(self.model.blocks):
+            assert isinstance(block, Block)
+            x, cache = block.column(x, scales[i], past[i] if past else None)
+            caches.append(cache)
+        x = F.layer_norm(x, x.shape[-1:])
+        return F.linear(x, self.read_weight, self.read_bias), caches
 
     def _choose(self, scores: Tensor, draws: Tensor) -> Tensor:
         if self.samples == 1:
             return scores.argmax(dim=-1)
-        mass = (scores / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        below = mass <= (draws[:, None] * mass[:, -1:])
-        return below.sum(dim=-1).clamp_max(mass.shape[-1] - 1)
+        mass = scores.softmax(dim=-1).cumsum(dim=-1)
+        return (mass <= draws[:, None]).to(mass.dtype).sum(dim=-1).long()
+
+    def _spell(self, tokens: Tensor) -> Tensor:
+        """Return the integers (R, H) that tokens (R, L) spell; what they leave out is zero."""
+        model = self.model
+        lengths = model.lengths[tokens]
+        ends = lengths.cumsum(dim=1)
+        places = torch.arange(model.horizon, device=tokens.device)
+        # The token at a place is the first that ends behind it.
+        which = (ends[:, None, :] <= places[:, None]).sum(dim=-1)
+        inside = which < tokens.shape[1]
+        which = which.clamp_max(tokens.shape[1] - 1)
+        within = places - (ends - lengths).gather(1, which)
+        width = model.pieces.shape[1]
+        flat = tokens.gather(1, which) * width + within.clamp(0, width - 1)
+        return torch.where(inside, model.pieces.flatten()[flat], 0.0)
 
 
 def stratified(count: int, samples: int, longest: int, rng: np.random.Generator) -> Tensor:

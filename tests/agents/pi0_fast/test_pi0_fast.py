@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from steerlab.agents.pi0.model import Block
 from steerlab.agents.pi0_fast.model import (
     ChunkDecoder,
     Pi0Fast,
@@ -49,22 +50,24 @@ def test_later_tokens_do_not_reach_earlier_scores() -> None:
     tokens = torch.randint(4, 100, (1, 6), generator=rng)
     places = torch.arange(6)[None]
     context = model.context(torch.randn(1, 4))
-    before, _ = model.logits(tokens, places, context)
+    before = model.logits(tokens, places, context)
     tokens[0, 4] = 4 + (tokens[0, 4] + 1) % 90
-    after, _ = model.logits(tokens, places, context)
+    after = model.logits(tokens, places, context)
     torch.testing.assert_close(before[:, :4], after[:, :4])
     assert (before[:, 4] != after[:, 4]).any()
 
 
 def test_cached_columns_equal_the_whole_sequence() -> None:
     model = network()
+    decoder = ChunkDecoder(model)
     tokens, places = torch.randint(4, 100, (3, 6)), torch.arange(6).expand(3, 6)
     context = model.context(torch.randn(3, 4))
-    whole, _ = model.logits(tokens, places, context)
+    whole = model.logits(tokens, places, context)
+    scales = [block.scales(context[1]) for block in model.blocks if isinstance(block, Block)]
     past = None
     for k in range(6):
-        column, past = model.logits(tokens[:, k : k + 1], places[:, k : k + 1], context, past)
-        torch.testing.assert_close(column[:, 0], whole[:, k], atol=1e-4, rtol=1e-4)
+        column, past = decoder.column(tokens[:, k], places[:, k], context[0], scales, past)
+        torch.testing.assert_close(column, whole[:, k], atol=1e-4, rtol=1e-4)
 
 
 def test_loss_ignores_padding_and_matches_a_plain_computation() -> None:
@@ -78,7 +81,7 @@ def test_loss_ignores_padding_and_matches_a_plain_computation() -> None:
     for state, row in zip(states, sequences.long(), strict=True):
         row = row[: int((row == EOS).nonzero()[0]) + 1][None]
         places = model.lengths[row[:, :-1]].cumsum(1)
-        scores, _ = model.logits(row[:, :-1], places, model.context(state[None]))
+        scores = model.logits(row[:, :-1], places, model.context(state[None]))
         total -= scores.log_softmax(-1)[0, torch.arange(row.shape[1] - 1), row[0, 1:]].sum().item()
         count += row.shape[1] - 1
     assert loss.item() == pytest.approx(total / count, rel=1e-4)
