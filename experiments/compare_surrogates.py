@@ -184,28 +184,30 @@ def compare(
     return figures, pl.DataFrame({"route": segments.names, **columns})
 
 
+#: Rows of the table: name of the figure, words, format.
+_ROWS = (
+    ("kl", "KL to the teacher, nats a step (T = 1)", ".4f"),
+    ("kl_draws", "KL at the simulator's T = 0.8", ".4f"),
+    ("nll", "NLL of the logged tokens, nats", ".3f"),
+    ("lataccel_cost", "lataccel_cost", ".3f"),
+    ("jerk_cost", "jerk_cost", ".2f"),
+    ("total_cost", "total_cost, mean", ".2f"),
+    ("total_ratio", "  to the teacher's", "+.1%"),
+    ("median_cost", "total_cost, median", ".2f"),
+    ("rank", "rank correlation of total_cost", ".3f"),
+    ("steps_per_second", "model-steps a second, batch 64", ",.0f"),
+    ("speed_ratio", "  to the teacher's", ".1f"),
+)
+
+
 def show(figures: Sequence[Figures], title: str) -> None:
-    """Print the table."""
-    table = Table(
-        "plant", "KL (T 1)", "KL (T 0.8)", "NLL", "lataccel", "jerk", "total_cost",
-        "to teacher", "median", "rank", "steps/s", "speed",
-        title=title,
-    )  # fmt: skip
+    """Print the table, a column a plant."""
+    table = Table("", title=title)
     for f in figures:
-        table.add_row(
-            Path(f.plant).name,
-            f"{f.kl:.4f}",
-            f"{f.kl_draws:.4f}",
-            f"{f.nll:.3f}",
-            f"{f.lataccel_cost:.3f}",
-            f"{f.jerk_cost:.2f}",
-            f"{f.total_cost:.2f}",
-            f"{f.total_ratio - 1:+.1%}",
-            f"{f.median_cost:.2f}",
-            f"{f.rank:.3f}",
-            f"{f.steps_per_second:,.0f}",
-            f"{f.speed_ratio:.1f}x",
-        )
+        table.add_column(Path(f.plant).name, justify="right")
+    for name, words, form in _ROWS:
+        values = [getattr(f, name) - (name == "total_ratio") for f in figures]
+        table.add_row(words, *(format(value, form) for value in values))
     Console().print(table)
 
 

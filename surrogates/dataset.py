@@ -3,8 +3,9 @@
 Step t of a sequence has a state (steer, roll, speed, acceleration) and a token, its lateral
 acceleration. A plant predicts token t from the states up to t and the tokens up to t - 1, 20 of
 each, as the simulator asks it to. Labels are hard (the token that came) or soft (a teacher's
-distribution, of which a band of 128 bins is kept; the mass outside is below 1e-3 in all but a few
-rows in a thousand).
+distribution). Of a soft label a band of 128 bins is kept. Some rows in a hundred are wider than
+that, at the limits of the steer above all; those are kept as 128 cells of 8 bins, so that the
+student learns how much the teacher does not know, too.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +25,10 @@ from steerlab.surrogates.plant import CONTEXT, Logits, Plant
 from steerlab.surrogates.segments import CONTROL_START, GRAVITY, Segments
 from steerlab.surrogates.tokens import VOCABULARY, encode
 
-BAND = 128  # bins of a label
+BAND = 128  # bins of a label, or cells of a wide one
+WIDE = -1  # in place of a label's first bin: its cells span all bins
 LATACCEL = ("actual", "target")
-_WORST = 20.0  # nats; what a single example can add to the loss
+_LARGE = 20.0  # nats, from which on an example's loss grows with the logarithm only
 
 Batch = dict[str, Tensor]
 
@@ -40,7 +42,7 @@ class Sequences:
         tokens: (R, T) int16.
         rows: (R,) steps that each sequence has; the rest is padding.
         routes: (R,) names; training and validation never share one.
-        start: (R, T - 20) int16, first bin of each soft label, or None for hard labels.
+        start: (R, T - 20) int16, first bin of each soft label, or :data:`WIDE`; None for hard labels.
         labels: (R, T - 20, 128) float16 probabilities of step 20 on, or None for hard labels.
     """
 
@@ -164,9 +166,11 @@ def next_token_loss(model: Any, batch: Batch, rng: torch.Generator) -> dict[str,
     label = batch["label"]
     nll = -(label * predicted).sum(-1)
     entropy = -torch.special.xlogy(label, label).sum(-1)
+    divergence = nll - entropy
+    damped = _LARGE * (1 + torch.log(divergence.clamp(min=_LARGE) / _LARGE))
     same = predicted.argmax(-1) == label.argmax(-1)
     return {
-        "loss": (nll - entropy).clamp(max=_WORST).mean(),
+        "loss": torch.where(divergence > _LARGE, damped, divergence).mean(),
         "nll": nll.mean(),
         "top1": same.float().mean(),
     }
@@ -289,20 +293,21 @@ class Recorder(Plant):
 
 
 def band_of(logits: Logits) -> tuple[NDArray[np.int16], NDArray[np.float16]]:
-    """Return the 128 bins around the mean: the first bin (N,) and their probabilities (N, 128)."""
+    """Return the distributions of logits (N, 1024) as soft labels: their start (N,), and (N, 128).
+
+    As a rule a label is the 128 bins around the mean, and start the first of them. Where a hundredth
+    of the mass or more lies outside, it is the mass of 128 cells of 8 bins, and start is :data:`WIDE`.
+    """
     chances = np.exp(logits - logits.max(axis=-1, keepdims=True))
     chances /= chances.sum(axis=-1, keepdims=True)
     mean = np.rint(chances @ np.arange(VOCABULARY)).astype(np.int64)
     start = (mean - BAND // 2).clip(0, VOCABULARY - BAND)
-    kept = np.take_along_axis(chances, start[:, None] + np.arange(BAND), axis=-1)
-    # In a distribution of two far peaks the mean has none: keep the higher one.
-    lost = kept.sum(axis=-1) < 0.5
-    if lost.any():
-        peak = logits[lost].argmax(axis=-1)
-        start[lost] = (peak - BAND // 2).clip(0, VOCABULARY - BAND)
-        kept[lost] = np.take_along_axis(chances[lost], start[lost, None] + np.arange(BAND), axis=-1)
-    kept /= kept.sum(axis=-1, keepdims=True)
-    return start.astype(np.int16), kept.astype(np.float16)
+    labels = np.take_along_axis(chances, start[:, None] + np.arange(BAND), axis=-1)
+    wide = labels.sum(axis=-1) < 0.99
+    start[wide] = WIDE
+    labels[wide] = chances[wide].reshape(-1, BAND, VOCABULARY // BAND).sum(axis=-1)
+    labels /= labels.sum(axis=-1, keepdims=True)
+    return start.astype(np.int16), labels.astype(np.float16)
 
 
 def distil(

@@ -47,7 +47,8 @@ class SurrogateModel(nn.Module, ABC):
     def band(self, states: Tensor, tokens: Tensor, start: Tensor, width: int) -> Tensor:
         """Return log probabilities (B, K, width) of the bins from ``start`` (B, K) on.
 
-        Those of the last K positions, as :meth:`forward` has them, without most of the work.
+        Those of the last K positions, as :meth:`forward` has them, without most of the work. Where
+        ``start`` is negative, those of ``width`` equal cells that span all bins.
         """
 
     @abstractmethod
@@ -76,7 +77,7 @@ class GruSize:
     harmonics: int = 6
 
 
-SIZES = {"small": GruSize(48), "medium": GruSize(64), "large": GruSize(96)}
+SIZES = {"small": GruSize(48), "medium": GruSize(64), "large": GruSize(88)}
 
 
 class GruSurrogate(SurrogateModel):
@@ -139,11 +140,23 @@ class GruSurrogate(SurrogateModel):
     def band(self, states: Tensor, tokens: Tensor, start: Tensor, width: int) -> Tensor:
         """Return log probabilities (B, K, width) of the bins from ``start`` (B, K) on.
 
-        The bins outside are taken to be at the floor.
+        The bins outside are taken to be at the floor. Where ``start`` is negative, those of ``width``
+        equal cells that span all bins.
         """
         values = tokens.float() - CENTER
         predicted = self._predict(states, values, self.embedding(tokens), start.shape[1])
-        mean, spread, amplitudes, floor = self._shape(values[:, -start.shape[1] :], predicted)
+        shape = self._shape(values[:, -start.shape[1] :], predicted)
+        found = self._band(shape, start.clamp(min=0), width)
+        wide = start < 0
+        if wide.any():
+            some = tuple(part[wide] for part in shape)
+            bins = self._band(some, torch.zeros_like(start[wide]), VOCABULARY)
+            found[wide] = bins.unflatten(-1, (width, -1)).logsumexp(-1)
+        return found
+
+    def _band(self, shape: tuple[Tensor, ...], start: Tensor, width: int) -> Tensor:
+        """Return log probabilities (..., width) of the bins from ``start`` (...) on."""
+        mean, spread, amplitudes, floor = shape
         bins = torch.arange(width, device=start.device)
         distance = (start.float() - CENTER - mean).unsqueeze(-1) + bins
         logits = -0.5 * (distance / spread.unsqueeze(-1)).square()
@@ -210,7 +223,7 @@ class GruSurrogate(SurrogateModel):
 
         Logits are relative to those of the normal density at its mean.
         """
-        mean = values + 10 * predicted[..., 0]
+        mean = values + 10 * torch.sinh(predicted[..., 0])  # a car out of its limits jumps far
         spread = torch.exp(2 * predicted[..., 1] + 1.3) + self.LEAST_SPREAD
         floor = -4 - 32 * torch.sigmoid(predicted[..., 2:3])
         return mean, spread, 2 * torch.tanh(predicted[..., 3:]), floor

@@ -15,6 +15,7 @@ from steerlab.envs.tinyphysics.rollout import rollout
 from steerlab.errors import InputError
 from steerlab.surrogates.dataset import (
     BAND,
+    WIDE,
     Mixed,
     Recorder,
     Sequences,
@@ -186,13 +187,34 @@ def test_loss_is_zero_for_the_label_and_the_nll_for_tokens() -> None:
     assert float(loss["nll"]) == float(loss["loss"])
 
 
-def test_bands() -> None:
-    logits = np.full((3, VOCABULARY), -50.0, dtype=np.float32)
-    logits[0, 500], logits[1, 2], logits[2, [10, 900]] = 0.0, 0.0, (0.5, 0.0)
+def test_labels_of_narrow_and_of_wide_distributions() -> None:
+    logits = np.full((4, VOCABULARY), -50.0, dtype=np.float32)
+    logits[0, 500], logits[1, 2] = 0.0, 0.0
+    logits[2, [10, 900]] = np.log([0.7, 0.3])  # two far peaks: both are kept
+    logits[3] = 0.0
     start, labels = band_of(logits)
-    assert start.tolist() == [436, 0, 0]  # two far peaks: the higher one
-    assert labels.argmax(axis=1).tolist() == [64, 2, 10]
+    assert start.tolist() == [436, 0, WIDE, WIDE]
+    assert labels.argmax(axis=1).tolist()[:2] == [64, 2]
+    np.testing.assert_allclose(labels[2, [10 // 8, 900 // 8]], [0.7, 0.3], atol=1e-3)
+    np.testing.assert_allclose(labels[3].astype(float), 1 / 128, rtol=1e-3)
     np.testing.assert_allclose(labels.astype(float).sum(axis=1), 1.0, atol=1e-3)
+
+
+def test_loss_has_a_gradient_however_wrong_the_prediction() -> None:
+    torch.manual_seed(0)
+    model = GruSurrogate("small")
+    states, tokens = torch.zeros(1, 20, 4), torch.full((1, 20), 500)
+    label = torch.nn.functional.one_hot(torch.tensor([[100]]), BAND).float()
+    batch = {"states": states, "tokens": tokens, "start": torch.tensor([[WIDE]]), "label": label}
+    last = model.head[-1]
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        last.bias[2] = 20.0  # the lowest floor: about 36 nats below
+    loss = next_token_loss(model, batch, torch.Generator())
+    assert 20.0 < loss["loss"].item() < loss["nll"].item()
+    loss["loss"].backward()
+    assert last.bias.grad is not None
+    assert last.bias.grad.abs().max() > 0.01
 
 
 def test_join_take_and_files(distilled: tuple[Sequences, Watched], tmp_path: Path) -> None:

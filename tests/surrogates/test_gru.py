@@ -47,6 +47,29 @@ def test_forms_agree(model: GruSurrogate) -> None:
     start = torch.full((8, 5), 0)
     band = model.band(states, tokens, start, 1024).softmax(-1)
     torch.testing.assert_close(band, whole[:, -5:].softmax(-1), atol=2e-3, rtol=0.0)
+    start[:, 2] = -1  # cells over all bins for one position, a band for the others
+    mixed = model.band(states, tokens, start, 128)
+    cells = whole[:, -3].softmax(-1).unflatten(-1, (128, 8)).sum(-1)
+    torch.testing.assert_close(mixed[:, 2].exp(), cells, atol=2e-3, rtol=0.0)
+    torch.testing.assert_close(
+        mixed[:, 1].exp(), whole[:, -4].softmax(-1)[:, :128], atol=2e-3, rtol=0.0
+    )
+
+
+@torch.no_grad()
+def test_mean_reaches_from_one_end_to_the_other() -> None:
+    model = GruSurrogate("small").eval()
+    last = model.head[-1]
+    assert isinstance(last, torch.nn.Linear)
+    states, tokens = inputs()
+    for sign in (-1, 1):
+        last.weight.zero_()
+        last.bias.zero_()
+        last.bias[0] = sign * float(np.arcsinh(40.0))  # 400 bins
+        mean = model.last(states, tokens.clip(450, 570)).softmax(-1) @ torch.arange(1024.0)
+        torch.testing.assert_close(
+            mean, tokens.clip(450, 570)[:, -1] + 400.0 * sign, atol=1.0, rtol=0
+        )
 
 
 @torch.no_grad()
