@@ -97,7 +97,12 @@ def half_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(proto)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that are rounded or cut
-        half = onnx_ir.from_proto(convert_float_to_float16(copy, keep_io_types=True))
+        converted = convert_float_to_float16(copy, keep_io_types=True)
+    # A constant that several nodes need in float32 gets its cast once for each of them.
+    once = {tuple(node.output): node for node in converted.graph.node}
+    del converted.graph.node[:]
+    converted.graph.node.extend(once.values())
+    half = onnx_ir.from_proto(converted)
     assert isinstance(half, onnx_ir.Model)
     half.graph.sort()  # the converter appends its casts at the end
     return onnx_ir.to_proto(half)

@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from steerlab.agents.policynet.evaluate import figures
-from steerlab.agents.policynet.model import PolicyNet, PolicySize
+from steerlab.agents.policynet.model import PolicyNet, PolicySize, Supercombo
 from steerlab.agents.policynet.train import load_policy
 from steerlab.agents.recurrent_ppo.train import DriverConfig
 from steerlab.errors import InputError
@@ -23,8 +24,9 @@ from steerlab.experiments import (
 )
 from steerlab.exporters.openpilot.contracts import contract
 from steerlab.exporters.openpilot.export import export_model
+from steerlab.exporters.openpilot.in_graph import HistoryInGraph, Packed
 from steerlab.exporters.openpilot.outputs import unpack
-from steerlab.exporters.openpilot.runner import load_network
+from steerlab.exporters.openpilot.runner import Runner, load_network
 from steerlab.exporters.openpilot.sample import SampleNetwork
 
 
@@ -245,6 +247,16 @@ def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(tmp_path.glob("drive.*"))
 
 
+def smooth_policy(id: str) -> PolicyNet:
+    """Return a policy whose plans are as smooth as trained ones: sharp, long ones outdo float32."""
+    torch.manual_seed(0)
+    network = PolicyNet(id, PolicySize(16, 16, 16)).eval()
+    with torch.no_grad():
+        network.heads.weight *= 0.1
+        network.read.weight *= 0.1
+    return network
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("id", ["sunnypilot-2025-08", "openpilot-0.10.1", "openpilot-0.11.0"])
 def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
@@ -252,10 +264,7 @@ def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
     from steerlab.agents.policynet.evaluate import drive
     from steerlab.exporters.openpilot.verify import Options, failed, verify
 
-    network = PolicyNet(id, PolicySize(16, 16, 16)).eval()
-    with torch.no_grad():  # plans as smooth as trained ones: sharp and long ones outdo float32
-        network.heads.weight *= 0.1
-        network.read.weight *= 0.1
+    network = smooth_policy(id)
     done = _policynet.export_policy(network, tmp_path, "test", tinygrad=False)
     checks = verify(done.onnx, network.contract, options=Options(tinygrad=False, untrained=True))
     assert not failed(checks), [c for c in checks if c.status == "FAIL"]
@@ -263,3 +272,31 @@ def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
     row = load_network(done.onnx)
     assert unpack(network.model, np.zeros((1, network.model.length)))["plan"].shape[-1] == 15
     assert set(row.inputs) == set(network.model.inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("month", ["06", "09"])
+def test_supercombos_with_policynet_verify_and_drive(month: str, tmp_path: Path) -> None:
+    """Both 2026 forms: a small vision network and PolicyNet in one graph, history out and inside."""
+    from steerlab.exporters.openpilot.verify import Options, failed, verify
+
+    old = contract("openpilot-supercombo-2026-06")
+    model = old.model("driving_supercombo")
+    vision = SampleNetwork(contract("openpilot-0.11.0").model("driving_vision"))
+    network: nn.Module = Supercombo(vision, smooth_policy(old.id))
+    release = contract(f"openpilot-supercombo-2026-{month}")
+    if month == "09":
+        network = HistoryInGraph(Packed(network, model), model.slices["hidden_state"])
+    target = release.model("driving_supercombo")
+    done = export_model(network, release, target, tmp_path, tinygrad=False)
+    checks = verify(done.onnx, release, options=Options(tinygrad=False, untrained=True, runs=5))
+    assert not failed(checks), [c for c in checks if c.status == "FAIL"]
+    passed = {c.name for c in checks if c.status == "pass"}
+    assert {"torch parity", "metadata file", "float16"} <= passed
+    planes = np.random.default_rng(0).integers(0, 256, (2, 1, 6, 128, 256)).astype(np.uint8)
+    runner = Runner(release, load_network(done.onnx))
+    for frame in range(3):
+        step = runner.step(image=planes[0], wide_image=planes[1], v_ego=9.0, desire=frame)
+    assert step is not None
+    assert np.isfinite(step.raw).all()
+    assert step.raw.shape == (1, target.length)

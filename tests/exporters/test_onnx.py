@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steerlab.errors import InputError
-from steerlab.exporters.onnx import export_onnx, session
+from steerlab.exporters.onnx import export_onnx, half_precision, session
 
 
 def test_round_trip_with_free_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -36,3 +36,23 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="differ by"):
         export_onnx(Noisy(), [torch.zeros(2, 3)], tmp_path / "m.onnx", ["x"], ["y"])
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_of_a_constant_that_two_nodes_need_in_float32(tmp_path: Path) -> None:
+    class Bounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("most", torch.linspace(0.0, 1.0, 5))
+            self.most: Tensor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.minimum(self.most, x) + torch.minimum(self.most, 2 * x)
+
+    path = tmp_path / "bounded.onnx"
+    export_onnx(Bounded(), [torch.rand(1, 5)], path, ["x"], ["y"], dynamic_batch=False)
+    half = half_precision(onnx.load(str(path)))
+    onnx.checker.check_model(half)
+    x = np.array([[0.1, 0.1, 0.9, 0.3, 0.2]], np.float32)
+    (found,) = session(half.SerializeToString()).run(None, {"x": x})
+    most = np.linspace(0, 1, 5)
+    np.testing.assert_allclose(found, np.minimum(most, x) + np.minimum(most, 2 * x), atol=2e-3)
