@@ -3,7 +3,7 @@
 Recipes, each with the same number of driven steps: DAgger from the preview controller, DAgger from a
 RecurrentPPO driver, PPO from nothing, and DAgger then PPO. Then the last stage once more: PPO for the
 mean against PPO for the worst episodes, from the same policy, with several seeds. All drive the same
-held-out episodes in openpilot's runner. Intervals of 95 %: bootstrap over seeds, and within a seed over
+held-out episodes, with the commands that openpilot's runner would publish. Intervals of 95 %: bootstrap over seeds, and within a seed over
 roads, which both learners share. Interrupted, the same command goes on.
 
 Examples:
@@ -24,10 +24,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import TARGETS, Figures, figures
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
+from steerlab.agents.policynet.rollout import Pilot
 from steerlab.agents.policynet.train import (
     POLICY,
     ImitationConfig,
@@ -51,12 +51,14 @@ from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
 
-BLOCK = 100  # episodes that are driven side by side
+BLOCK = 250  # episodes that are driven side by side
 #: The driver that is trained to teach where none is given: compare-cvar's settings.
 TEACHER = DriverConfig(
     total_steps=153_600, num_envs=128, batch_size=3200, n_epochs=4, learning_rate=1e-4, log_std=-2.0,
     cell="gru", imitation=6,
 )  # fmt: skip
+#: What PPO from nothing has different: it has everything to find out, and nothing to lose.
+FROM_NOTHING = {"learning_rate": 3e-4, "lateral": 1.0, "pedal": 0.7, "critic_first": 0}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Config(ImitationConfig):
     """Options of the study; the options of DAgger are those of ``train-policynet``."""
 
     total_steps: int = option(256_000, "driven steps of each recipe")
+    num_envs: int = option(64, "rows of the task, of DAgger")
     ppo_steps: int = option(128_000, "of them PPO's, where DAgger goes before; also the ablation's")
     ppo: PPOConfig = field(default_factory=PPOConfig)
     alpha: float = option(0.05, "share of the worst returns that counts in the CVaR arm")
@@ -83,22 +86,21 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     _check(config)
     torch.set_num_threads(config.threads)
     study_ = _Study(config, output)
-    found = {
-        "dagger": study_.dagger("dagger", config.total_steps),
-        "recurrent": study_.recurrent(),
-        "ppo": study_.ppo("ppo", config.total_steps, None, 1.0, config.seed),
-    }
     first = study_.dagger("first", config.total_steps - config.ppo_steps)
     began = output / "first" / POLICY
-    found["dagger_ppo"] = study_.ppo("dagger_ppo", config.ppo_steps, began, 1.0, config.seed)
-    shared.print_table({"first stage": first[0], **{name: f for name, (f, _) in found.items()}})
-
     start = study_.start(began)
     results: dict[str, list[Episodes]] = {"mean": [], "cvar": []}
     for seed in range(config.seeds):
         for name, alpha in (("mean", 1.0), ("cvar", config.alpha)):
             _, episodes = study_.ppo(f"{name}_{seed}", config.ppo_steps, start[0], alpha, seed)
             results[name].append(episodes)
+    found = {
+        "dagger": study_.dagger("dagger", config.total_steps),
+        "recurrent": study_.recurrent(),
+        "ppo": study_.ppo("ppo", config.total_steps, None, 1.0, config.seed),
+        "dagger_ppo": study_.ppo("dagger_ppo", config.ppo_steps, began, 1.0, config.seed),
+    }
+    shared.print_table({"first stage": first[0], **{name: f for name, (f, _) in found.items()}})
     measures: dict[str, Callable[[Episodes], float]] = {
         "mean": lambda e: float(e["returns"].mean()),
         "cvar": lambda e: cvar(e["returns"], config.alpha),
@@ -155,7 +157,8 @@ class _Study:
     ) -> tuple[Figures, Episodes]:
         """Return what a policy drives that was paid for so many steps."""
         own = replace(self.own, total_steps=steps, seed=seed)
-        ppo = replace(self.config.ppo, alpha=alpha)
+        own_way: dict[str, Any] = {} if start else FROM_NOTHING
+        ppo = replace(self.config.ppo, alpha=alpha, **own_way)
         return self._arm(name, lambda: train_ppo(own, ppo, self.output / name, start))
 
     def start(self, began: Path) -> tuple[Path, Episodes]:
@@ -167,8 +170,9 @@ class _Study:
         folder = self.output / name
         values, told = folder / "evaluation.npz", folder / "figures.json"
         if not told.exists():
+            policy = train()
             record = shared.drive_held_out(
-                torch_driver(train()), self.config.roads, name, block=BLOCK
+                lambda env: Pilot(policy, env), self.config.roads, name, block=BLOCK
             )
             end = record.end
             folder.mkdir(exist_ok=True)

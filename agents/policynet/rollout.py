@@ -119,6 +119,61 @@ def plan_command(network: PolicyNet, parts: Parts, given: dict[str, Any]) -> tup
     return plan_curvature(rule, plan, v, t_lateral), plan_acceleration(rule, plan, t_longitudinal)
 
 
+class Pilot:
+    """A policy network at the wheel of all rows, without a runner around it: fast, same commands.
+
+    Args:
+        network: The policy.
+        env: The task.
+        eyes: Where the features come from; the fixed encoder by default. With others the cruise
+            control holds the set speed.
+    """
+
+    def __init__(
+        self, network: PolicyNet, env: KinematicDriverVectorEnv, eyes: Eyes | None = None
+    ) -> None:
+        n, self.rule = env.num_envs, network.contract.command
+        self.network, self.env, self.cruises = network, env, eyes is not None
+        self.senses, self.memory = Senses(n, self.rule, eyes or Encoder()), Memory(network, n)
+        self.last = Command(np.zeros(n), np.zeros(n), np.zeros(n, bool))
+
+    def reset(self, observation: Any, info: dict[str, Any], rows: Any = slice(None)) -> None:
+        """Forget the past: new episodes have begun in ``rows``."""
+        self.senses.reset(rows)
+        self.memory.reset(torch.as_tensor(rows) if isinstance(rows, np.ndarray) else rows)
+        for value in self.last[:2]:
+            value[rows] = 0.0
+
+    @torch.no_grad()
+    def think(self, observation: Any) -> tuple[dict[str, Floats], tuple[Floats, Floats]]:
+        """Return what the policy is given, and the curvature and acceleration it asks for."""
+        now = self.senses(self.env, observation)
+        given = {k: torch.as_tensor(now[k]) for k in ("features", "desire", "traffic", "car")}
+        car = given["car"] if "lateral_control_params" in self.network.feeds else None
+        parts = self.memory.step(given["features"], given["desire"], given["traffic"], car)
+        curvature, pedal = plan_command(self.network, parts, now)
+        return now, (curvature.numpy().astype(float), pedal.numpy().astype(float))
+
+    def act(
+        self, asked: tuple[Floats, Floats], now: dict[str, Floats], observation: Any, v: Floats
+    ) -> Floats:
+        """Smooth the curvature and acceleration that are asked for; return actions (N, 2)."""
+        self.last = smooth(
+            self.rule, Command(*asked, self.last.should_stop), self.last, now["car"][:, 0]
+        )
+        published = self.last.acceleration
+        if self.cruises:
+            set_speed = LAYOUT.split(observation)["cruise_speed"][:, 0]
+            published = np.minimum(published, cruise_acceleration(v, set_speed))
+        return np.stack(dynamics.encode_action(NUMPY, self.last.curvature, published, v), 1)
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
+        """Return actions (N, 2)."""
+        now, asked = self.think(observation)
+        v = info["speed"].astype(float)
+        return self.act(asked, now, observation, v).astype(np.float32)
+
+
 class Teacher(Protocol):
     """Says in every state what it would do, whoever drives."""
 
@@ -174,9 +229,9 @@ def collect(
     """
     task = env.unwrapped
     assert isinstance(task, KinematicDriverVectorEnv)
-    n, rule = env.num_envs, network.contract.command
+    n = env.num_envs
     rng = np.random.default_rng([seed, 7])
-    senses, memory = Senses(n, rule, eyes or Encoder()), Memory(network, n)
+    pilot = Pilot(network, task, eyes)
     features = torch.empty(steps, n, FEATURES, dtype=torch.float16)
     frames = np.zeros((steps, n, FRAME.size), np.float32)
     first = np.zeros((steps, n), np.int64)
@@ -188,13 +243,10 @@ def collect(
     ends: list[int] = []  # violations of episodes that are over
     returns = np.full(n, np.nan)  # of each row's first episode
 
-    def zero() -> Command:
-        return Command(np.zeros(n), np.zeros(n), np.zeros(n, bool))
-
     observation, info = env.reset(seed=seed)
     if teacher:
         teacher.reset(observation, info)
-    last, pose = zero(), np.zeros((3, n))
+    pose = np.zeros((3, n))
     noise, taught, noisy = np.zeros((2, n)), np.zeros(n, bool), np.zeros(n, bool)
     keep = np.array(mixture.keep)[:, None]
     for step in range(steps):
@@ -202,11 +254,7 @@ def collect(
             watched.append(torch.as_tensor(watch(task, observation, info)))
         if step % mixture.block == 0:
             taught, noisy = rng.random((2, n)) < np.array([[mixture.teacher], [mixture.noise]])
-        now = senses(task, observation)
-        kept = {k: torch.as_tensor(now[k]) for k in ("features", "desire", "traffic", "car")}
-        car = kept["car"] if "lateral_control_params" in network.feeds else None
-        parts = memory.step(kept["features"], kept["desire"], kept["traffic"], car)
-        said = [x.numpy().astype(float) for x in plan_command(network, parts, now)]
+        now, said = pilot.think(observation)
         v = info["speed"].astype(float)
         curvature, pedal = teacher.propose(info, observation) if teacher else said
         scale = dynamics.curvature_scale(NUMPY, v)
@@ -215,26 +263,20 @@ def collect(
         drawn = rng.normal(size=(2, n))
         noise = keep * noise + np.sqrt(1 - keep**2) * drawn
         sway, push = noisy * noise * np.array([[mixture.lateral], [mixture.pedal]])
-        asked = Command(
+        asked = (
             np.where(taught, steer, said[0]) + sway / sway_speed(v) ** 2,
             np.where(taught, pedal, said[1]) + push,
-            last.should_stop,
         )
-        last = smooth(rule, asked, last, now["car"][:, 0])
-        published = last.acceleration
-        if eyes is not None:
-            set_speed = LAYOUT.split(observation)["cruise_speed"][:, 0]
-            published = np.minimum(published, cruise_acceleration(v, set_speed))
-        actions = np.stack(dynamics.encode_action(NUMPY, last.curvature, published, v), 1)
+        actions = pilot.act(asked, now, observation, v)
         if teacher:
             teacher.keep(info, actions)
 
-        features[step] = kept["features"]
+        features[step] = torch.as_tensor(now["features"])
         yaw_rate = v * info["curvature"]
         parts_of = FRAME.split(frames[step])
         for name in ("desire", "traffic", "car"):
             parts_of[name][:] = now[name]
-        wanted = (steer, pedal) if teacher else (asked.curvature, asked.acceleration)
+        wanted = (steer, pedal) if teacher else asked
         parts_of["wanted"][:] = np.stack(wanted, 1)
         motion = (*pose, v, info["acceleration"], yaw_rate)
         for name, value in zip(
@@ -261,10 +303,7 @@ def collect(
                     info[name] = np.where(over, values, info[name])
             if teacher:
                 teacher.reset(observation, info, over)
-            senses.reset(over)
-            memory.reset(torch.as_tensor(over))
-            for value in last[:2]:
-                value[over] = 0.0
+            pilot.reset(observation, info, over)
             pose[:, over] = 0.0
             begun[over] = step + 1
     if watch:

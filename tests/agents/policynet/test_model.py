@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from steerlab.agents.policynet.driver import OpenpilotDriver
+from steerlab.agents.policynet.driver import OpenpilotDriver, torch_driver
+from steerlab.agents.policynet.evaluate import drive
 from steerlab.agents.policynet.features import encode
 from steerlab.agents.policynet.model import (
     Memory,
@@ -15,7 +16,7 @@ from steerlab.agents.policynet.model import (
     Supercombo,
     policy_from,
 )
-from steerlab.agents.policynet.rollout import Mixture, collect, plan_command
+from steerlab.agents.policynet.rollout import Mixture, Pilot, collect, plan_command
 from steerlab.agents.policynet.train import ImitationConfig, preview_teacher
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
@@ -117,8 +118,8 @@ def test_training_drives_as_the_runner_does(id: str) -> None:
     n, steps = 4, 60
     env = KinematicDriverVectorEnv(n, autoreset_mode="Disabled")
     config = ImitationConfig(contract=id)
-    drive = collect(network, env, preview_teacher(config)(env), steps, 5, Mixture(0.0, 0.0))
-    ended = drive.first.max().item() > 0
+    driven = collect(network, env, preview_teacher(config)(env), steps, 5, Mixture(0.0, 0.0))
+    ended = driven.first.max().item() > 0
     env = KinematicDriverVectorEnv(n)
     engine = TorchEngine(Packed(network, network.model), list(network.model.inputs))
     driver = OpenpilotDriver(env, network.contract, Network(engine, network.model.slices))
@@ -127,17 +128,30 @@ def test_training_drives_as_the_runner_does(id: str) -> None:
     from steerlab.agents.policynet.rollout import FRAME
 
     for step in range(steps):
-        if ended and drive.first[step].max() > 0:
+        if ended and driven.first[step].max() > 0:
             break
         np.testing.assert_allclose(
-            FRAME.split(drive.frames[step].numpy())["speed"][:, 0], info["speed"], atol=1e-3
+            FRAME.split(driven.frames[step].numpy())["speed"][:, 0], info["speed"], atol=1e-3
         )
         np.testing.assert_allclose(
-            FRAME.split(drive.frames[step].numpy())["yaw_rate"][:, 0],
+            FRAME.split(driven.frames[step].numpy())["yaw_rate"][:, 0],
             info["speed"] * info["curvature"], atol=1e-4,
         )  # fmt: skip
         observation, *_, info = env.step(driver(observation, info))
     assert step > 20
+
+
+def test_without_a_runner_the_same_is_driven() -> None:
+    network = net()
+    with torch.no_grad():
+        network.heads.bias[:2] = torch.tensor([0.02, 0.1])
+    makers = (torch_driver(network), lambda env: Pilot(network, env))
+    a, b = (drive(make, range(5, 9), max_episode_steps=60) for make in makers)
+    for name in ("steps", "violation"):
+        np.testing.assert_array_equal(a.end[name], b.end[name])
+    for name in ("s", "base_return"):
+        np.testing.assert_allclose(a.end[name], b.end[name], rtol=1e-4)
+    np.testing.assert_allclose(a.offset, b.offset, atol=1e-4)
 
 
 def test_the_command_comes_from_the_plan() -> None:
