@@ -60,9 +60,9 @@ class Explorer:
 def vary(segments: Segments, rng: np.random.Generator) -> Segments:
     """Return the segments mirrored at random, and with other speeds, curves and banks.
 
-    Three in ten become far sharper, up to the limits of tyres and steer. Public routes are hardly
-    ever there, but a controller that swings in a tight turn is, and a plant that never saw it lets
-    the swing run away.
+    Three in ten become far sharper, up to the limits of tyres and steer, and many of these slower: a
+    turn is tight where a car is slow. Public routes are hardly ever there, but a controller
+    that swings in a tight turn is, and a plant that never saw it lets the swing run away.
     """
     count = len(segments)
 
@@ -70,8 +70,9 @@ def vary(segments: Segments, rng: np.random.Generator) -> Segments:
         return rng.uniform(low, high, (count, 1))
 
     mirror = rng.choice([-1.0, 1.0], (count, 1))
-    harsh = np.where(rng.random((count, 1)) < 0.3, between(1.0, 4.0), 1.0)
-    sharp, pace = mirror * between(0.6, 1.3) * harsh, between(0.8, 1.2)
+    harsh = rng.random((count, 1)) < 0.3
+    sharp = mirror * between(0.6, 1.3) * np.where(harsh, between(1.0, 4.0), 1.0)
+    pace = np.where(harsh, between(0.3, 1.2), between(0.8, 1.2))
     return Segments(
         segments.names,
         segments.rows,
@@ -91,7 +92,7 @@ class Exploration:
         teacher: Path of the plant.
         segments: The routes.
         rollouts: How many, in chunks of 50; every second chunk drives varied routes, among which
-            those with slow driving or sharp turns are drawn more often, since they are rare.
+            those with slow driving, sharp turns or both are drawn more often, since they are rare.
         seed: Of every draw; a chunk depends on nothing but this and its number.
     """
 
@@ -106,7 +107,10 @@ class Exploration:
         weights = np.ones(len(self.segments))
         if number % 2:
             weights += 4 * (self.segments.v_ego < 12.0).mean(axis=1)
-            weights += 10 * (np.abs(self.segments.target) > 1.5).mean(axis=1)
+            turning = np.abs(self.segments.target)
+            weights += 10 * (turning > 1.5).mean(axis=1)
+            slow = (self.segments.v_ego > 5.0) & (self.segments.v_ego < 15.0)
+            weights += 40 * (slow & (turning > 1.2)).mean(axis=1)
         count = min(CHUNK, self.rollouts - number * CHUNK)
         chosen = rng.choice(len(weights), count, p=weights / weights.sum())
         some = self.segments[chosen]

@@ -11,10 +11,10 @@ import torch
 from steerlab.agents import supervised
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.experiments import train_surrogate
-from steerlab.experiments._exploration import Exploration, explore
+from steerlab.experiments._exploration import Exploration, explore, vary
 from steerlab.experiments.train_surrogate import main
 from steerlab.surrogates.plant import AnalyticPlant, OnnxPlant
-from steerlab.surrogates.segments import write_segment
+from steerlab.surrogates.segments import Segments, write_segment
 from steerlab.surrogates.synthetic import synthetic_segment, synthetic_segments
 
 SMALL = ["size=small", "epochs=2", "batch_size=32", "warmup_steps=5", "device=cpu"]
@@ -75,6 +75,22 @@ def test_distillation_from_a_file_to_a_comparison(
     assert 0 < student["kl"] < 5
     assert student["total_cost"] > 0
     assert OnnxPlant("out/student.onnx").path.stat().st_size < 3e6
+
+
+def test_varied_routes_reach_tight_turns_within_the_limits() -> None:
+    routes = synthetic_segments(20)[np.arange(400) % 20]
+    varied = vary(routes, np.random.default_rng(0))
+
+    def tight(segments: Segments) -> float:
+        return float(((segments.v_ego < 15) & (np.abs(segments.target) > 1.5)).mean())
+
+    assert varied.names == routes.names
+    assert np.abs(varied.target).max() <= 4.5
+    assert np.abs(varied.steer).max() <= 2.0
+    assert (varied.v_ego >= 0.3 * routes.v_ego - 1e-9).all()
+    assert tight(varied) > max(0.005, 2 * tight(routes))
+    mirrored = (np.sign(varied.target) != np.sign(routes.target)).all(axis=1)
+    assert 0.3 < mirrored.mean() < 0.7
 
 
 def test_exploration_resumes_and_depends_on_its_seed_alone(here: Path) -> None:
