@@ -13,7 +13,9 @@ import onnx
 from onnx import numpy_helper
 
 #: Operations that act on each position alone if their other operands are constants.
-_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Tanh", "Sigmoid", "Relu", "Erf", "Gelu"}
+_ELEMENTWISE = {
+    "Add", "Sub", "Mul", "Div", "Max", "Pow", "Sqrt", "Tanh", "Sigmoid", "Relu", "Erf", "Gelu",
+}  # fmt: skip
 _LAST_AXIS = {"ReduceMean", "LayerNormalization", "Softmax", "LogSoftmax"}
 _AXIS = 1
 

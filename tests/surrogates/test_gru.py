@@ -11,6 +11,7 @@ import torch
 from steerlab.errors import InputError
 from steerlab.experiments.train_surrogate import Config, export_plant
 from steerlab.surrogates.gru import BIN_WIDTH, CENTER, SIZES, GruSurrogate, ModelPlant, build
+from steerlab.surrogates.last_position import keep_last_position
 from steerlab.surrogates.plant import OnnxPlant, probabilities
 from steerlab.surrogates.torch_plant import TorchPlant
 
@@ -125,6 +126,18 @@ def test_exported_file(model: GruSurrogate, exported: Path) -> None:
         for plant in (OnnxPlant(exported), OnnxPlant(exported, fast=True), TorchPlant(exported)):
             found = probabilities(plant.logits(states, tokens))
             np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_fast_runtime_computes_the_logits_of_the_last_position_only(exported: Path) -> None:
+    proto = keep_last_position(onnx.load(str(exported)))
+    shapes = onnx.shape_inference.infer_shapes(proto).graph
+    made = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in shapes.value_info}
+    (wide,) = (made[node.output[0]] for node in proto.graph.node if node.op_type == "MatMul"
+               and made[node.output[0]][-1] == 1024)  # fmt: skip
+    assert wide[1:] == [1, 1024]
+    states, tokens = (x.numpy() for x in inputs(9, 5))
+    exact, fast = (OnnxPlant(exported, fast=f).logits(states, tokens) for f in (False, True))
+    np.testing.assert_allclose(fast, exact, rtol=1e-6, atol=1e-5)
 
 
 def test_torch_runtime_reads_the_weights_back(model: GruSurrogate, exported: Path) -> None:
