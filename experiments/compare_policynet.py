@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -43,6 +43,7 @@ from steerlab.errors import InputError
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._intervals import (
     Episodes,
+    Summary,
     paired_intervals,
     plot_returns,
     print_intervals,
@@ -85,22 +86,44 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     """Train what is missing, evaluate, print; return figures and intervals."""
     _check(config)
     torch.set_num_threads(config.threads)
-    study_ = _Study(config, output)
-    first = study_.dagger("first", config.total_steps - config.ppo_steps)
-    began = output / "first" / POLICY
-    start = study_.start(began)
+    arms = _Study(config, output)
+    ablation = _ablation(config, arms)
+    plot_returns(ablation.episodes, output / "returns.png")
+    first = arms.first()
+    found = {
+        "dagger": arms.dagger("dagger", config.total_steps)[0],
+        "recurrent": arms.recurrent()[0],
+        "ppo": arms.ppo("ppo", config.total_steps, None, 1.0, config.seed)[0],
+        "dagger_ppo": arms.ppo("dagger_ppo", config.ppo_steps, arms.began, 1.0, config.seed)[0],
+    }
+    shared.print_table({"first stage": first[0], **found})
+    summary = {
+        "recipes": {n: f.as_dict() for n, f in (found | {"first": first[0]}).items()},
+        "ablation": ablation.intervals,
+        "start": ablation.start,
+    }
+    with atomic_path(output / "summary.json") as path:
+        path.write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    _plot(found, output / "recipes.png")
+    return summary
+
+
+class _Ablation(NamedTuple):
+    """PPO for the mean and for CVaR from the same policy."""
+
+    episodes: dict[str, list[Episodes]]  # of each seed, by arm
+    intervals: Summary
+    start: dict[str, float]  # the figures of the policy that both begin with
+
+
+def _ablation(config: Config, arms: "_Study") -> _Ablation:
+    """Train and drive both arms with every seed, and print the intervals."""
+    begun = arms.start()
     results: dict[str, list[Episodes]] = {"mean": [], "cvar": []}
     for seed in range(config.seeds):
         for name, alpha in (("mean", 1.0), ("cvar", config.alpha)):
-            _, episodes = study_.ppo(f"{name}_{seed}", config.ppo_steps, start[0], alpha, seed)
+            _, episodes = arms.ppo(f"{name}_{seed}", config.ppo_steps, begun[0], alpha, seed)
             results[name].append(episodes)
-    found = {
-        "dagger": study_.dagger("dagger", config.total_steps),
-        "recurrent": study_.recurrent(),
-        "ppo": study_.ppo("ppo", config.total_steps, None, 1.0, config.seed),
-        "dagger_ppo": study_.ppo("dagger_ppo", config.ppo_steps, began, 1.0, config.seed),
-    }
-    shared.print_table({"first stage": first[0], **{name: f for name, (f, _) in found.items()}})
     measures: dict[str, Callable[[Episodes], float]] = {
         "mean": lambda e: float(e["returns"].mean()),
         "cvar": lambda e: cvar(e["returns"], config.alpha),
@@ -117,19 +140,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         f"PPO of {config.ppo_steps:,} steps, {config.seeds} seeds, {config.roads} held-out roads, "
         "95 % intervals",
     )  # fmt: skip
-    before = {name: measure(start[1]) for name, measure in measures.items()}
-    told = ", ".join(f"{titles[name]} {value:.3g}" for name, value in before.items())
+    start = {name: measure(begun[1]) for name, measure in measures.items()}
+    told = ", ".join(f"{titles[name]} {value:.3g}" for name, value in start.items())
     print(f"the policy that both begin with: {told}")
-    summary = {
-        "recipes": {name: f.as_dict() for name, (f, _) in (found | {"first": first}).items()},
-        "ablation": intervals,
-        "start": before,
-    }
-    with atomic_path(output / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    plot_returns(results, output / "returns.png")
-    _plot({name: f for name, (f, _) in found.items()}, output / "recipes.png")
-    return summary
+    return _Ablation(results, intervals, start)
 
 
 class _Study:
@@ -137,6 +151,7 @@ class _Study:
 
     def __init__(self, config: Config, output: Path) -> None:
         self.config, self.output = config, output
+        self.began = output / "first" / POLICY
         own = {f.name: getattr(config, f.name) for f in fields(ImitationConfig)}
         self.own = ImitationConfig(**own)
 
@@ -161,9 +176,15 @@ class _Study:
         ppo = replace(self.config.ppo, alpha=alpha, **own_way)
         return self._arm(name, lambda: train_ppo(own, ppo, self.output / name, start))
 
-    def start(self, began: Path) -> tuple[Path, Episodes]:
+    def first(self) -> tuple[Figures, Episodes]:
+        """Return what the DAgger before the PPO of dagger_ppo drives."""
+        return self.dagger("first", self.config.total_steps - self.config.ppo_steps)
+
+    def start(self) -> tuple[Path, Episodes]:
         """Return the file that the ablation begins with, and what it drives."""
-        path = Path(self.config.start or began)
+        if not self.config.start:
+            return self.began, self.first()[1]
+        path = Path(self.config.start)
         return path, self._arm("start", lambda: load_policy(path))[1]
 
     def _arm(self, name: str, train: Callable[[], PolicyNet]) -> tuple[Figures, Episodes]:

@@ -74,7 +74,7 @@ class PPOConfig:
 
     alpha: float = option(1.0, "share of the worst returns that counts; 1 = the mean")
     soften: float = option(0.5, "share of the training over which alpha falls from 1")
-    num_envs: int = option(32, "rows of the task; each drives one episode an iteration, or more")
+    num_envs: int = option(64, "rows of the task; each drives one episode an iteration, or more")
     steps: int = option(500, "steps of an episode")
     passes: float = option(4.0, "how often an iteration goes over the frames of its drive")
     batch_size: int = option(64, "windows of 25 frames a gradient step")
