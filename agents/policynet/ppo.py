@@ -392,6 +392,11 @@ def check_ppo(config: ImitationConfig, ppo: PPOConfig) -> int:
             f"total_steps={config.total_steps} is less than one iteration of ppo.num_envs * ppo.steps "
             f"= {ppo.num_envs * ppo.steps}; raise it"
         )
+    if ppo.critic_first >= iterations:
+        raise InputError(
+            f"ppo.critic_first={ppo.critic_first} leaves none of {iterations} iterations for the policy; "
+            "raise total_steps"
+        )
     # Range of alpha, soften, gamma and steps: the wrapper and the task say what is wrong with them.
     make_driver_env(1, ppo.steps, "Disabled", ppo.gamma, alpha=ppo.alpha, soften=ppo.soften)
     return iterations

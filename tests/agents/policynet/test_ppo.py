@@ -232,11 +232,11 @@ def test_after_dagger_with_a_film(tmp_path: Path) -> None:
     first = replace(SMALL, num_envs=4, steps=30, total_steps=120, batch_size=4, film=10)
     train_imitation(first, tmp_path / "first")
     start = tmp_path / "first" / "policy_model.pth"
-    second = replace(SMALL, total_steps=160)
-    network = train_ppo(second, replace(PPO, critic_first=1), tmp_path / "second", start)
+    second = replace(SMALL, total_steps=320)
+    network = train_ppo(second, replace(PPO, learning_rate=1e-5), tmp_path / "second", start)
     began = load_checkpoint(start)["model"]
-    for name, values in network.state_dict().items():
-        torch.testing.assert_close(values, began[name])  # only the critic was trained
+    moved = [float((v - began[n]).abs().max()) for n, v in network.state_dict().items()]
+    assert 0 < max(moved) < 1e-3
     board = EventAccumulator(str(tmp_path / "first"), size_guidance={"images": 0})
     board.Reload()
     (film,) = board.Images("drive/film")
@@ -254,6 +254,7 @@ def test_after_dagger_with_a_film(tmp_path: Path) -> None:
         ({"alpha": 0.0}, "alpha=0"),
         ({"gae_lambda": 2.0}, "gae_lambda"),
         ({"num_envs": 0}, r"ppo\.num_envs"),
+        ({"critic_first": 3}, "none of 3 iterations"),
     ],
 )
 def test_bad_options(tmp_path: Path, change: dict[str, float], words: str) -> None:
