@@ -186,23 +186,23 @@ def compare(
 
 #: Rows of the table: name of the figure, words, format.
 _ROWS = (
-    ("kl", "KL to the teacher, nats a step (T = 1)", ".4f"),
-    ("kl_draws", "KL at the simulator's T = 0.8", ".4f"),
-    ("nll", "NLL of the logged tokens, nats", ".3f"),
+    ("kl", "KL, nats a step (T = 1)", ".4f"),
+    ("kl_draws", "KL at T = 0.8", ".4f"),
+    ("nll", "NLL of logged tokens", ".3f"),
     ("lataccel_cost", "lataccel_cost", ".3f"),
     ("jerk_cost", "jerk_cost", ".2f"),
     ("total_cost", "total_cost, mean", ".2f"),
     ("total_ratio", "  to the teacher's", "+.1%"),
     ("median_cost", "total_cost, median", ".2f"),
-    ("rank", "rank correlation of total_cost", ".3f"),
-    ("steps_per_second", "model-steps a second, batch 64", ",.0f"),
+    ("rank", "rank correlation", ".3f"),
+    ("steps_per_second", "steps/s at batch 64", ",.0f"),
     ("speed_ratio", "  to the teacher's", ".1f"),
 )
 
 
 def show(figures: Sequence[Figures], title: str) -> None:
     """Print the table, a column a plant."""
-    table = Table("", title=title)
+    table = Table("", title=title, box=None, header_style="bold")
     for f in figures:
         table.add_column(Path(f.plant).name, justify="right")
     for name, words, form in _ROWS:
