@@ -51,7 +51,7 @@ from steerlab.surrogates.dataset import (
     split_routes,
     take,
 )
-from steerlab.surrogates.gru import ModelPlant, SurrogateModel, build
+from steerlab.surrogates.gru import FORM, ModelPlant, SurrogateModel, build
 from steerlab.surrogates.plant import CONTEXT, OnnxPlant, load_plant
 from steerlab.surrogates.segments import Segments
 from steerlab.surrogates.synthetic import find_segments
@@ -146,6 +146,7 @@ def export_plant(model: SurrogateModel, path: Path, config: Config, opset: int) 
         metadata={
             "steerlab.architecture": config.architecture,
             "steerlab.size": config.size,
+            "steerlab.form": FORM,
             "steerlab.sources": ",".join(config.sources),
         },
         tolerance=1.0,

@@ -26,6 +26,7 @@ from steerlab.surrogates.tokens import BINS, LIMIT, VOCABULARY
 
 BIN_WIDTH = 2 * LIMIT / (VOCABULARY - 1)  # m/s^2
 CENTER = (VOCABULARY - 1) / 2  # token of zero lateral acceleration, between two bins
+FORM = "2"  # of what the network's numbers mean; a file of another form cannot be read back
 STATE_NAMES = ("steer", "roll_lataccel", "v_ego", "a_ego")
 
 
@@ -293,8 +294,14 @@ def read_surrogate(
         path: Where it came from, for messages.
 
     Raises:
-        InputError: The graph does not hold the weights that its metadata promises.
+        InputError: The file is of another version, or the graph does not hold the weights that its
+            metadata promises.
     """
+    if metadata.get("steerlab.form") != FORM:
+        raise InputError(
+            f"plant {str(path)!r} was exported by another version of steerlab, whose numbers mean "
+            "something else; it runs with runtime=exact or fast, for torch train it again"
+        )
     try:
         model = build(metadata["steerlab.architecture"], metadata["steerlab.size"])
         model.load_state_dict(_gru_weights(proto.graph), strict=False)

@@ -146,6 +146,20 @@ def test_torch_runtime_reads_the_weights_back(model: GruSurrogate, exported: Pat
         torch.testing.assert_close(read.state_dict()[name], weight)
 
 
+def test_torch_runtime_refuses_a_file_of_another_version(exported: Path, tmp_path: Path) -> None:
+    proto = onnx.load(str(exported))
+    kept = [entry for entry in proto.metadata_props if entry.key != "steerlab.form"]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    onnx.save(proto, str(tmp_path / "old.onnx"))
+    with pytest.raises(InputError, match=r"old\.onnx' was exported by another version"):
+        TorchPlant(tmp_path / "old.onnx")
+    assert OnnxPlant(tmp_path / "old.onnx").logits(*(x.numpy() for x in inputs(1))).shape == (
+        1,
+        1024,
+    )
+
+
 @pytest.mark.slow
 def test_another_opset(model: GruSurrogate, tmp_path: Path) -> None:
     export_plant(model, tmp_path / "plant.onnx", Config(size="small"), 20)
