@@ -66,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "long": {"pole_length": 1.3},
     "short": {"pole_length": 0.75},
     "weak": {"gear": 0.8},
-    "late": {"latency": 2},
+    "late": {"latency": 1},
     "noisy": {"observation_noise": 0.02},
 }
 

@@ -8,10 +8,19 @@ chunks of a trajectory are in the same part. The same seed writes the same array
 task=balance is the published data: nested PID with gains drawn for every trajectory. In task=goals
 the experts go to one of two places on the rail, either with the same chance, so that the mean
 of what they do is wrong.
+
+pole_mass=, pole_length= and gear= take a range of factors, from which each trajectory draws its plant.
+The experts do not know it, and neither does who learns from them.
+
+Examples:
+  steerlab generate-pendulum-data
+  steerlab generate-pendulum-data task=goals output=runs/pendulum_goals
+  steerlab generate-pendulum-data "pole_length=[0.8,1.25]" output=runs/pendulum_lengths
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -38,6 +47,8 @@ from steerlab.options import option
 
 #: Where chunks start within a trajectory: densely while the pole is caught.
 STARTS = np.r_[0:9, 10, 12:25:2, 27:49:3]
+#: Factors on the plant, in the order of ``InvertedPendulumVectorEnv.plant``.
+PLANTS = ("pole_mass", "pole_length", "gear")
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,9 @@ class Config:
     trajectories: int = option(4000, "expert trajectories of 100 steps")
     noise: float = option(0.05, "half-width of the noise on the actions, not in the labels")
     gain_spread: float = option(0.1, "relative half-width of each gain of each trajectory")
+    pole_mass: list[float] = option([1.0, 1.0], "range of a factor that each trajectory draws")
+    pole_length: list[float] = option([1.0, 1.0], "the same")
+    gear: list[float] = option([1.0, 1.0], "the same")
     tokenizer: str = option("fine", "preset of scale and vocabulary: fine or seed")
     scale: float | None = option(None, "scale of the rounding, in place of the preset's")
     vocabulary: int | None = option(None, "size of the vocabulary, in place of the preset's")
@@ -63,17 +77,20 @@ class Trajectories:
         actions: (N, 100), without the noise that was added to them.
         gains: (N, 6) of the PID, or (N, 4) of the state feedback.
         goals: (N,) place the expert went to, m; 0 for the PID, which holds no place.
+        plants: (N, 3) factors on the plant, in the order of :data:`PLANTS`.
     """
 
     states: Array
     actions: Array
     gains: Array
     goals: Array
+    plants: Array
 
 
 def expert_trajectories(config: Config) -> Trajectories:
     """Return ``config.trajectories`` runs in which the expert settled the pole."""
     tree = np.random.SeedSequence(config.seed)
+    plants: Any = {name: tuple(getattr(config, name)) for name in PLANTS}
     kept: list[Trajectories] = []
     missing = config.trajectories
     while missing > 0:
@@ -88,17 +105,17 @@ def expert_trajectories(config: Config) -> Trajectories:
         else:
             gains = PID_GAINS * spread
             expert = NestedPID(gains)
-        env = InvertedPendulumVectorEnv(missing, process_noise=config.noise)
+        env = InvertedPendulumVectorEnv(missing, process_noise=config.noise, **plants)
         run = play(env, expert, int(rng.integers(2**31)))
         lean = run.states[:, :EPISODE_STEPS, 1] - BALANCE_ANGLE
         good = run.survived & (consecutive(np.abs(lean) < 0.02) >= 0)
         part = (run.states[good, :EPISODE_STEPS], run.actions[good], gains[good], goals[good])
-        kept.append(Trajectories(*part))
+        kept.append(Trajectories(*part, env.plant[good]))
         if not good.any():
             raise InputError(f"no expert settles the pole at noise={config.noise}; lower it")
         missing -= int(good.sum())
-    names = ("states", "actions", "gains", "goals")
-    return Trajectories(*(np.concatenate([getattr(k, name) for k in kept]) for name in names))
+    columns = zip(*(vars(k).values() for k in kept), strict=True)
+    return Trajectories(*(np.concatenate(column) for column in columns))
 
 
 def cut(trajectories: Trajectories) -> tuple[Array, Array, Array]:
@@ -166,6 +183,10 @@ def _check(config: Config) -> None:
     for name in ("noise", "gain_spread"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be in [0, 1)")
+    for name in PLANTS:
+        bounds = getattr(config, name)
+        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+            raise InputError(f"{name}={list(bounds)} must be two positive factors in rising order")
 
 
 main = study(Config, run)

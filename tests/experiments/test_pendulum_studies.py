@@ -10,6 +10,7 @@ import torch
 
 from steerlab.agents import supervised
 from steerlab.agents.checkpoint import load_checkpoint
+from steerlab.envs.inverted_pendulum.dynamics import PendulumParameters, step
 from steerlab.errors import InputError
 from steerlab.experiments import (
     evaluate_pendulum,
@@ -74,6 +75,18 @@ def test_goals_have_two_ways(tmp_path: Path) -> None:
         ends, goals = file["states"][:, -1, 0], file["goals"]
     assert {-1.5, 1.5} == set(goals)
     np.testing.assert_allclose(ends, goals, atol=0.3)
+
+
+def test_every_trajectory_has_its_plant(tmp_path: Path) -> None:
+    generate_pendulum_data.main(["trajectories=20", "tokenizer=seed", "noise=0",
+                                 "pole_length=[0.8,1.25]", f"output={tmp_path}"])  # fmt: skip
+    with np.load(tmp_path / "trajectories.npz") as file:
+        states, actions, plants = file["states"], file["actions"], file["plants"]
+    assert plants.shape == (20, 3)
+    np.testing.assert_array_equal(plants[:, [0, 2]], 1.0)
+    assert np.ptp(plants[:, 1]) > 0.2
+    own = PendulumParameters().scaled(*plants.T).coefficients()
+    np.testing.assert_allclose(step(states[:, 10], actions[:, 10], own), states[:, 11], atol=1e-6)
 
 
 def test_ensemble_has_one_stem_a_member(ensemble: Path) -> None:
@@ -156,6 +169,8 @@ def test_consecutive() -> None:
         (generate_pendulum_data, "task=swing", "task"),
         (generate_pendulum_data, "trajectories=3", "trajectories"),
         (generate_pendulum_data, "tokenizer=rough", "tokenizer"),
+        (generate_pendulum_data, "pole_mass=[1.2,0.8]", "pole_mass"),
+        (generate_pendulum_data, "gear=[1]", "gear"),
         (train_pi0, "data=nowhere", "generate-pendulum-data"),
         (evaluate_pendulum, "variants=[huge]", "variant"),
         (evaluate_pendulum, "replans=[60]", "replans"),
