@@ -188,11 +188,13 @@ def print_table(columns: Mapping[str, Figures]) -> None:
     """Print targets against figures, one column a driver."""
     episodes = next(iter(columns.values())).episodes
     table = Table(
-        "", "target", title=f"{episodes} held-out episodes of KinematicDriver-v0",
+        title=f"{episodes} held-out episodes of KinematicDriver-v0",
         header_style="bold", caption="percentiles over all steps of all episodes",
     )  # fmt: skip
+    table.add_column("", no_wrap=True)  # a narrow terminal folds the names of the drivers instead
+    table.add_column("target", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for name, words, form in _ROWS:
         target = ""
         if name in TARGETS:

@@ -24,6 +24,9 @@ Floats = NDArray[Any]
 #: Square of the sideways acceleration (m/s^2) that is worth 1 m^2 of offset: sets the bandwidth.
 CONTROL_COST = 0.3
 SPEED_GAIN = 0.8  # 1/s
+#: A cautious driver's speed falls by up to CAUTION as its commands act later, from the first to the
+#: second of LATE (s), and it sees worse, from the first to the second of BLURRED (1 is 0.5 m at 100 m).
+CAUTION, LATE, BLURRED = 0.25, (0.4, 1.0), (0.5, 3.5)
 _GRID = roads.HORIZON * 0.8 * np.linspace(0, 1, 48) ** 1.5  # m ahead, for a speed plan of its own
 _LAGS = np.linspace(0.01, 1.0, 12)
 _SMOOTHINGS = np.linspace(0.001, 1.0, 12)
@@ -36,7 +39,7 @@ class PreviewDriver:
         env: The environment that is driven; its true state and true path are what the driver sees.
         lateral: Lateral acceleration (m/s^2) within which bends are taken. None follows the road's
             speed plan, which knows the grip; a number plans as a driver who knows neither that nor
-            the mass.
+            the mass, and who goes slower where it acts late and sees badly.
         filters: Time constants (s) of filters that others apply to its commands, steering and
             pedals, before they are sent: openpilot's smoothing. It reckons with them.
     """
@@ -110,7 +113,8 @@ class PreviewDriver:
         if self.lateral is None:
             now, slope, mass = planned[:, -2], np.diff(planned[:, -2:] ** 2)[:, 0], info["mass"]
         else:
-            now, later = self._cautious(moment[:, 1:], info["cruise_speed"])
+            cruise = info["cruise_speed"] * _confidence(delay + pull, info)
+            now, later = self._cautious(moment[:, 1:], cruise)
             now, slope, mass = np.minimum(now, v + 1.2), np.minimum(later**2 - now**2, 0.0), 1.1
         return wanted, mass * (0.5 * slope + SPEED_GAIN * (now - v))
 
@@ -177,6 +181,18 @@ class PreviewDriver:
         self.actuator = self.actuator + dynamics.lag(np, info["actuator_lag"]) * (
             applied - self.actuator
         )
+
+
+def _confidence(late: Floats, info: dict[str, Any]) -> Floats:
+    """Return the share (N,) of its speed that a driver keeps whose commands act ``late`` (N,) s."""
+    gain = info["brightness"].astype(float)
+    # As the task scales the errors of seen lines.
+    blur = info["geometry_noise"] * np.maximum(gain, 1 / gain)
+    shares = [
+        np.clip((value - low) / (high - low), 0.0, 1.0)
+        for value, (low, high) in ((late, LATE), (blur, BLURRED))
+    ]
+    return 1.0 - CAUTION * shares[0] * shares[1]
 
 
 class Driver(Protocol):

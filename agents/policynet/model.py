@@ -146,12 +146,12 @@ class PolicyNet(nn.Module):
         """Return the states (B, H) after each of the frames (B, T, ...), from zero."""
         state = frames.gates.new_zeros(frames.gates.shape[0], self.size.hidden)
         found = []
-        for t in range(frames.gates.shape[1]):
-            x, h = frames.gates[:, t], self.state_norm(self.state_gates(state))
+        for x, present in zip(frames.gates.unbind(1), frames.present.unbind(1), strict=True):
+            h = self.state_norm(self.state_gates(state))
             (r_x, z_x, n_x), (r_h, z_h, n_h) = x.chunk(3, dim=-1), h.chunk(3, dim=-1)
             z = torch.sigmoid(z_x + z_h)
             n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
-            state = frames.present[:, t] * (n + z * (state - n))
+            state = present * (n + z * (state - n))
             found.append(state)
         return found
 

@@ -30,6 +30,27 @@ def test_harsh_corner_of_the_randomisation() -> None:
     assert (result["violation"] == 0).all()
 
 
+def test_a_cautious_driver_slows_down_where_it_acts_late_and_sees_badly() -> None:
+    """Only where both hold, only on a plan of its own, and not below its share of the set speed."""
+    prompt = {"lateral_delay": 0.1, "actuator_lag": 0.05, "smoothing": 0.0}
+    late = {"lateral_delay": 0.5, "actuator_lag": 0.3, "smoothing": 0.2}
+    clear, blurred = (
+        {"geometry_noise": 0.1, "brightness": 1.0},
+        {"geometry_noise": 1.5, "brightness": 0.4},
+    )
+
+    def way(pins: dict[str, float], lateral: float | None = 1.7) -> float:
+        env = KinematicDriverVectorEnv(30, ranges={"kinds": (1, 0, 0, 0)})
+        result = drive_once(env, lambda e: PreviewDriver(e, lateral), seed=5, options=pins)
+        assert (result["violation"] == 0).all()
+        return float(result["progress"].mean())
+
+    usual = way(late | clear)
+    assert way(prompt | blurred) == pytest.approx(way(prompt | clear))
+    assert 0.75 * usual < way(late | blurred) < 0.9 * usual
+    assert way(late | blurred, None) == pytest.approx(way(late | clear, None))
+
+
 def test_first_episodes_count_once() -> None:
     """A driver that does nothing: every row reports its own first episode."""
 

@@ -1,7 +1,10 @@
 """What a drive teaches: hindsight against known motion, the loss goes down, training resumes."""
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +101,36 @@ def test_the_loss_goes_down_on_one_drive() -> None:
     assert last["loss"] < 0.6 * first["loss"]
 
 
+def test_a_share_of_the_drives_is_hard_and_disturbances_fade(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays, noises = [], []
+    original = train.collect
+
+    def watch(network: PolicyNet, env: KinematicDriverVectorEnv, *rest: Any) -> Drive:
+        drive = original(network, env, *rest)
+        delays.append(drive.frames[..., FRAME["car"].start + 1].min().item())
+        noises.append(rest[3].noise)
+        return drive
+
+    monkeypatch.setattr(train, "collect", watch)
+    config = replace(TINY, total_steps=4 * 6 * 50, noise=0.8, calm=0.0, film=0)
+    train_imitation(config, tmp_path / "some")
+    # The estimate of delay and smoothing, and the contract's own smoothing of 0.1 s.
+    easiest = train.HARD.lateral_delay[0] + train.HARD.smoothing[0] - 0.05 + 0.1
+    assert [delay > easiest - 1e-6 for delay in delays] == [False, True, False, True]
+    np.testing.assert_allclose(noises, [0.8, 0.6, 0.4, 0.2])
+    lines = [
+        json.loads(line) for line in (tmp_path / "some/metrics.jsonl").read_text().splitlines()
+    ]
+    assert ["hard/cte_mean" in line for line in lines[:4]] == [False, True, False, True]
+
+    delays.clear()
+    train_imitation(replace(config, hard=0.0), tmp_path / "none")
+    assert len(delays) == 4
+    assert min(delays) < easiest - 0.05
+
+
 def test_training_resumes_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +163,7 @@ def test_training_resumes_to_the_same_weights(
     [
         ({"total_steps": 10}, "less than one iteration"),
         ({"noise": 2.0}, "noise=2.0"),
+        ({"hard": -0.5}, "hard=-0.5"),
         ({"lateral": math.nan}, "lateral"),
         ({"hidden": 0}, "hidden=0"),
     ],
