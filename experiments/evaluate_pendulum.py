@@ -300,48 +300,47 @@ def _table(cells: list[Cell], variant: str, key: str) -> Table:
     return table
 
 
-def plot(cells: list[Cell], path: Path) -> None:
-    """Draw success and convergence over the replan interval, a panel a plant and noise."""
+def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
+    """Draw success and convergence over the replan interval, a panel a plant and noise.
+
+    Success is above the convergence of the same panel, and ``most`` panels are side by side.
+    """
     panels = list(dict.fromkeys((c.variant, c.noise) for c in cells))
+    wide, high = min(len(panels), most), 2 * -(-len(panels) // most)
     figure, grid = plt.subplots(
-        2, len(panels), figsize=(3.6 * len(panels) + 2, 6), sharex=True, sharey=True,
+        high, wide, figsize=(3.6 * wide + 2, 3 * high), sharex=True, sharey=True,
         squeeze=False, layout="constrained",
     )  # fmt: skip
-    names = list(dict.fromkeys(c.controller for c in cells))
-    for column, (variant, noise) in enumerate(panels):
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, panel in enumerate(panels):
+        block, column = divmod(number, most)
         for row, key in enumerate(("success", "convergence")):
-            axes = grid[row, column]
-            for i, name in enumerate(names):
-                line = sorted(
-                    (
-                        c
-                        for c in cells
-                        if (c.variant, c.noise, c.controller) == (variant, noise, name)
-                    ),
-                    key=lambda c: c.replan,
-                )
-                rates = [getattr(c, key) for c in line]
-                means = np.array([np.mean(r) for r in rates])
-                bounds = np.array(
-                    [interval(r, c.episodes) for r, c in zip(rates, line, strict=True)]
-                )
-                x = [c.replan for c in line]
-                axes.errorbar(
-                    x, means, np.abs(bounds.T - means), capsize=2, marker="o", markersize=3,
-                    label=name, color=f"C{i}", linewidth=2 if name.startswith("pi0") else 1,
-                )  # fmt: skip
-            axes.grid(alpha=0.3)
+            axes = grid[2 * block + row, column]
+            axes.set_axis_on()
+            _panel(axes, [c for c in cells if (c.variant, c.noise) == panel], key)
             if column == 0:
                 axes.set_ylabel(f"{key} in %")
-            if row == 0:
-                axes.set_title(f"{variant}, noise {noise:g}")
-            else:
-                axes.set_xlabel("replan interval in steps")
+        grid[2 * block, column].set_title(f"{panel[0]}, noise {panel[1]:g}")
+        grid[2 * block + 1, column].set_xlabel("replan interval in steps")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
+
+
+def _panel(axes: Any, cells: list[Cell], key: str) -> None:
+    """Draw one rate of every controller over the replan interval, with its 95 % interval."""
+    for i, name in enumerate(dict.fromkeys(c.controller for c in cells)):
+        line = sorted((c for c in cells if c.controller == name), key=lambda c: c.replan)
+        means = np.array([np.mean(getattr(c, key)) for c in line])
+        bounds = np.array([interval(getattr(c, key), c.episodes) for c in line])
+        axes.errorbar(
+            [c.replan for c in line], means, np.abs(bounds.T - means), capsize=2, marker="o",
+            markersize=3, label=name, color=f"C{i}", linewidth=2 if name.startswith("pi0") else 1,
+        )  # fmt: skip
+    axes.grid(alpha=0.3)
 
 
 def film(
