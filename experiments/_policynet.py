@@ -25,6 +25,7 @@ from steerlab.agents.policynet.driver import OpenpilotDriver, torch_driver, torc
 from steerlab.agents.policynet.evaluate import (
     TARGETS,
     Figures,
+    HeldOut,
     MakeDriver,
     Record,
     drive,
@@ -85,7 +86,12 @@ class PolicyFile:
 
 
 def drive_held_out(
-    make: MakeDriver, episodes: int, name: str, processes: int = 1, block: int = BLOCK
+    make: MakeDriver,
+    episodes: int,
+    name: str,
+    processes: int = 1,
+    block: int = BLOCK,
+    others: HeldOut | None = None,
 ) -> Record:
     """Drive the first held-out episodes, in blocks.
 
@@ -95,41 +101,46 @@ def drive_held_out(
         name: What the progress bar says.
         processes: Processes; each drives a block at a time.
         block: Episodes of a block.
+        others: Other episodes in their place.
     """
-    seeds = held_out().seeds(episodes)
+    them = others or held_out()
+    seeds = them.seeds(episodes)
     blocks = [range(a, min(a + block, seeds.stop)) for a in range(seeds.start, seeds.stop, block)]
     with tqdm(total=episodes, unit="episode", desc=name) as bar:
         records = []
         if processes > 1 and len(blocks) > 1:
             context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not fork
             with ProcessPoolExecutor(processes, context) as pool:
-                jobs = pool.map(_drive_block, [make] * len(blocks), blocks)
+                count = len(blocks)
+                jobs = pool.map(_drive_block, [make] * count, blocks, [them] * count)
                 for record, part in zip(jobs, blocks, strict=True):
                     records.append(record)
                     bar.update(len(part))
         else:
             for part in blocks:
-                records.append(_drive_block(make, part))
+                records.append(_drive_block(make, part, them))
                 bar.update(len(part))
     return join(records)
 
 
-def _drive_block(make: MakeDriver, seeds: range) -> Record:
+def _drive_block(make: MakeDriver, seeds: range, them: HeldOut) -> Record:
     torch.set_num_threads(1)
-    return drive(make, seeds, held_out().ranges, held_out().max_episode_steps)
+    return drive(make, seeds, them.ranges, them.max_episode_steps)
 
 
-def drive_preview(episodes: int) -> Record:
+def drive_preview(episodes: int, others: HeldOut | None = None) -> Record:
     """Drive the held-out episodes with the preview controller, which sees the true state."""
-    return drive_held_out(PreviewDriver, episodes, "preview controller", block=500)
+    return drive_held_out(PreviewDriver, episodes, "preview controller", block=500, others=others)
 
 
-def drive_untrained(contract_: str, episodes: int) -> Record:
+def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None) -> Record:
     """Drive the held-out episodes with a network with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = PolicyNet(contract_)
-    return drive_held_out(torch_driver(network.eval()), episodes, "untrained network", block=500)
+    return drive_held_out(
+        torch_driver(network.eval()), episodes, "untrained network", block=500, others=others
+    )
 
 
 def export_policy(
@@ -173,22 +184,28 @@ _ROWS = (
 )
 
 
-def report(records: Mapping[str, Record], output: Path) -> dict[str, Figures]:
-    """Print the table, draw ``drivers.png``, write ``held_out.json``; return the figures."""
+def report(
+    records: Mapping[str, Record], output: Path, others: HeldOut | None = None
+) -> dict[str, Figures]:
+    """Print the table, draw ``drivers.png``, write the figures; return them.
+
+    They go to ``held_out.json``, or to ``hard.json`` where ``others`` were driven.
+    """
     found = {name: figures(record) for name, record in records.items()}
-    print_table(found)
-    print_violations(records)
+    them = others or held_out()
+    print_table(found, them.name)
+    print_violations(records, them)
     plot_records(records, output / "drivers.png")
-    with atomic_path(output / "held_out.json") as temporary:
+    with atomic_path(output / f"{them.name.replace('-', '_')}.json") as temporary:
         temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
     return found
 
 
-def print_table(columns: Mapping[str, Figures]) -> None:
+def print_table(columns: Mapping[str, Figures], kind: str = "held-out") -> None:
     """Print targets against figures, one column a driver."""
     episodes = next(iter(columns.values())).episodes
     table = Table(
-        title=f"{episodes} held-out episodes of KinematicDriver-v0",
+        title=f"{episodes} {kind} episodes of KinematicDriver-v0",
         header_style="bold", caption="percentiles over all steps of all episodes",
     )  # fmt: skip
     table.add_column("", no_wrap=True)  # a narrow terminal folds the names of the drivers instead
@@ -210,9 +227,9 @@ def print_table(columns: Mapping[str, Figures]) -> None:
     Console().print(table)
 
 
-def print_violations(records: Mapping[str, Record], most: int = 5) -> None:
-    """Say which of the first held-out episodes ended in a violation, so that they can be filmed."""
-    first = held_out().first_seed
+def print_violations(records: Mapping[str, Record], them: HeldOut, most: int = 5) -> None:
+    """Say which of the first episodes ended in a violation, so that they can be filmed."""
+    first = them.first_seed
     for name, record in records.items():
         kinds = record.end["violation"]
         rows = np.flatnonzero(kinds)

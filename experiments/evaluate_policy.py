@@ -8,13 +8,14 @@ the road through the rendered camera: give its vision model with vision=.
 Examples:
   steerlab evaluate-policy models=[output/driving_policy.onnx]
   steerlab evaluate-policy models=[a.onnx,b.onnx] episodes=1000
+  steerlab evaluate-policy models=[output/policy_model.pth] hard=true episodes=1000
   steerlab evaluate-policy models=[driving_policy.onnx] vision=driving_vision.onnx episodes=4
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerlab.agents.policynet.evaluate import Figures
+from steerlab.agents.policynet.evaluate import Figures, hard_episodes
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._film import film_drive
@@ -37,6 +38,8 @@ class Config:
         BESIDE, "also drive: preview (controller), untrained (network)"
     )
     episodes: int = option(100, "held-out episodes of each, at most 10,000")
+    hard: bool = option(False, "other episodes in place of the held-out ones, all of them fast, late "
+                               "and badly seen: where policies fail first")  # fmt: skip
     processes: int = option(2, "processes that drive them")
     video: bool = option(False, "film the first file's first three episodes")
 
@@ -58,18 +61,22 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     }
     for file in files.values():
         file.network()
+    others = hard_episodes() if config.hard else None
     records = {
-        name: shared.drive_held_out(file, config.episodes, name, config.processes, file.block)
+        name: shared.drive_held_out(
+            file, config.episodes, name, config.processes, file.block, others
+        )
         for name, file in files.items()
     }
     if "preview" in config.beside:
-        records["preview"] = shared.drive_preview(config.episodes)
+        records["preview"] = shared.drive_preview(config.episodes, others)
     if "untrained" in config.beside:
-        records["untrained"] = shared.drive_untrained(config.contract, config.episodes)
-    found = shared.report(records, output)
+        records["untrained"] = shared.drive_untrained(config.contract, config.episodes, others)
+    found = shared.report(records, output, others)
     if config.video and files:
-        seeds = shared.held_out().seeds(min(3, config.episodes))
-        film = film_drive(next(iter(files.values())), output / "drive", seeds)
+        them = others or shared.held_out()
+        seeds = them.seeds(min(3, config.episodes))
+        film = film_drive(next(iter(files.values())), output / "drive", seeds, them.ranges)
         print(f"film: {film}")
     return found
 

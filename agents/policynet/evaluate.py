@@ -30,14 +30,23 @@ TARGETS: dict[str, tuple[float, str]] = {
 }
 
 
+#: Where policies fail that were trained on the defaults alone: fast on a lane, late and badly seen. Such
+#: conditions all at once are one episode in thousands, too few to learn from and to judge by.
+HARD = Ranges(
+    kinds=(1, 0, 0, 0), speed_lane=(22, 35), lateral_delay=(0.35, 0.5), actuator_lag=(0.18, 0.3),
+    smoothing=(0.1, 0.2), geometry_noise=(1.0, 1.5), brightness=(1.8, 2.5),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class HeldOut:
-    """The episodes that no training uses, frozen in ``held_out.json``."""
+    """Episodes that no training uses."""
 
     first_seed: int
     episodes: int
     max_episode_steps: int
     ranges: Ranges
+    name: str = "held-out"
 
     def seeds(self, count: int) -> range:
         """Return the seeds of the first ``count`` episodes.
@@ -46,13 +55,20 @@ class HeldOut:
             InputError: There are not that many.
         """
         if not 1 <= count <= self.episodes:
-            raise InputError(f"episodes={count} must be in 1..{self.episodes}, the held-out ones")
+            raise InputError(
+                f"episodes={count} must be in 1..{self.episodes}, the {self.name} ones there are"
+            )
         return range(self.first_seed, self.first_seed + count)
+
+
+def hard_episodes() -> HeldOut:
+    """Return episodes in :data:`HARD` conditions, to choose by: none of them is a held-out one."""
+    return HeldOut(1_700_000_000, 10_000, held_out().max_episode_steps, HARD, "hard")
 
 
 @cache
 def held_out() -> HeldOut:
-    """Return the frozen episodes."""
+    """Return the held-out episodes, which are frozen in ``held_out.json``."""
     text = files("steerlab.agents.policynet").joinpath("held_out.json").read_text("utf-8")
     table = json.loads(text)
     return HeldOut(**table | {"ranges": as_ranges(table["ranges"])})

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
-from steerlab.agents.policynet.evaluate import FRAME_RATE, pictures
+from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
 from steerlab.agents.policynet.eyes import Vision
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
@@ -35,12 +35,6 @@ from steerlab.options import option
 
 LAST, POLICY = "last.pt", "policy_model.pth"
 FILM_SEED = 1_800_000_000  # of the filmed episode, neither training nor held-out
-#: Where policies fail that were trained on the defaults alone: fast on a lane, late and badly seen. Such
-#: conditions all at once are one episode in thousands, too few to learn from.
-HARD = Ranges(
-    kinds=(1, 0, 0, 0), speed_lane=(22, 35), lateral_delay=(0.35, 0.5), actuator_lag=(0.18, 0.3),
-    smoothing=(0.1, 0.2), geometry_noise=(1.0, 1.5), brightness=(1.8, 2.5),
-)  # fmt: skip
 #: Share of the time that the teacher drives in the first iterations.
 TEACHER_SHARES = (1.0, 1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
 
@@ -124,7 +118,7 @@ def train_imitation(
         config: Options.
         output: Folder of the results.
         make_teacher: Who teaches; by default whom ``config.teacher`` names.
-        ranges: Ranges of the task in every drive; by default its own, and :data:`HARD` in some.
+        ranges: Ranges of the task in every drive; by default its own, and :data:`~.evaluate.HARD` in some.
         vision: A vision network that looks at the rendered road and makes the features.
         start: ``policy_model.pth`` to begin with; None begins with random weights, and the teacher
             drives part of the first iterations.

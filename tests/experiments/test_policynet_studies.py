@@ -99,6 +99,18 @@ def test_evaluate_side_by_side(
     assert (tmp_path / "drivers.png").stat().st_size > 5000
 
 
+def test_hard_episodes_are_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_policy.main(
+        ["hard=true", "episodes=40", "beside=[preview]", "processes=1", f"output={tmp_path}"]
+    )
+    assert "40 hard episodes" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "hard.json").read_text()).values()
+    assert found["violations"] == 0  # who sees the true state has no difficulty
+    usual = _policynet.figures(_policynet.drive_preview(40))
+    assert found["km"] > 1.2 * usual.km  # all of them are fast
+    assert found["cte_p95"] > usual.cte_p95  # and act late
+
+
 def test_ppo_after_the_dry_run(trained: Path, tmp_path: Path) -> None:
     """The other recipe as a second stage; its files are as complete."""
     arguments = [
