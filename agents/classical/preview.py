@@ -26,7 +26,8 @@ CONTROL_COST = 0.3
 SPEED_GAIN = 0.8  # 1/s
 #: A cautious driver's speed falls by up to CAUTION as its commands act later, from the first to the
 #: second of LATE (s), and it sees worse, from the first to the second of BLURRED (1 is 0.5 m at 100 m).
-CAUTION, LATE, BLURRED = 0.25, (0.4, 1.0), (0.5, 3.5)
+#: It does not fall below UNHURRIED (m/s).
+CAUTION, LATE, BLURRED, UNHURRIED = 0.25, (0.4, 1.0), (0.5, 3.5), 12.0
 _GRID = roads.HORIZON * 0.8 * np.linspace(0, 1, 48) ** 1.5  # m ahead, for a speed plan of its own
 _LAGS = np.linspace(0.01, 1.0, 12)
 _SMOOTHINGS = np.linspace(0.001, 1.0, 12)
@@ -113,7 +114,7 @@ class PreviewDriver:
         if self.lateral is None:
             now, slope, mass = planned[:, -2], np.diff(planned[:, -2:] ** 2)[:, 0], info["mass"]
         else:
-            cruise = info["cruise_speed"] * _confidence(delay + pull, info)
+            cruise = _unhurried(info["cruise_speed"].astype(float), delay + pull, info)
             now, later = self._cautious(moment[:, 1:], cruise)
             now, slope, mass = np.minimum(now, v + 1.2), np.minimum(later**2 - now**2, 0.0), 1.1
         return wanted, mass * (0.5 * slope + SPEED_GAIN * (now - v))
@@ -183,8 +184,8 @@ class PreviewDriver:
         )
 
 
-def _confidence(late: Floats, info: dict[str, Any]) -> Floats:
-    """Return the share (N,) of its speed that a driver keeps whose commands act ``late`` (N,) s."""
+def _unhurried(cruise: Floats, late: Floats, info: dict[str, Any]) -> Floats:
+    """Return the set speeds (N,) of a cautious driver whose commands act after ``late`` (N,) s."""
     gain = info["brightness"].astype(float)
     # As the task scales the errors of seen lines.
     blur = info["geometry_noise"] * np.maximum(gain, 1 / gain)
@@ -192,7 +193,8 @@ def _confidence(late: Floats, info: dict[str, Any]) -> Floats:
         np.clip((value - low) / (high - low), 0.0, 1.0)
         for value, (low, high) in ((late, LATE), (blur, BLURRED))
     ]
-    return 1.0 - CAUTION * shares[0] * shares[1]
+    slower = cruise * (1.0 - CAUTION * shares[0] * shares[1])
+    return np.maximum(slower, np.minimum(cruise, UNHURRIED))
 
 
 class Driver(Protocol):

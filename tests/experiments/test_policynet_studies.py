@@ -107,7 +107,7 @@ def test_hard_episodes_are_others(tmp_path: Path, capsys: pytest.CaptureFixture[
     (found,) = json.loads((tmp_path / "hard.json").read_text()).values()
     assert found["violations"] == 0  # who sees the true state has no difficulty
     usual = _policynet.figures(_policynet.drive_preview(40))
-    assert found["km"] > 1.2 * usual.km  # all of them are fast
+    assert found["km"] > 1.2 * usual.km  # most of them are fast
     assert found["cte_p95"] > usual.cte_p95  # and act late
 
 

@@ -39,8 +39,12 @@ def test_a_cautious_driver_slows_down_where_it_acts_late_and_sees_badly() -> Non
         {"geometry_noise": 1.5, "brightness": 0.4},
     )
 
-    def way(pins: dict[str, float], lateral: float | None = 1.7) -> float:
-        env = KinematicDriverVectorEnv(30, ranges={"kinds": (1, 0, 0, 0)})
+    def way(
+        pins: dict[str, float],
+        lateral: float | None = 1.7,
+        speeds: tuple[float, float] = (20.0, 35.0),
+    ) -> float:
+        env = KinematicDriverVectorEnv(30, ranges={"kinds": (1, 0, 0, 0), "speed_lane": speeds})
         result = drive_once(env, lambda e: PreviewDriver(e, lateral), seed=5, options=pins)
         assert (result["violation"] == 0).all()
         return float(result["progress"].mean())
@@ -48,6 +52,8 @@ def test_a_cautious_driver_slows_down_where_it_acts_late_and_sees_badly() -> Non
     usual = way(late | clear)
     assert way(prompt | blurred) == pytest.approx(way(prompt | clear))
     assert 0.75 * usual < way(late | blurred) < 0.9 * usual
+    slow = (5.0, 12.0)
+    assert way(late | blurred, speeds=slow) == pytest.approx(way(late | clear, speeds=slow))
     assert way(late | blurred, None) == pytest.approx(way(late | clear, None))
 
 
