@@ -55,7 +55,9 @@ class ImitationConfig:
     trunk: int = option(128, "units of the layers before the heads")
     noise: float = option(0.5, "share of the time that the commands are disturbed, at first")
     calm: float = option(0.1, "the same at the end: no history tells what is to be disturbed")
-    hard: float = option(0.5, "share of DAgger's drives in hard conditions: late, badly seen, mostly fast")
+    hard: float = option(
+        0.5, "share of DAgger's drives in hard conditions: late, badly seen, mostly fast"
+    )
     lateral: float = option(1.7, "m/s^2 within which the preview teacher takes bends; it must not "
                             "use its knowledge of the grip, which the policy cannot see")  # fmt: skip
     teacher: str = option("preview", "who says what is right: preview (controller with the true "
