@@ -44,10 +44,11 @@ def export_onnx(
         dynamic_batch: Leave the first axis of every input free.
         opset: Version of the operator set.
         metadata: Entries of the file's ``metadata_props``.
-        tolerance: Largest difference between torch and onnxruntime that is accepted.
+        tolerance: Largest difference between torch and onnxruntime that is accepted, of values
+            beyond 1 as a share of the value: float32 resolves 200 m to 1.5e-5 m at best.
 
     Returns:
-        The largest difference that was found on ``example``.
+        The largest difference, in that sense, that was found on ``example``.
 
     Raises:
         InputError: The two differ by more than ``tolerance``.
@@ -136,4 +137,7 @@ def _largest_difference(
     ]
     feeds = {n: t.cpu().numpy() for n, t in zip(names, example, strict=True)}
     found = session(path).run(None, feeds)
-    return max(float(np.abs(e - f).max()) for e, f in zip(expected, found, strict=True))
+    return max(
+        float((np.abs(e - f) / np.maximum(np.abs(e), 1.0)).max())
+        for e, f in zip(expected, found, strict=True)
+    )

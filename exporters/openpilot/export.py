@@ -79,8 +79,8 @@ def export_model(
         half: Write the float16 variant too.
         tinygrad: Write the tinygrad pickle too.
         tinygrad_path: Folder of the target's tinygrad.
-        tolerance: Largest difference accepted between torch and onnxruntime. float32 resolves 1.5e-5
-            at the 200 m to which plans reach.
+        tolerance: Largest difference accepted between torch and onnxruntime, of values beyond 1 as a
+            share of the value: plans reach to 200 m.
 
     Raises:
         InputError: The module returns something else than the contract wants, torch and onnxruntime

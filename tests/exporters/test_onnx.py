@@ -39,6 +39,15 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_large_values_are_held_to_what_float32_resolves(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sums = nn.Linear(2000, 1)  # near 1000, where neighbours are 6e-5 apart, in any order
+    with torch.no_grad():
+        sums.weight.uniform_(0, 1)
+    x = torch.rand(64, 2000)
+    assert export_onnx(sums, [x], tmp_path / "m.onnx", ["x"], ["y"], tolerance=1e-6) < 1e-6
+
+
 def test_half_precision_of_a_constant_that_two_nodes_need_in_float32(tmp_path: Path) -> None:
     class Bounded(nn.Module):
         def __init__(self) -> None:
