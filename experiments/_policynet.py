@@ -208,10 +208,11 @@ def print_table(columns: Mapping[str, Figures], kind: str = "held-out") -> None:
         title=f"{episodes} {kind} episodes of KinematicDriver-v0",
         header_style="bold", caption="percentiles over all steps of all episodes",
     )  # fmt: skip
-    table.add_column("", no_wrap=True)  # a narrow terminal folds the names of the drivers instead
+    # In a narrow terminal the rows' words wrap, and no name is cut.
+    table.add_column("", min_width=max(len(w) for _, text, _ in _ROWS for w in text.split()) + 2)
     table.add_column("target", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=" " not in name)
     for name, words, form in _ROWS:
         target = ""
         if name in TARGETS:

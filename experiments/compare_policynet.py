@@ -96,7 +96,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         "ppo": arms.ppo("ppo", config.total_steps, None, 1.0, config.seed)[0],
         "dagger_ppo": arms.ppo("dagger_ppo", config.ppo_steps, arms.began, 1.0, config.seed)[0],
     }
-    shared.print_table({"first stage": first[0], **found})
+    shared.print_table({"first": first[0], **found})
     summary = {
         "recipes": {n: f.as_dict() for n, f in (found | {"first": first[0]}).items()},
         "ablation": ablation.intervals,

@@ -59,9 +59,11 @@ class Config:
     trajectories: int = option(4000, "expert trajectories of 100 steps")
     noise: float = option(0.05, "half-width of the noise on the actions, not in the labels")
     gain_spread: float = option(0.1, "relative half-width of each gain of each trajectory")
-    pole_mass: list[float] = option([1.0, 1.0], "range of a factor that each trajectory draws")
-    pole_length: list[float] = option([1.0, 1.0], "the same")
-    gear: list[float] = option([1.0, 1.0], "the same")
+    pole_mass: list[float] = option(
+        [1.0, 1.0], "range of a factor on its mass, drawn by each trajectory"
+    )
+    pole_length: list[float] = option([1.0, 1.0], "the same, on the length of the pole")
+    gear: list[float] = option([1.0, 1.0], "the same, on the force of an action")
     tokenizer: str = option("fine", "preset of scale and vocabulary: fine or seed")
     scale: float | None = option(None, "scale of the rounding, in place of the preset's")
     vocabulary: int | None = option(None, "size of the vocabulary, in place of the preset's")
