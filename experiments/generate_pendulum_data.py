@@ -29,7 +29,7 @@ from rich.table import Table
 from steerlab.agents.classical.pendulum import PID_GAINS, NestedPID, StateFeedback, feedback_gain
 from steerlab.agents.pi0_fast.tokenizer import PRESETS, FastTokenizer
 from steerlab.envs.inverted_pendulum.dynamics import BALANCE_ANGLE, EPISODE_STEPS
-from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
+from steerlab.envs.inverted_pendulum.env import FACTORS, InvertedPendulumVectorEnv
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._pendulum import (
     CHUNK,
@@ -47,8 +47,6 @@ from steerlab.options import option
 
 #: Where chunks start within a trajectory: densely while the pole is caught.
 STARTS = np.r_[0:9, 10, 12:25:2, 27:49:3]
-#: Factors on the plant, in the order of ``InvertedPendulumVectorEnv.plant``.
-PLANTS = ("pole_mass", "pole_length", "gear")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Trajectories:
         actions: (N, 100), without the noise that was added to them.
         gains: (N, 6) of the PID, or (N, 4) of the state feedback.
         goals: (N,) place the expert went to, m; 0 for the PID, which holds no place.
-        plants: (N, 3) factors on the plant, in the order of :data:`PLANTS`.
+        plants: (N, 3) factors on the plant, in the order of ``FACTORS``.
     """
 
     states: Array
@@ -92,7 +90,6 @@ class Trajectories:
 def expert_trajectories(config: Config) -> Trajectories:
     """Return ``config.trajectories`` runs in which the expert settled the pole."""
     tree = np.random.SeedSequence(config.seed)
-    plants: Any = {name: tuple(getattr(config, name)) for name in PLANTS}
     kept: list[Trajectories] = []
     missing = config.trajectories
     while missing > 0:
@@ -107,7 +104,7 @@ def expert_trajectories(config: Config) -> Trajectories:
         else:
             gains = PID_GAINS * spread
             expert = NestedPID(gains)
-        env = InvertedPendulumVectorEnv(missing, process_noise=config.noise, **plants)
+        env = _task(config, missing)
         run = play(env, expert, int(rng.integers(2**31)))
         lean = run.states[:, :EPISODE_STEPS, 1] - BALANCE_ANGLE
         good = run.survived & (consecutive(np.abs(lean) < 0.02) >= 0)
@@ -118,6 +115,11 @@ def expert_trajectories(config: Config) -> Trajectories:
         missing -= int(good.sum())
     columns = zip(*(vars(k).values() for k in kept), strict=True)
     return Trajectories(*(np.concatenate(column) for column in columns))
+
+
+def _task(config: Config, rows: int) -> InvertedPendulumVectorEnv:
+    factors: Any = {name: tuple(getattr(config, name)) for name in FACTORS}
+    return InvertedPendulumVectorEnv(rows, process_noise=config.noise, **factors)
 
 
 def cut(trajectories: Trajectories) -> tuple[Array, Array, Array]:
@@ -185,10 +187,7 @@ def _check(config: Config) -> None:
     for name in ("noise", "gain_spread"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be in [0, 1)")
-    for name in PLANTS:
-        bounds = getattr(config, name)
-        if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
-            raise InputError(f"{name}={list(bounds)} must be two positive factors in rising order")
+    _task(config, 1)  # refuses ranges that make no sense
 
 
 main = study(Config, run)

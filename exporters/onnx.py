@@ -137,7 +137,12 @@ def _largest_difference(
     ]
     feeds = {n: t.cpu().numpy() for n, t in zip(names, example, strict=True)}
     found = session(path).run(None, feeds)
-    return max(
-        float((np.abs(e - f) / np.maximum(np.abs(e), 1.0)).max())
-        for e, f in zip(expected, found, strict=True)
-    )
+    return max(relative_difference(f, e) for e, f in zip(expected, found, strict=True))
+
+
+def relative_difference(
+    found: NDArray[Any], wanted: NDArray[Any], sizes: NDArray[Any] | None = None
+) -> float:
+    """Return the largest difference as a share of ``sizes``, by default |wanted| and at least 1."""
+    sizes = np.maximum(1.0, np.abs(wanted)) if sizes is None else sizes
+    return float((np.abs(found - wanted) / sizes).max())

@@ -18,6 +18,7 @@ from steerlab.envs.kinematic_driver import dynamics, roads
 from steerlab.envs.kinematic_driver.dynamics import DT, GRAVITY
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
+from steerlab.envs.kinematic_driver.observation import blur
 
 Floats = NDArray[Any]
 
@@ -186,12 +187,10 @@ class PreviewDriver:
 
 def _unhurried(cruise: Floats, late: Floats, info: dict[str, Any]) -> Floats:
     """Return the set speeds (N,) of a cautious driver whose commands act after ``late`` (N,) s."""
-    gain = info["brightness"].astype(float)
-    # As the task scales the errors of seen lines.
-    blur = info["geometry_noise"] * np.maximum(gain, 1 / gain)
+    blurred = blur(np, info["geometry_noise"].astype(float), info["brightness"].astype(float))
     shares = [
         np.clip((value - low) / (high - low), 0.0, 1.0)
-        for value, (low, high) in ((late, LATE), (blur, BLURRED))
+        for value, (low, high) in ((late, LATE), (blurred, BLURRED))
     ]
     slower = cruise * (1.0 - CAUTION * shares[0] * shares[1])
     return np.maximum(slower, np.minimum(cruise, UNHURRIED))

@@ -20,6 +20,8 @@ ANGLE_LIMIT = np.pi / 4
 SLIDER_LIMIT = 10.0
 #: A row counts as at a goal within this many metres of it.
 GOAL_TOLERANCE = 0.25
+#: What may differ from plant to plant, in the order of ``InvertedPendulumVectorEnv.plant``.
+FACTORS = ("pole_mass", "pole_length", "gear")
 Range = float | tuple[float, float]
 
 
@@ -80,11 +82,7 @@ class InvertedPendulumVectorEnv(BatchEnv):
             raise InputError(f"episode_steps={episode_steps} must be at least 1")
         self.factors = {
             name: _range(name, value)
-            for name, value in (
-                ("pole_mass", pole_mass),
-                ("pole_length", pole_length),
-                ("gear", gear),
-            )
+            for name, value in zip(FACTORS, (pole_mass, pole_length, gear), strict=True)
         }
         self.reset_noise, self.process_noise = reset_noise, process_noise
         self.observation_noise, self.latency = observation_noise, latency
@@ -188,10 +186,10 @@ def at_goal(state: NDArray[np.float64], goals: NDArray[np.float64]) -> NDArray[n
 
 
 def _range(name: str, value: Range) -> tuple[float, float]:
-    low, high = (value, value) if isinstance(value, int | float) else tuple(value)
-    if not 0 < low <= high:
+    bounds = (value, value) if isinstance(value, int | float) else tuple(value)
+    if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
         raise InputError(f"{name}={value} must be a positive factor or a range (low, high) of them")
-    return float(low), float(high)
+    return float(bounds[0]), float(bounds[1])
 
 
 def _states(value: Any, rows: int) -> NDArray[np.float64]:

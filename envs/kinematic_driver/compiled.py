@@ -25,6 +25,7 @@ from steerlab.envs.kinematic_driver.observation import (
     POINTS,
     X_IDXS,
     blindness,
+    blur,
     camera,
     seen_lines,
 )
@@ -57,6 +58,7 @@ for _function in (
     roads.place,
     base_reward,
     blindness,
+    blur,
     camera,
     judge,
     potential,
@@ -312,9 +314,8 @@ def loops(version: int) -> SimpleNamespace:
                 work[11 * n + p], work[12 * n + p] = lines[2], lines[3]
                 work[13 * n + p], work[14 * n + p] = lines[4], lines[5]
 
-            # Errors of the lines, the same basis for each. Too dark and too bright both blur.
-            gain = table[AT.brightness, i]
-            gain = table[AT.geometry_noise, i] * xp.maximum(gain, 1 / gain)
+            # Errors of the lines, the same basis for each.
+            gain = blur(xp, table[AT.geometry_noise, i], table[AT.brightness, i])
             for line in range(3):
                 e0 = np.float32(gain * errors[i, 3 * line])
                 e1 = np.float32(gain * errors[i, 3 * line + 1])

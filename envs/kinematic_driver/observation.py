@@ -63,6 +63,11 @@ def blindness(xp: Any, blind: Any, share: Any, begins: Any, length: Any) -> Any:
     return xp.where(begun, 1 + xp.floor(5 * length), blind - 1)
 
 
+def blur(xp: Any, geometry_noise: Any, brightness: Any) -> Any:
+    """Return the scale of the errors of seen lines; too dark and too bright both blur."""
+    return geometry_noise * xp.maximum(brightness, 1 / brightness)
+
+
 def camera(xp: Any, knot: tuple[Any, ...], along: Any, d: Any, psi: Any) -> tuple[Any, Any, Any]:
     """Return position x, y (m) and heading (rad) of a car on a road.
 

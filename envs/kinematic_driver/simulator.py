@@ -14,6 +14,7 @@ from steerlab.envs.kinematic_driver.observation import (
     POINTS,
     X_IDXS,
     blindness,
+    blur,
     camera,
     error_basis,
     seen_lines,
@@ -210,9 +211,7 @@ class Simulator:
         out[cells, 7 + xp.integers(desire)] = 1.0
         out[cells, 15 + xp.integers(episode["left_hand_traffic"])] = 1.0
 
-        # Too dark and too bright both blur.
-        gain = episode["brightness"]
-        scale = episode["geometry_noise"] * xp.maximum(gain, 1 / gain)
+        scale = blur(xp, episode["geometry_noise"], episode["brightness"])
         xp.matmul(self.seen_errors[rows] * scale[:, None], self.basis, out[:, 17:])
 
         base, spacing = self.base[rows], episode["spacing"]

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
-from steerlab.exporters.onnx import half_precision
+from steerlab.exporters.onnx import half_precision, relative_difference
 from steerlab.exporters.openpilot.commands import plan_curvature
 from steerlab.exporters.openpilot.contracts import (
     LOG_STD_CLIP,
@@ -608,8 +608,9 @@ def _difference(a: Array, b: Array, slices: Mapping[str, slice] | None = None) -
     With ``slices``, a plan's positions, velocities and accelerations count as vectors: 300 m ahead the
     rounding of a heading moves a point sideways by 2e-5 m, whichever axis that happens to be.
     """
-    scale = np.maximum(1.0, np.abs(b))
+    scale = None
     if slices and "plan" in slices:
+        scale = np.maximum(1.0, np.abs(b))
         place = slices["plan"]
         head = head_of_width("plan", b[:, place].shape[1])
         sizes = scale[:, place].reshape(len(b), head.hypotheses, -1)
@@ -620,7 +621,7 @@ def _difference(a: Array, b: Array, slices: Mapping[str, slice] | None = None) -
         known[..., :3, :] = np.maximum(1.0, length)
         sizes[..., : head.size] = known.reshape(means.shape)
         scale[:, place] = sizes.reshape(len(b), -1)
-    return float(np.max(np.abs(a - b) / scale))
+    return relative_difference(a, b, scale)
 
 
 def _half(file: _File) -> str:
