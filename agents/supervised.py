@@ -138,7 +138,7 @@ def fit(
     device = torch_device(config.device)
     model.to(device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     steps = -(-len(train) // config.batch_size)
     schedule = _Schedule(optimizer, config, steps)

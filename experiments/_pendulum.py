@@ -22,7 +22,7 @@ from steerlab.agents.pi0.model import Pi0, Pi0Config, Pi0Sampler, antithetic
 from steerlab.agents.pi0_fast.model import ChunkDecoder, Pi0Fast, Pi0FastConfig, stratified
 from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
 from steerlab.agents.supervised import FitConfig, Loss, TensorData, evaluate_loss, fit
-from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
+from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv, at_goal
 from steerlab.errors import InputError
 from steerlab.files import atomic_path, writable_folder
 
@@ -50,7 +50,12 @@ class Run:
     survived: Array
 
 
-def play(env: InvertedPendulumVectorEnv, act: Callable[[Array], Array], seed: int) -> Run:
+def play(
+    env: InvertedPendulumVectorEnv,
+    act: Callable[[Array], Array],
+    seed: int,
+    start: Array | None = None,
+) -> Run:
     """Play one episode in every row.
 
     Rows whose episode ends early stay in the batch and are marked; what they do afterwards
@@ -60,8 +65,9 @@ def play(env: InvertedPendulumVectorEnv, act: Callable[[Array], Array], seed: in
         env: Task over N rows.
         act: Maps observations (N, 4) to actions (N,); called once a step.
         seed: Of the reset; row i has the start and the noise of ``seed + i``.
+        start: States (N, 4) to start from, in place of the drawn ones.
     """
-    observations, info = env.reset(seed=seed)
+    observations, info = env.reset(seed=seed, options={} if start is None else {"state": start})
     states, actions = [info["state"]], []
     survived = np.ones(env.num_envs, dtype=bool)
     for _ in range(env.episode_steps):
@@ -78,6 +84,16 @@ def consecutive(mask: Array, length: int = 10) -> Array:
     windows = np.lib.stride_tricks.sliding_window_view(mask, length, axis=1).all(axis=-1)
     found: Array = np.any(windows, axis=1)
     return np.where(found, windows.argmax(axis=1), -1)
+
+
+def reached(run: Run, goals: Array) -> Array:
+    """Tell which episodes (N,) end well: inside the limits, the last 20 steps at a goal.
+
+    Args:
+        run: Episodes.
+        goals: Places of which any will do, (G,), or one for each episode, (N, 1, 1).
+    """
+    return np.asarray(run.survived & at_goal(run.states[:, -20:], goals).all(axis=1))
 
 
 def save_arrays(path: Path, **arrays: Array) -> None:

@@ -1,6 +1,6 @@
 """Play chunks on the pendulum: pi0 and pi0-FAST against PID, LQR, MPC, a linear map and an MLP.
 
-Every controller meets the same starts and the same noise. Success is an episode of 100 steps within
+Every controller meets the same starts and the same noise. Success is an episode (100 steps) within
 the limits; on data of task=goals the cart must also stand at a goal for the last 20. Convergence
 is |theta| < 0.02 for 10 steps in sequence, as in the published evaluation. Ensembles give mean and
 standard deviation over their models; the interval is that of the mean over models, or
@@ -40,7 +40,8 @@ from steerlab.agents.classical.pendulum import (
 )
 from steerlab.agents.supervised import FitConfig, TensorData, fit
 from steerlab.devices import torch_device
-from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv, at_goal
+from steerlab.envs.inverted_pendulum.dynamics import EPISODE_STEPS
+from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._pendulum import (
     GOAL_COST,
@@ -54,6 +55,7 @@ from steerlab.experiments._pendulum import (
     load_members,
     load_pairs,
     play,
+    reached,
 )
 from steerlab.experiments._study import study
 from steerlab.files import atomic_path
@@ -82,6 +84,8 @@ class Config:
     noises: list[float] = option([0.01, 0.05], "half-widths of the noise on the actions")
     replans: list[int] = option([10, 13, 15], "actions used of a chunk before the next one")
     variants: list[str] = option(["nominal"], f"plants: {', '.join(VARIANTS)}")
+    reset_noise: float = option(0.5, "half-width of the start, in every component of the state")
+    episode_steps: int = option(EPISODE_STEPS, "steps of an episode, 0.04 s each")
     steps: int = option(3, "Euler steps of pi0")
     samples: int = option(16, "chunks of pi0 that make a consensus")
     sequences: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
@@ -161,9 +165,7 @@ def run(config: Config, output: Path) -> list[Cell]:
                 bar.set_postfix_str(name)
                 runs = []
                 for member in members:
-                    env = InvertedPendulumVectorEnv(
-                        config.episodes, process_noise=noise, goals=goals, **VARIANTS[variant]
-                    )
+                    env = _task(config, config.episodes, noise, goals, variant)
                     runs.append(play(env, member(replan), config.seed))
                 cells.append(_figures(runs, goals, (variant, noise, replan, name)))
                 bar.update()
@@ -176,6 +178,19 @@ def run(config: Config, output: Path) -> list[Cell]:
         film(makers, goals, config, output)
     console.print(f"results.json and rates.png in {output}")
     return cells
+
+
+def _task(
+    config: Config, rows: int, noise: float, goals: tuple[float, ...], variant: str
+) -> InvertedPendulumVectorEnv:
+    return InvertedPendulumVectorEnv(
+        rows,
+        process_noise=noise,
+        goals=goals,
+        reset_noise=config.reset_noise,
+        episode_steps=config.episode_steps,
+        **VARIANTS[variant],
+    )
 
 
 def controllers(
@@ -245,9 +260,7 @@ def _figures(
 ) -> Cell:
     success, convergence, settle, velocity, right = [], [], [], [], []
     for played in runs:
-        good = played.survived
-        if goals:
-            good = good & at_goal(played.states[:, -20:], np.array(goals)).all(axis=1)
+        good = reached(played, np.array(goals)) if goals else played.survived
         start = consecutive(np.abs(played.states[:, :-1, 1]) < 0.02)
         success.append(100 * float(good.mean()))
         convergence.append(100 * float((start >= 0).mean()))
@@ -352,10 +365,7 @@ def film(
     except ImportError as error:
         raise InputError('video=true needs: pip install "steerlab[video]"') from error
     for name, members in makers.items():
-        env = InvertedPendulumVectorEnv(
-            1, process_noise=config.noises[-1], goals=goals, render_mode="rgb_array",
-            **VARIANTS[config.variants[-1]],
-        )  # fmt: skip
+        env = _task(config, 1, config.noises[-1], goals, config.variants[-1])
         played = play(env, members[0](config.replans[-1]), config.seed)
         path = output / f"{name.replace(', ', '_').replace(' ', '_')}.mp4"
         frames: list[Any] = []
@@ -388,6 +398,8 @@ def _check(config: Config) -> None:
     for name in ("noises", "replans", "variants"):
         if not getattr(config, name):
             raise InputError(f"{name} is empty; give at least one")
+    if config.episode_steps < 10:
+        raise InputError(f"episode_steps={config.episode_steps} must be at least 10, to converge")
     if not all(1 <= r <= 50 for r in config.replans):
         raise InputError(f"replans={list(config.replans)} must be in 1..50, a chunk's actions")
 

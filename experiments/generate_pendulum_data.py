@@ -7,7 +7,8 @@ chunks of a trajectory are in the same part. The same seed writes the same array
 
 task=balance is the published data: nested PID with gains drawn for every trajectory. In task=goals
 the experts go to one of two places on the rail, either with the same chance, so that the mean
-of what they do is wrong.
+of what they do is wrong. Some start near the place that they go to, off balance: without them nothing is
+known of what to do there, since an expert that has arrived stands still.
 
 pole_mass=, pole_length= and gear= take a range of factors, from which each trajectory draws its plant.
 The experts do not know it, and neither does who learns from them.
@@ -40,6 +41,7 @@ from steerlab.experiments._pendulum import (
     Array,
     consecutive,
     play,
+    reached,
     save_arrays,
 )
 from steerlab.experiments._study import study
@@ -57,6 +59,9 @@ class Config:
     trajectories: int = option(4000, "expert trajectories of 100 steps")
     noise: float = option(0.05, "half-width of the noise on the actions, not in the labels")
     gain_spread: float = option(0.1, "relative half-width of each gain of each trajectory")
+    recoveries: float = option(
+        0.5, "task=goals: share of the trajectories that start near their goal, off balance"
+    )
     pole_mass: list[float] = option(
         [1.0, 1.0], "range of a factor on its mass, drawn by each trajectory"
     )
@@ -95,19 +100,24 @@ def expert_trajectories(config: Config) -> Trajectories:
     while missing > 0:
         rng = np.random.default_rng(tree.spawn(1)[0])
         spread = rng.uniform(1 - config.gain_spread, 1 + config.gain_spread, (missing, 6))
-        goals = np.zeros(missing)
+        env, goals, start = _task(config, missing), np.zeros(missing), None
         expert: NestedPID | StateFeedback
         if config.task == "goals":
             goals = rng.choice(GOALS, missing)
             gains = feedback_gain(GOAL_COST) * spread[:, :4]
             expert = StateFeedback(gains, goals)
+            start = rng.uniform(-env.reset_noise, env.reset_noise, (missing, 4))
+            start[:, 0] += goals * (rng.random(missing) < config.recoveries)
         else:
             gains = PID_GAINS * spread
             expert = NestedPID(gains)
-        env = _task(config, missing)
-        run = play(env, expert, int(rng.integers(2**31)))
+        run = play(env, expert, int(rng.integers(2**31)), start)
         lean = run.states[:, :EPISODE_STEPS, 1] - BALANCE_ANGLE
         good = run.survived & (consecutive(np.abs(lean) < 0.02) >= 0)
+        if config.task == "goals":
+            # On plants far from the nominal one some feedback chatters between the limits.
+            quiet = (np.abs(run.actions[:, -20:]) < 0.5).all(axis=1)
+            good &= quiet & reached(run, goals[:, None, None])
         part = (run.states[good, :EPISODE_STEPS], run.actions[good], gains[good], goals[good])
         kept.append(Trajectories(*part, env.plant[good]))
         if not good.any():
@@ -187,6 +197,8 @@ def _check(config: Config) -> None:
     for name in ("noise", "gain_spread"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be in [0, 1)")
+    if not 0 <= config.recoveries <= 1:
+        raise InputError(f"recoveries={config.recoveries} must be in [0, 1]")
     _task(config, 1)  # refuses ranges that make no sense
 
 

@@ -159,7 +159,7 @@ class Pi0(nn.Module):
             nn.SiLU(),
         )
         self.prefix = nn.Linear(2 * width, tokens * width)
-        self.usual = nn.Linear(2 * width, config.horizon)
+        self.mean_chunk = nn.Linear(2 * width, config.horizon)
         self.condition = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU())
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
         self.unembed = nn.Linear(width, config.patch)
@@ -167,25 +167,31 @@ class Pi0(nn.Module):
             "frequencies", 0.5 * 1.15 ** torch.arange(width // 2), persistent=False
         )
 
+    def mean(self, state: Tensor) -> Tensor:
+        """Return the expected chunk (B, H) of a state (B, 4), both normalised."""
+        return self.mean_chunk(self.encode(state))
+
     def denoise(self, x: Tensor, tau: Tensor, state: Tensor) -> Tensor:
-        """Return the expected chunk (B, H) behind x (B, H) at tau (B,), all normalised."""
+        """Return the expected chunk (B, H) behind x (B, H) at tau (B,), all normalised.
+
+        At tau = 0 there is nothing but noise in x, and the answer is :meth:`mean`.
+        """
         phase = tau[:, None] * self.frequencies
         known = self.encode(state)
         condition = self.condition(torch.cat([known, phase.sin(), phase.cos()], dim=-1))
-        # At tau = 0 there is nothing but noise in x, and the weight keeps it out.
         tokens = self.embed((tau[:, None] * x).unflatten(-1, (-1, self.config.patch)))
         tokens = tokens + self.prefix(known).unflatten(-1, (-1, self.config.width))
         for block in self.blocks:
             tokens = block(tokens, condition)
         change = self.unembed(F.layer_norm(tokens, tokens.shape[-1:])).flatten(1)
-        # What depends on the state alone takes a short way, as in a plain regression.
-        return self.usual(known) + change
+        return self.mean_chunk(known) + tau[:, None] * change
 
     def loss(self, states: Tensor, chunks: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
         """Return the flow-matching loss on states (B, 4) and chunks (B, H).
 
         tau is 1 - t with t = 0.001 + 0.999 Beta(1.5, 1) as in pi0, more noise than signal. The
-        error of the field, (D - chunk) / (1 - tau), is weighted with (1 - tau)^2.
+        error of the field, (D - chunk) / (1 - tau), is weighted with (1 - tau)^2. The same error at
+        tau = 0 is added: every sample starts there, but few draws of tau come near.
         """
         state, chunk = self.normalizer.state(states), self.normalizer.action(chunks)
         noise = torch.randn(chunk.shape, generator=rng, device=chunk.device)
@@ -193,12 +199,14 @@ class Pi0(nn.Module):
         tau = 1 - (0.001 + 0.999 * uniform ** (1 / 1.5))  # the inverse of Beta(1.5, 1)'s t^1.5
         x = torch.lerp(noise, chunk, tau[:, None])
         error = self.denoise(x, tau, state) - chunk
-        return {"loss": error.square().mean()}
+        start = self.mean(state) - chunk
+        return {"loss": error.square().mean() + start.square().mean()}
 
     def sample(self, states: Tensor, noise: Tensor, steps: int = 10) -> Tensor:
         """Return chunks (B, H) by ``steps`` Euler steps from ``noise`` (B, H) at tau = 0."""
-        state, x = self.normalizer.state(states), noise
-        for step in range(steps):
+        state = self.normalizer.state(states)
+        x = torch.lerp(noise, self.mean(state), 1 / steps)
+        for step in range(1, steps):
             tau = torch.full_like(x[:, 0], step / steps)
             x = x + (self.denoise(x, tau, state) - x) / (steps - step)
         return self.normalizer.to_action(x)

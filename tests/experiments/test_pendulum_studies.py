@@ -68,13 +68,26 @@ def test_the_same_seed_writes_the_same_data(data: Path, tmp_path: Path) -> None:
         )
 
 
-def test_goals_have_two_ways(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recoveries", [0, 1])
+def test_goals_have_two_ways(recoveries: int, tmp_path: Path) -> None:
     generate_pendulum_data.main(["task=goals", "trajectories=20", "tokenizer=seed",
+                                 f"recoveries={recoveries}", f"output={tmp_path}"])  # fmt: skip
+    with np.load(tmp_path / "trajectories.npz") as file:
+        states, goals = file["states"], file["goals"]
+    assert {-1.5, 1.5} == set(goals)
+    np.testing.assert_allclose(states[:, -1, 0], goals, atol=0.3)
+    assert (np.abs(states[:, 0, 0] - recoveries * goals) <= 0.5).all()
+    assert np.abs(states[:, 0, 1:]).max() > 0.4
+
+
+def test_experts_that_chatter_are_left_out(tmp_path: Path) -> None:
+    # A strong motor under a short pole is more than the nominal feedback can hold.
+    generate_pendulum_data.main(["task=goals", "trajectories=40", "tokenizer=seed",
+                                 "pole_length=[0.75,0.9]", "gear=[1.1,1.3]",
                                  f"output={tmp_path}"])  # fmt: skip
     with np.load(tmp_path / "trajectories.npz") as file:
-        ends, goals = file["states"][:, -1, 0], file["goals"]
-    assert {-1.5, 1.5} == set(goals)
-    np.testing.assert_allclose(ends, goals, atol=0.3)
+        assert np.abs(file["actions"][:, -20:]).max() < 0.5
+        assert len(file["actions"]) == 40
 
 
 def test_every_trajectory_has_its_plant(tmp_path: Path) -> None:
@@ -147,6 +160,19 @@ def test_evaluation_from_one_end_to_the_other(data: Path, ensemble: Path, tmp_pa
     assert (tmp_path / "out" / "rates.png").stat().st_size > 10_000
 
 
+def test_evaluation_of_short_episodes_from_rest(data: Path, tmp_path: Path) -> None:
+    evaluate_pendulum.main(
+        [f"data={data}", "episodes=4", "noises=[0]", "replans=[10]", "mlp_models=0",
+         "reset_noise=0", "episode_steps=12", "device=cpu", f"output={tmp_path}"]
+    )  # fmt: skip
+    cells = json.loads((tmp_path / "results.json").read_text())
+    lqr = next(c for c in cells if c["controller"] == "LQR")
+    # From rest there is next to nothing to do.
+    assert lqr["success"] == [100]
+    assert lqr["settle_step"] == 0
+    assert lqr["velocity_std"] < 0.02
+
+
 def test_interval() -> None:
     low, high = evaluate_pendulum.interval([100.0], 300)
     assert (low, high) == (pytest.approx(98.74, abs=0.01), pytest.approx(100.0))
@@ -171,9 +197,11 @@ def test_consecutive() -> None:
         (generate_pendulum_data, "tokenizer=rough", "tokenizer"),
         (generate_pendulum_data, "pole_mass=[1.2,0.8]", "pole_mass"),
         (generate_pendulum_data, "gear=[1]", "gear"),
+        (generate_pendulum_data, "recoveries=2", "recoveries"),
         (train_pi0, "data=nowhere", "generate-pendulum-data"),
         (evaluate_pendulum, "variants=[huge]", "variant"),
         (evaluate_pendulum, "replans=[60]", "replans"),
+        (evaluate_pendulum, "episode_steps=5", "episode_steps"),
         (evaluate_pendulum, "data=nowhere", "generate-pendulum-data"),
     ],
 )
