@@ -6,8 +6,8 @@ name for each row its trajectory and its part of the split (0 train, 1 validatio
 chunks of a trajectory are in the same part. The same seed writes the same arrays.
 
 task=balance is the published data: nested PID with gains drawn for every trajectory. In task=goals
-the experts go to one of two places on the rail, either with the same chance, so that the mean
-of what they do is wrong. Some start near the place that they go to, off balance: without them nothing is
+the experts go to two places on the rail, from each start one to either, so that the mean of what
+they do is wrong. Some start near the place that they go to, off balance: without them nothing is
 known of what to do there, since an expert that has arrived stands still.
 
 pole_mass=, pole_length= and gear= take a range of factors, from which each trajectory draws its plant.
@@ -103,11 +103,14 @@ def expert_trajectories(config: Config) -> Trajectories:
         env, goals, start = _task(config, missing), np.zeros(missing), None
         expert: NestedPID | StateFeedback
         if config.task == "goals":
-            goals = rng.choice(GOALS, missing)
+            goals = np.resize(GOALS, missing)
             gains = feedback_gain(GOAL_COST) * spread[:, :4]
             expert = StateFeedback(gains, goals)
-            start = rng.uniform(-env.reset_noise, env.reset_noise, (missing, 4))
-            start[:, 0] += goals * (rng.random(missing) < config.recoveries)
+            starts = missing // len(GOALS)
+            start = rng.uniform(-env.reset_noise, env.reset_noise, (starts, 4)).repeat(
+                len(GOALS), axis=0
+            )
+            start[:, 0] += goals * (rng.random(starts) < config.recoveries).repeat(len(GOALS))
         else:
             gains = PID_GAINS * spread
             expert = NestedPID(gains)
@@ -118,6 +121,7 @@ def expert_trajectories(config: Config) -> Trajectories:
             # On plants far from the nominal one some feedback chatters between the limits.
             quiet = (np.abs(run.actions[:, -20:]) < 0.5).all(axis=1)
             good &= quiet & reached(run, goals[:, None, None])
+            good = good.reshape(-1, len(GOALS)).all(axis=1).repeat(len(GOALS))
         part = (run.states[good, :EPISODE_STEPS], run.actions[good], gains[good], goals[good])
         kept.append(Trajectories(*part, env.plant[good]))
         if not good.any():
@@ -154,7 +158,8 @@ def run(config: Config, output: Path) -> dict[str, float]:
     scale, vocabulary = config.scale or preset[0], config.vocabulary or preset[1]
     trajectories = expert_trajectories(config)
     states, chunks, numbers = cut(trajectories)
-    split = split_of(config.trajectories, config.seed)[numbers]
+    ways = len(GOALS) if config.task == "goals" else 1  # of one start, all in the same part
+    split = split_of(config.trajectories // ways, config.seed).repeat(ways)[numbers]
     tokenizer = FastTokenizer.train(chunks[split == 0], scale, vocabulary)
     sequences = tokenizer.sequences(chunks)
 
@@ -194,6 +199,10 @@ def _check(config: Config) -> None:
         raise unknown_name("tokenizer preset", config.tokenizer, PRESETS)
     if config.trajectories < 10:
         raise InputError(f"trajectories={config.trajectories} must be at least 10, to be split")
+    if config.task == "goals" and config.trajectories % len(GOALS):
+        raise InputError(
+            f"trajectories={config.trajectories} must be even, for either goal as many"
+        )
     for name in ("noise", "gain_spread"):
         if not 0 <= getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be in [0, 1)")

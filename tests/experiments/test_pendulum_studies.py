@@ -74,8 +74,13 @@ def test_goals_have_two_ways(recoveries: int, tmp_path: Path) -> None:
                                  f"recoveries={recoveries}", f"output={tmp_path}"])  # fmt: skip
     with np.load(tmp_path / "trajectories.npz") as file:
         states, goals = file["states"], file["goals"]
-    assert {-1.5, 1.5} == set(goals)
+    assert goals.tolist() == 10 * [-1.5, 1.5]
     np.testing.assert_allclose(states[:, -1, 0], goals, atol=0.3)
+    if not recoveries:  # the same start for both ways, and both in the same part of the split
+        np.testing.assert_array_equal(states[::2, 0], states[1::2, 0])
+    with np.load(tmp_path / "training_pairs_original.npz") as file:
+        split = file["split"].reshape(10, -1)
+    assert (split == split[:, :1]).all()
     assert (np.abs(states[:, 0, 0] - recoveries * goals) <= 0.5).all()
     assert np.abs(states[:, 0, 1:]).max() > 0.4
 
@@ -198,6 +203,7 @@ def test_consecutive() -> None:
         (generate_pendulum_data, "pole_mass=[1.2,0.8]", "pole_mass"),
         (generate_pendulum_data, "gear=[1]", "gear"),
         (generate_pendulum_data, "recoveries=2", "recoveries"),
+        (generate_pendulum_data, "task=goals trajectories=31", "even"),
         (train_pi0, "data=nowhere", "generate-pendulum-data"),
         (evaluate_pendulum, "variants=[huge]", "variant"),
         (evaluate_pendulum, "replans=[60]", "replans"),
@@ -207,7 +213,7 @@ def test_consecutive() -> None:
 )
 def test_bad_options(study: Any, argument: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=message):
-        study.main([argument, f"output={tmp_path}"])
+        study.main([*argument.split(), f"output={tmp_path}"])
 
 
 def test_missing_ensemble_is_named(data: Path) -> None:
