@@ -24,7 +24,9 @@ from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
 from steerlab.agents.supervised import FitConfig, Loss, TensorData, evaluate_loss, fit
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv, at_goal
 from steerlab.errors import InputError
+from steerlab.exporters.onnx import export_onnx
 from steerlab.files import atomic_path, writable_folder
+from steerlab.options import option
 
 Array = NDArray[Any]
 CHUNK = 50
@@ -229,25 +231,17 @@ def _claim_name(prefix: str, home: Path, output: Path) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How chunks are drawn from the generative models.
+    """Options of how chunks are drawn from the generative models."""
 
-    Attributes:
-        steps: Euler steps of pi0.
-        samples: Chunks of pi0 whose consensus is played.
-        sequences: Sequences of pi0-FAST whose consensus is played; 1 takes the likeliest tokens.
-        longest: Tokens after which a sequence ends.
-        seed: Of the noise.
-    """
-
-    steps: int = 3
-    samples: int = 16
-    sequences: int = 16
-    longest: int = 14
-    seed: int = 0
+    steps: int = option(3, "Euler steps of pi0")
+    samples: int = option(16, "chunks of pi0 that make a consensus")
+    sequences: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
+    longest: int = option(14, "tokens after which pi0-FAST ends a sequence; the rest is zeros")
+    seed: int = option(0, "seed of whatever is drawn")
 
 
-def load_members(folder: str | Path, prefix: str, device: torch.device) -> list[nn.Module]:
-    """Return the models of an ensemble, in the order of their names.
+def load_members(folder: str | Path, prefix: str, device: torch.device) -> dict[str, Pi0 | Pi0Fast]:
+    """Return the models of an ensemble by name, in the order of their names.
 
     Args:
         folder: The output folder of the training.
@@ -263,15 +257,15 @@ def load_members(folder: str | Path, prefix: str, device: torch.device) -> list[
             f"{str(folder)!r} has no trained_models/{prefix}*.pth; give the output folder of "
             f"steerlab train-{'pi0' if prefix == 'tinypi0_' else 'pi0-fast'}"
         )
-    return [load_model(path, device) for path in paths]
+    return {path.stem: load_model(path, device) for path in paths}
 
 
-def load_model(path: Path, device: torch.device) -> nn.Module:
+def load_model(path: Path, device: torch.device) -> Pi0 | Pi0Fast:
     """Rebuild the pi0 or pi0-FAST that a training wrote, ready to draw from."""
     contents = load_checkpoint(path, device)
     try:
         describe = contents["describe"]
-        model: nn.Module
+        model: Pi0 | Pi0Fast
         if describe["kind"] == "pi0":
             model = Pi0(Pi0Config(**describe["model"]))
         else:
@@ -285,16 +279,29 @@ def load_model(path: Path, device: torch.device) -> nn.Module:
     return model.to(device).eval()
 
 
+def members_of(
+    pi0: str | None, pi0_fast: str | None, device: torch.device
+) -> dict[str, dict[str, Pi0 | Pi0Fast]]:
+    """Return the ensembles of the folders that are given, by kind and name of the model."""
+    folders = (("pi0", pi0, "tinypi0_"), ("pi0-FAST", pi0_fast, "tinypi0fast_"))
+    return {
+        kind: load_members(folder, prefix, device) for kind, folder, prefix in folders if folder
+    }
+
+
+def sampler_of(model: Pi0 | Pi0Fast, sampling: Sampling) -> Pi0Sampler | ChunkDecoder:
+    """Return what draws the chunks of a trained model."""
+    if isinstance(model, Pi0):
+        return Pi0Sampler(model, sampling.steps, sampling.samples).eval()
+    return ChunkDecoder(model, sampling.sequences, sampling.longest).eval()
+
+
 def chunk_policy(
     model: nn.Module, sampling: Sampling, device: torch.device
 ) -> Callable[[Array], Array]:
     """Return the model as a map from states (N, 4) to chunks (N, H), with noise of its own."""
     rng = np.random.default_rng(sampling.seed)
-    policy: nn.Module = model
-    if isinstance(model, Pi0):
-        policy = Pi0Sampler(model, sampling.steps, sampling.samples)
-    elif isinstance(model, Pi0Fast):
-        policy = ChunkDecoder(model, sampling.sequences, sampling.longest)
+    policy = sampler_of(model, sampling) if isinstance(model, Pi0 | Pi0Fast) else model
     policy = policy.to(device).eval()
 
     @torch.no_grad()
@@ -314,3 +321,20 @@ def randomness(
     if isinstance(policy, Pi0Sampler):
         return antithetic(count, policy.samples, policy.model.config.horizon, rng)
     return stratified(count, policy.samples, policy.longest, rng)
+
+
+def export_sampler(
+    policy: Pi0Sampler | ChunkDecoder, path: Path, rng: np.random.Generator
+) -> float:
+    """Write ``policy`` to an ONNX file, its loop and consensus included.
+
+    Inputs are state (B, 4) and noise (B, samples, H), or for pi0-FAST uniform numbers
+    (B, sequences, longest); the output is chunk (B, H).
+
+    Returns:
+        The largest difference between torch and onnxruntime on states near balance.
+    """
+    states = torch.as_tensor(rng.uniform(-0.2, 0.2, (2, 4)), dtype=torch.float32)
+    example = (states, randomness(policy, 2, rng))
+    # From version 20 on GELU is one operation.
+    return export_onnx(policy, example, path, ["state", "noise"], ["chunk"], opset=20)

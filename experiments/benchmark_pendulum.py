@@ -21,21 +21,27 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.agents.classical.pendulum import StateFeedback
-from steerlab.agents.pi0.model import Pi0, Pi0Sampler
-from steerlab.agents.pi0_fast.model import ChunkDecoder
+from steerlab.agents.pi0.model import Pi0
+from steerlab.agents.pi0_fast.model import Pi0Fast
 from steerlab.envs.inverted_pendulum.dynamics import PendulumParameters, step
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
 from steerlab.envs.inverted_pendulum.mujoco import make_mujoco
 from steerlab.errors import InputError
-from steerlab.experiments._pendulum import load_members, randomness
+from steerlab.experiments._pendulum import (
+    Sampling,
+    export_sampler,
+    members_of,
+    randomness,
+    sampler_of,
+)
 from steerlab.experiments._study import study
-from steerlab.exporters.onnx import export_onnx, session
+from steerlab.exporters.onnx import session
 from steerlab.files import atomic_path
 from steerlab.options import option
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Sampling):
     """Options of the benchmark."""
 
     rows: int = option(256, "environments in the batch")
@@ -43,10 +49,6 @@ class Config:
     starts: int = option(1000, "starts of the comparison with MuJoCo; 0 = leave MuJoCo out")
     pi0: str | None = option(None, "folder of a pi0 ensemble: its first model is timed")
     pi0_fast: str | None = option(None, "folder of a pi0-FAST ensemble")
-    steps: int = option(3, "Euler steps of pi0")
-    samples: int = option(16, "chunks of pi0 that make a consensus")
-    sequences: int = option(16, "sequences of pi0-FAST that make a consensus")
-    longest: int = option(14, "tokens after which pi0-FAST ends a sequence")
     threads: int = option(1, "threads of torch and onnxruntime")
 
 
@@ -65,14 +67,11 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     console = Console()
     console.print(table)
     chunks = Table("model", "runtime", "batch", "ms a chunk (median)", title="latency")
-    for name, folder, prefix in (
-        ("pi0", config.pi0, "tinypi0_"),
-        ("pi0-FAST", config.pi0_fast, "tinypi0fast_"),
-    ):
-        if folder:
-            for (runtime, batch), value in latencies(name, folder, prefix, config, output).items():
-                results[f"{name}, {runtime}, batch {batch}, ms"] = value
-                chunks.add_row(name, runtime, str(batch), f"{value:.2f}")
+    for kind, members in members_of(config.pi0, config.pi0_fast, torch.device("cpu")).items():
+        name, model = next(iter(members.items()))
+        for (runtime, batch), value in latencies(model, output / f"{name}.onnx", config).items():
+            results[f"{kind}, {runtime}, batch {batch}, ms"] = value
+            chunks.add_row(kind, runtime, str(batch), f"{value:.2f}")
     if chunks.row_count:
         console.print(chunks)
     with atomic_path(output / "results.json") as temporary:
@@ -129,30 +128,16 @@ def parity(starts: int) -> float:
     return worst
 
 
-def latencies(
-    name: str, folder: str, prefix: str, config: Config, output: Path
-) -> dict[tuple[str, int], float]:
-    """Export the first model of an ensemble; return milliseconds a chunk by runtime and batch."""
-    model: Any = load_members(folder, prefix, torch.device("cpu"))[0]
-    policy: Pi0Sampler | ChunkDecoder
-    if isinstance(model, Pi0):
-        policy = Pi0Sampler(model, config.steps, config.samples)
-    else:
-        policy = ChunkDecoder(model, config.sequences, config.longest)
-    policy.eval()
-    rng = np.random.default_rng(0)
-    inputs = {
-        b: (torch.as_tensor(rng.uniform(-0.2, 0.2, (b, 4)), dtype=torch.float32),
-            randomness(policy, b, rng))
-        for b in (1, 2, 256)
-    }  # fmt: skip
-    path = output / f"{prefix.rstrip('_')}.onnx"
-    # From version 20 on GELU is one operation.
-    export_onnx(policy, inputs[2], path, ["state", "noise"], ["chunk"], opset=20)
+def latencies(model: Pi0 | Pi0Fast, path: Path, config: Config) -> dict[tuple[str, int], float]:
+    """Export a model; return milliseconds a chunk by runtime and batch."""
+    policy = sampler_of(model, config)
+    rng = np.random.default_rng(config.seed)
+    export_sampler(policy, path, rng)
     runtime = session(path, config.threads)
     found = {}
     for batch in (1, 256):
-        state, noise = inputs[batch]
+        state = torch.as_tensor(rng.uniform(-0.2, 0.2, (batch, 4)), dtype=torch.float32)
+        noise = randomness(policy, batch, rng)
         feeds = {"state": state.numpy(), "noise": noise.numpy()}
         with torch.inference_mode():
             found["torch", batch] = _milliseconds(lambda s=state, n=noise: policy(s, n))  # type: ignore[misc]

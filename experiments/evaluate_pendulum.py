@@ -52,8 +52,8 @@ from steerlab.experiments._pendulum import (
     Sampling,
     chunk_policy,
     consecutive,
-    load_members,
     load_pairs,
+    members_of,
     play,
     reached,
 )
@@ -74,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Sampling):
     """Options of the evaluation."""
 
     data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
@@ -86,14 +86,9 @@ class Config:
     variants: list[str] = option(["nominal"], f"plants: {', '.join(VARIANTS)}")
     reset_noise: float = option(0.5, "half-width of the start, in every component of the state")
     episode_steps: int = option(EPISODE_STEPS, "steps of an episode, 0.04 s each")
-    steps: int = option(3, "Euler steps of pi0")
-    samples: int = option(16, "chunks of pi0 that make a consensus")
-    sequences: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
-    longest: int = option(14, "tokens after which pi0-FAST ends a sequence; the rest is zeros")
     mlp_models: int = option(3, "MLP baselines to train; 0 = none")
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
     video: bool = option(False, "film one episode of each controller")
-    seed: int = option(0, "seed of starts, noise and sampling")
     device: str = option("auto", "auto, cpu or cuda")
 
 
@@ -209,19 +204,13 @@ def controllers(
         yield "LQR, rolled out", [in_chunks(rolled_out(StateFeedback(), pairs.targets.shape[1]))]
         yield "MPC, rolled out", [in_chunks(mpc.chunks)]
     device = torch_device(config.device)
-    sampling = Sampling(config.steps, config.samples, config.sequences, config.longest, config.seed)
     linear = LinearChunks(*pairs.part("training"))
-    yield "linear map", [in_chunks(chunk_policy(linear, sampling, device))]
+    yield "linear map", [in_chunks(chunk_policy(linear, config, device))]
     if config.mlp_models:
         mlps = [train_mlp(pairs, config, s, output / f"mlp_{s}") for s in range(config.mlp_models)]
-        yield "MLP", [in_chunks(chunk_policy(m, sampling, device)) for m in mlps]
-    for name, folder, prefix in (
-        ("pi0", config.pi0, "tinypi0_"),
-        ("pi0-FAST", config.pi0_fast, "tinypi0fast_"),
-    ):
-        if folder:
-            members = load_members(folder, prefix, device)
-            yield name, [in_chunks(chunk_policy(m, sampling, device)) for m in members]
+        yield "MLP", [in_chunks(chunk_policy(m, config, device)) for m in mlps]
+    for kind, members in members_of(config.pi0, config.pi0_fast, device).items():
+        yield kind, [in_chunks(chunk_policy(m, config, device)) for m in members.values()]
 
 
 def train_mlp(pairs: Pairs, config: Config, seed: int, output: Path) -> MLPChunks:

@@ -104,13 +104,9 @@ def expert_trajectories(config: Config) -> Trajectories:
         expert: NestedPID | StateFeedback
         if config.task == "goals":
             goals = np.resize(GOALS, missing)
+            start = _goal_starts(goals, env.reset_noise, config.recoveries, rng)
             gains = feedback_gain(GOAL_COST) * spread[:, :4]
             expert = StateFeedback(gains, goals)
-            starts = missing // len(GOALS)
-            start = rng.uniform(-env.reset_noise, env.reset_noise, (starts, 4)).repeat(
-                len(GOALS), axis=0
-            )
-            start[:, 0] += goals * (rng.random(starts) < config.recoveries).repeat(len(GOALS))
         else:
             gains = PID_GAINS * spread
             expert = NestedPID(gains)
@@ -121,7 +117,7 @@ def expert_trajectories(config: Config) -> Trajectories:
             # On plants far from the nominal one some feedback chatters between the limits.
             quiet = (np.abs(run.actions[:, -20:]) < 0.5).all(axis=1)
             good &= quiet & reached(run, goals[:, None, None])
-            good = good.reshape(-1, len(GOALS)).all(axis=1).repeat(len(GOALS))
+            good = _ways(good).all(axis=1).repeat(len(GOALS))  # all ways of a start or none
         part = (run.states[good, :EPISODE_STEPS], run.actions[good], gains[good], goals[good])
         kept.append(Trajectories(*part, env.plant[good]))
         if not good.any():
@@ -129,6 +125,21 @@ def expert_trajectories(config: Config) -> Trajectories:
         missing -= int(good.sum())
     columns = zip(*(vars(k).values() for k in kept), strict=True)
     return Trajectories(*(np.concatenate(column) for column in columns))
+
+
+def _goal_starts(
+    goals: Array, reset_noise: float, recoveries: float, rng: np.random.Generator
+) -> Array:
+    """Return starts (N, 4): the same for all ways, around the middle or around the goals (N,)."""
+    ways = _ways(goals)
+    start = rng.uniform(-reset_noise, reset_noise, (len(ways), 1, 4)).repeat(len(GOALS), axis=1)
+    start[..., 0] += ways * (rng.random((len(ways), 1)) < recoveries)
+    return start.reshape(-1, 4)
+
+
+def _ways(rows: Array) -> Array:
+    """Return (N,) as (N / 2, 2): one row a start, one column a goal."""
+    return rows.reshape(-1, len(GOALS))
 
 
 def _task(config: Config, rows: int) -> InvertedPendulumVectorEnv:

@@ -257,13 +257,13 @@ def consensus(chunks: Tensor, reach: float = 2.0) -> Tensor:
     it stays with one of them.
     """
     count = chunks.shape[1]
-    if count == 1:
+    if count < 3:  # two are as near to each other as each to the other
         return chunks[:, 0]
     squares = chunks.square().sum(dim=-1)
     products = chunks @ chunks.transpose(1, 2)
     distances = (squares[:, :, None] + squares[:, None, :] - 2 * products).clamp_min(0).sqrt()
     # Three at least, the sample itself among them: of two that are each other's nearest, both would win.
-    crowd = max(-(-count // 2), min(count, 3))
+    crowd = max(-(-count // 2), 3)
     nearest, _ = distances.topk(crowd, dim=-1, largest=False)
     centre = nearest.sum(dim=-1).argmin(dim=-1)
     away = distances.gather(1, centre[:, None, None].expand(-1, 1, count)).squeeze(1)

@@ -14,11 +14,20 @@ from steerlab.envs.inverted_pendulum.dynamics import PendulumParameters, step
 from steerlab.errors import InputError
 from steerlab.experiments import (
     evaluate_pendulum,
+    export_pendulum,
     generate_pendulum_data,
     train_pi0,
     train_pi0_fast,
 )
-from steerlab.experiments._pendulum import consecutive, load_pairs
+from steerlab.experiments._pendulum import (
+    Sampling,
+    consecutive,
+    load_model,
+    load_pairs,
+    randomness,
+    sampler_of,
+)
+from steerlab.exporters.onnx import session
 
 pytest.importorskip("tokenizers")
 SMALL = ["width=16", "layers=1", "batch_size=64", "device=cpu", "threads=1"]
@@ -205,6 +214,8 @@ def test_consecutive() -> None:
         (generate_pendulum_data, "recoveries=2", "recoveries"),
         (generate_pendulum_data, "task=goals trajectories=31", "even"),
         (train_pi0, "data=nowhere", "generate-pendulum-data"),
+        (export_pendulum, "seed=0", "nothing to export"),
+        (export_pendulum, "pi0=nowhere", "train-pi0"),
         (evaluate_pendulum, "variants=[huge]", "variant"),
         (evaluate_pendulum, "replans=[60]", "replans"),
         (evaluate_pendulum, "episode_steps=5", "episode_steps"),
@@ -234,4 +245,19 @@ def test_benchmark(ensemble: Path, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["parity"] < 1e-9
     assert results["pi0, onnxruntime, batch 1, ms"] > 0
-    assert (tmp_path / "tinypi0.onnx").exists()
+    assert len(list(tmp_path.glob("tinypi0_*.onnx"))) == 1
+
+
+def test_export_writes_each_member_as_a_file_of_its_own(ensemble: Path, tmp_path: Path) -> None:
+    export_pendulum.main([f"pi0={ensemble}", "samples=2", "steps=2", f"output={tmp_path}"])
+    files = sorted(tmp_path.glob("*.onnx"))
+    weights = sorted((ensemble / "trained_models").iterdir())
+    assert [f.stem for f in files] == [w.stem for w in weights]
+    model = load_model(weights[1], torch.device("cpu"))
+    policy = sampler_of(model, Sampling(samples=2, steps=2))
+    state = torch.tensor([[0.1, -0.2, 0.3, 0.0]])
+    noise = randomness(policy, 1, np.random.default_rng(3))
+    feeds = {"state": state.numpy(), "noise": noise.numpy()}
+    with torch.no_grad():
+        chunk = policy(state, noise).numpy()
+    np.testing.assert_allclose(session(files[1]).run(None, feeds)[0], chunk, atol=1e-5)

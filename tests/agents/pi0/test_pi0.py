@@ -91,6 +91,8 @@ def test_consensus_stays_on_one_side_and_else_is_the_mean() -> None:
     noise = 0.01 * torch.randn(1, 8, 6, generator=torch.Generator().manual_seed(0))
     result = consensus(torch.cat([left, right], dim=1) + noise)
     torch.testing.assert_close(result, -torch.ones(1, 6), atol=0.05, rtol=0)
+    pair = torch.cat([left[:, :1], right[:, :1]], dim=1)
+    torch.testing.assert_close(consensus(pair), left[:, 0])
     torch.testing.assert_close(consensus(right[:, :1]), right[:, 0])
     wide = torch.randn(50, 16, 50, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(consensus(wide), wide.mean(dim=1), atol=0.15, rtol=0)

@@ -1,0 +1,62 @@
+"""Export pi0 and pi0-FAST to ONNX files that need no steerlab: state and noise in, a chunk out.
+
+Each member of an ensemble becomes NAME.onnx in output=, Euler's loop or the decoder and the consensus
+included. It is checked against torch before it is kept. Inputs: state (B, 4) in m, rad, m/s, rad/s, and
+noise, which is normal (B, samples, 50) for pi0 and uniform in [0, 1) (B, sequences, longest) for
+pi0-FAST. Output: chunk (B, 50), actions of 0.04 s each.
+
+Example:
+  steerlab export-pendulum pi0=runs/pi0 output=runs/onnx
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from steerlab.errors import InputError
+from steerlab.experiments._pendulum import (
+    Sampling,
+    export_sampler,
+    members_of,
+    randomness,
+    sampler_of,
+)
+from steerlab.experiments._study import study
+from steerlab.options import option
+
+
+@dataclass(frozen=True)
+class Config(Sampling):
+    """Options of the export."""
+
+    pi0: str | None = option(None, "folder of a pi0 ensemble (output= of train-pi0)")
+    pi0_fast: str | None = option(None, "folder of a pi0-FAST ensemble")
+
+
+def run(config: Config, output: Path) -> dict[str, float]:
+    """Export every member; return its largest difference to torch by the name of its file."""
+    ensembles = members_of(config.pi0, config.pi0_fast, torch.device("cpu"))
+    if not ensembles:
+        raise InputError("nothing to export; give pi0= or pi0_fast=, the output= of a training")
+    table = Table("file", "noise", "KiB", "torch - onnxruntime", title="exported")
+    members = {name: model for ensemble in ensembles.values() for name, model in ensemble.items()}
+    found = {}
+    for name, model in tqdm(members.items(), unit="model", desc="exporting"):
+        policy, path = sampler_of(model, config), output / f"{name}.onnx"
+        rng = np.random.default_rng(config.seed)
+        shape = tuple(randomness(policy, 1, rng).shape[1:])
+        found[path.name] = export_sampler(policy, path, rng)
+        size = path.stat().st_size // 1024
+        table.add_row(
+            path.name, f"(B, {shape[0]}, {shape[1]})", f"{size}", f"{found[path.name]:.1e}"
+        )
+    Console().print(table, f"in {output}")
+    return found
+
+
+main = study(Config, run)
