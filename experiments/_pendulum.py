@@ -231,8 +231,10 @@ def _claim_name(prefix: str, home: Path, output: Path) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Options of how chunks are drawn from the generative models."""
+    """Options of studies that draw chunks from trained models."""
 
+    pi0: str | None = option(None, "folder of a pi0 ensemble (output= of train-pi0)")
+    pi0_fast: str | None = option(None, "folder of a pi0-FAST ensemble")
     steps: int = option(3, "Euler steps of pi0")
     samples: int = option(16, "chunks of pi0 that make a consensus")
     sequences: int = option(16, "sequences of pi0-FAST that make a consensus; 1 = likeliest token")
@@ -279,11 +281,12 @@ def load_model(path: Path, device: torch.device) -> Pi0 | Pi0Fast:
     return model.to(device).eval()
 
 
-def members_of(
-    pi0: str | None, pi0_fast: str | None, device: torch.device
-) -> dict[str, dict[str, Pi0 | Pi0Fast]]:
+def members_of(sampling: Sampling, device: torch.device) -> dict[str, dict[str, Pi0 | Pi0Fast]]:
     """Return the ensembles of the folders that are given, by kind and name of the model."""
-    folders = (("pi0", pi0, "tinypi0_"), ("pi0-FAST", pi0_fast, "tinypi0fast_"))
+    folders = (
+        ("pi0", sampling.pi0, "tinypi0_"),
+        ("pi0-FAST", sampling.pi0_fast, "tinypi0fast_"),
+    )
     return {
         kind: load_members(folder, prefix, device) for kind, folder, prefix in folders if folder
     }

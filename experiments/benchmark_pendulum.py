@@ -47,8 +47,6 @@ class Config(Sampling):
     rows: int = option(256, "environments in the batch")
     seconds: float = option(3.0, "time of each measurement; the best of five counts")
     starts: int = option(1000, "starts of the comparison with MuJoCo; 0 = leave MuJoCo out")
-    pi0: str | None = option(None, "folder of a pi0 ensemble: its first model is timed")
-    pi0_fast: str | None = option(None, "folder of a pi0-FAST ensemble")
     threads: int = option(1, "threads of torch and onnxruntime")
 
 
@@ -67,7 +65,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     console = Console()
     console.print(table)
     chunks = Table("model", "runtime", "batch", "ms a chunk (median)", title="latency")
-    for kind, members in members_of(config.pi0, config.pi0_fast, torch.device("cpu")).items():
+    for kind, members in members_of(config, torch.device("cpu")).items():
         name, model = next(iter(members.items()))
         for (runtime, batch), value in latencies(model, output / f"{name}.onnx", config).items():
             results[f"{kind}, {runtime}, batch {batch}, ms"] = value

@@ -78,8 +78,6 @@ class Config(Sampling):
     """Options of the evaluation."""
 
     data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
-    pi0: str | None = option(None, "folder of a pi0 ensemble (output= of train-pi0)")
-    pi0_fast: str | None = option(None, "folder of a pi0-FAST ensemble")
     episodes: int = option(300, "episodes a cell, of each controller and each model")
     noises: list[float] = option([0.01, 0.05], "half-widths of the noise on the actions")
     replans: list[int] = option([10, 13, 15], "actions used of a chunk before the next one")
@@ -209,7 +207,7 @@ def controllers(
     if config.mlp_models:
         mlps = [train_mlp(pairs, config, s, output / f"mlp_{s}") for s in range(config.mlp_models)]
         yield "MLP", [in_chunks(chunk_policy(m, config, device)) for m in mlps]
-    for kind, members in members_of(config.pi0, config.pi0_fast, device).items():
+    for kind, members in members_of(config, device).items():
         yield kind, [in_chunks(chunk_policy(m, config, device)) for m in members.values()]
 
 

@@ -9,7 +9,6 @@ Example:
   steerlab export-pendulum pi0=runs/pi0 output=runs/onnx
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +26,11 @@ from steerlab.experiments._pendulum import (
     sampler_of,
 )
 from steerlab.experiments._study import study
-from steerlab.options import option
 
 
-@dataclass(frozen=True)
-class Config(Sampling):
-    """Options of the export."""
-
-    pi0: str | None = option(None, "folder of a pi0 ensemble (output= of train-pi0)")
-    pi0_fast: str | None = option(None, "folder of a pi0-FAST ensemble")
-
-
-def run(config: Config, output: Path) -> dict[str, float]:
+def run(config: Sampling, output: Path) -> dict[str, float]:
     """Export every member; return its largest difference to torch by the name of its file."""
-    ensembles = members_of(config.pi0, config.pi0_fast, torch.device("cpu"))
+    ensembles = members_of(config, torch.device("cpu"))
     if not ensembles:
         raise InputError("nothing to export; give pi0= or pi0_fast=, the output= of a training")
     table = Table("file", "noise", "KiB", "torch - onnxruntime", title="exported")
@@ -59,4 +49,4 @@ def run(config: Config, output: Path) -> dict[str, float]:
     return found
 
 
-main = study(Config, run)
+main = study(Sampling, run)
