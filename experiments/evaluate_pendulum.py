@@ -283,7 +283,9 @@ def _table(cells: list[Cell], variant: str, key: str) -> Table:
     """Return one rate in percent, a column a setting, with its deviation over models."""
     settings = sorted({(c.noise, c.replan) for c in cells})
     title = f"{key} in %, plant: {variant}, noise / replan"
-    table = Table(title=title, box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table = Table(
+        title=title, box=None, header_style="bold", padding=(0, 1, 0, 0), min_width=len(title)
+    )
     table.add_column("controller", no_wrap=True)
     for noise, replan in settings:
         table.add_column(f"{noise:g} / {replan}", justify="right", no_wrap=True)
