@@ -185,6 +185,9 @@ def test_evaluation_of_short_episodes_from_rest(data: Path, tmp_path: Path) -> N
     assert lqr["success"] == [100]
     assert lqr["settle_step"] == 0
     assert lqr["velocity_std"] < 0.02
+    config = evaluate_pendulum.Config(reset_noise=0.1, episode_steps=12)
+    env = evaluate_pendulum._task(config, 3, 0.05, (), "late")
+    assert (env.reset_noise, env.episode_steps, env.latency) == (0.1, 12, 1)
 
 
 def test_interval() -> None:
