@@ -34,7 +34,11 @@ TASKS = ("balance", "goals")
 SPLITS = ("training", "validation", "test")
 #: Where the experts of task=goals go, m, and the costs that their feedback comes from.
 GOALS = (-1.5, 1.5)
-GOAL_COST = (3.0, 10.0, 1.0, 0.5)
+GOAL_COST = (0.1, 1.0, 0.03, 0.05)
+#: Half-widths of the start in every component: of these experts, and of who is to do as they do.
+EXPERT_START, GOAL_START = 0.2, 0.05
+#: What blocks the middle of the rail: half-width in m, first step.
+OBSTACLE = (0.5, 40)
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,20 @@ class Run:
     """Episodes that were played to the end.
 
     Attributes:
-        states: (N, T + 1, 4), the true ones.
+        states: (N, T + 1, 4), the true ones; after an early end they are of no meaning.
         actions: (N, T).
+        steps: (N,), how many steps the episode had.
         survived: (N,), whether the episode was within the limits throughout.
     """
 
     states: Array
     actions: Array
+    steps: Array
     survived: Array
+
+    def during(self) -> Array:
+        """Tell which states (N, T) before an action belong to the episode."""
+        return np.asarray(np.arange(self.actions.shape[1]) < self.steps[:, None])
 
 
 def play(
@@ -60,8 +70,7 @@ def play(
 ) -> Run:
     """Play one episode in every row.
 
-    Rows whose episode ends early stay in the batch and are marked; what they do afterwards
-    counts for nothing.
+    Rows whose episode ends early stay in the batch, and begin another; it counts for nothing.
 
     Args:
         env: Task over N rows.
@@ -72,13 +81,15 @@ def play(
     observations, info = env.reset(seed=seed, options={} if start is None else {"state": start})
     states, actions = [info["state"]], []
     survived = np.ones(env.num_envs, dtype=bool)
+    steps = np.zeros(env.num_envs, dtype=int)
     for _ in range(env.episode_steps):
+        steps += survived
         action = act(observations)
         observations, _, terminated, _, info = env.step(action.astype(np.float32)[:, None])
         survived &= ~terminated
         states.append(info["state"])
         actions.append(action)
-    return Run(np.stack(states, axis=1), np.stack(actions, axis=1), survived)
+    return Run(np.stack(states, axis=1), np.stack(actions, axis=1), steps, survived)
 
 
 def consecutive(mask: Array, length: int = 10) -> Array:

@@ -1,10 +1,11 @@
 """Play chunks on the pendulum: pi0 and pi0-FAST against PID, LQR, MPC, a linear map and an MLP.
 
 Every controller meets the same starts and the same noise. Success is an episode within the
-limits; on data of task=goals the cart must also stand at a goal for the last 20 steps.
-Convergence is |theta| < 0.02 for 10 steps in sequence, as in the published evaluation. Ensembles give mean and
-standard deviation over their models; the interval is that of the mean over models, or
-of the share of episodes where there is one controller.
+limits. Convergence is |theta| < 0.02 for 10 steps in sequence, as in the published evaluation.
+On data of task=goals something blocks the middle of the rail after 1.6 s, and a cart that is there
+then has failed; in place of the convergence stands the share of episodes that succeed and spend
+the last 20 steps at a goal. Ensembles give mean and standard deviation over their models; the
+interval is that of the mean over models, or of the share of episodes where there is one controller.
 
 PID and LQR act anew at every step, whatever the replan interval. "LQR, rolled out" plays LQR in the exact
 model and keeps its chunk: what a chunk that follows LQR can reach at best. Linear map and MLP are trained
@@ -40,12 +41,14 @@ from steerlab.agents.classical.pendulum import (
 )
 from steerlab.agents.supervised import FitConfig, TensorData, fit
 from steerlab.devices import torch_device
-from steerlab.envs.inverted_pendulum.dynamics import EPISODE_STEPS
+from steerlab.envs.inverted_pendulum.dynamics import EPISODE_STEPS, STEP_SECONDS
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._pendulum import (
     GOAL_COST,
+    GOAL_START,
     GOALS,
+    OBSTACLE,
     Array,
     Pairs,
     Run,
@@ -82,7 +85,9 @@ class Config(Sampling):
     noises: list[float] = option([0.01, 0.05], "half-widths of the noise on the actions")
     replans: list[int] = option([10, 13, 15], "actions used of a chunk before the next one")
     variants: list[str] = option(["nominal"], f"plants: {', '.join(VARIANTS)}")
-    reset_noise: float = option(0.5, "half-width of the start, in every component of the state")
+    reset_noise: float | None = option(
+        None, "half-width of the start in every component; default 0.5, on data of goals 0.05"
+    )
     episode_steps: int = option(EPISODE_STEPS, "steps of an episode, 0.04 s each")
     mlp_models: int = option(3, "MLP baselines to train; 0 = none")
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
@@ -97,6 +102,7 @@ class Cell:
     Attributes:
         success: Percentages, one a model.
         convergence: Percentages, one a model.
+        arrival: Percentages that succeed and end at a goal, one a model; empty without goals.
         settle_step: Mean step at which the pole converges.
         velocity_std: Standard deviation of the cart's velocity, m/s.
         right: Percentage of the successes that end on the right.
@@ -109,6 +115,7 @@ class Cell:
     episodes: int
     success: list[float]
     convergence: list[float]
+    arrival: list[float]
     settle_step: float
     velocity_std: float
     right: float
@@ -152,6 +159,7 @@ def run(config: Config, output: Path) -> list[Cell]:
     makers = dict(controllers(config, pairs, goals, output))
     settings = [(v, n, r) for v in config.variants for n in config.noises for r in config.replans]
     cells = []
+    paths: dict[str, Run] = {}
     with tqdm(total=len(settings) * len(makers), unit="cell", desc="evaluating") as bar:
         for variant, noise, replan in settings:
             for name, members in makers.items():
@@ -160,27 +168,36 @@ def run(config: Config, output: Path) -> list[Cell]:
                 for member in members:
                     env = _task(config, config.episodes, noise, goals, variant)
                     runs.append(play(env, member(replan), config.seed))
+                paths.setdefault(name, runs[0])
                 cells.append(_figures(runs, goals, (variant, noise, replan, name)))
                 bar.update()
     _write(cells, output)
     for variant in config.variants:
-        for key in ("success", "convergence"):
+        for key in _rates(cells):
             console.print(_table([c for c in cells if c.variant == variant], variant, key))
     plot(cells, output / "rates.png")
+    pictures = "rates.png"
+    if goals:
+        plot_paths(paths, goals, output / "paths.png")
+        pictures = "rates.png, paths.png (first setting)"
     if config.video:
         film(makers, goals, config, output)
-    console.print(f"results.json and rates.png in {output}")
+    console.print(f"results.json, {pictures} in {output}")
     return cells
 
 
 def _task(
     config: Config, rows: int, noise: float, goals: tuple[float, ...], variant: str
 ) -> InvertedPendulumVectorEnv:
+    start = config.reset_noise
+    if start is None:
+        start = GOAL_START if goals else 0.5
     return InvertedPendulumVectorEnv(
         rows,
         process_noise=noise,
         goals=goals,
-        reset_noise=config.reset_noise,
+        obstacle=OBSTACLE if goals else None,
+        reset_noise=start,
         episode_steps=config.episode_steps,
         **VARIANTS[variant],
     )
@@ -245,12 +262,15 @@ def interval(percentages: list[float], episodes: int) -> tuple[float, float]:
 def _figures(
     runs: list[Run], goals: tuple[float, ...], setting: tuple[str, float, int, str]
 ) -> Cell:
-    success, convergence, settle, velocity, right = [], [], [], [], []
+    success, convergence, arrival, settle, velocity, right = [], [], [], [], [], []
     for played in runs:
-        good = reached(played, np.array(goals)) if goals else played.survived
-        start = consecutive(np.abs(played.states[:, :-1, 1]) < 0.02)
+        good = played.survived
+        upright = np.abs(played.states[:, :-1, 1]) < 0.02
+        start = consecutive(upright & played.during())
         success.append(100 * float(good.mean()))
         convergence.append(100 * float((start >= 0).mean()))
+        if goals:
+            arrival.append(100 * float(reached(played, np.array(goals)).mean()))
         settle += start[start >= 0].tolist()
         if played.survived.any():
             velocity.append(float(played.states[played.survived, :, 2].std()))
@@ -260,10 +280,16 @@ def _figures(
         episodes=len(runs[0].survived),
         success=success,
         convergence=convergence,
+        arrival=arrival,
         settle_step=float(np.mean(settle)) if settle else float("nan"),
         velocity_std=float(np.mean(velocity)) if velocity else float("nan"),
         right=100 * float(np.mean(right)) if right else float("nan"),
     )
+
+
+def _rates(cells: list[Cell]) -> tuple[str, str]:
+    """Return the names of the two rates that are worth a look."""
+    return ("success", "arrival" if cells[0].arrival else "convergence")
 
 
 def _write(cells: list[Cell], output: Path) -> None:
@@ -272,6 +298,7 @@ def _write(cells: list[Cell], output: Path) -> None:
         | {
             "success_interval": interval(c.success, c.episodes),
             "convergence_interval": interval(c.convergence, c.episodes),
+            "arrival_interval": interval(c.arrival, c.episodes) if c.arrival else None,
         }
         for c in cells
     ]
@@ -305,7 +332,7 @@ def _table(cells: list[Cell], variant: str, key: str) -> Table:
 def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
     """Draw success and convergence over the replan interval, a panel a plant and noise.
 
-    Success is above the convergence of the same panel, and ``most`` panels are side by side.
+    Success is above the convergence (or arrival) of the same panel, and ``most`` panels are side by side.
     """
     panels = list(dict.fromkeys((c.variant, c.noise) for c in cells))
     wide, high = min(len(panels), most), 2 * -(-len(panels) // most)
@@ -317,7 +344,7 @@ def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
         axes.set_axis_off()
     for number, panel in enumerate(panels):
         block, column = divmod(number, most)
-        for row, key in enumerate(("success", "convergence")):
+        for row, key in enumerate(_rates(cells)):
             axes = grid[2 * block + row, column]
             axes.set_axis_on()
             _panel(axes, [c for c in cells if (c.variant, c.noise) == panel], key)
@@ -345,6 +372,34 @@ def _panel(axes: Any, cells: list[Cell], key: str) -> None:
     axes.grid(alpha=0.3)
 
 
+def plot_paths(runs: dict[str, Run], goals: tuple[float, ...], path: Path, most: int = 40) -> None:
+    """Draw where the cart goes, a panel a controller: ``most`` episodes, red those that fail."""
+    figure, panels = plt.subplots(
+        1, len(runs), figsize=(2.6 * len(runs), 3.2), sharex=True, sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    width, first = OBSTACLE
+    for axes, (name, played) in zip(panels[0], runs.items(), strict=True):
+        seconds = np.arange(played.states.shape[1]) * STEP_SECONDS
+        axes.fill_between(seconds[first:], -width, width, color="0.85", linewidth=0)
+        for goal in goals:
+            axes.axhline(goal, color="0.6", linestyle=":", linewidth=1)
+        for end, good, states in zip(
+            played.steps[:most], played.survived, played.states, strict=False
+        ):
+            colour = "C0" if good else "C3"
+            axes.plot(seconds[: end + 1], states[: end + 1, 0], color=colour, linewidth=0.7)
+            if not good:
+                axes.plot(seconds[end], states[end, 0], "x", color=colour, markersize=4)
+        axes.set_title(name)
+        axes.set_xlabel("time in s")
+    panels[0, 0].set_ylabel("cart in m")
+    panels[0, 0].set_ylim(-2.5, 2.5)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
 def film(
     makers: dict[str, list[Maker]], goals: tuple[float, ...], config: Config, output: Path
 ) -> None:
@@ -358,8 +413,8 @@ def film(
         played = play(env, members[0](config.replans[-1]), config.seed)
         path = output / f"{name.replace(', ', '_').replace(' ', '_')}.mp4"
         frames: list[Any] = []
-        for state in played.states[0]:
-            env.state[0] = state
+        for step, state in enumerate(played.states[0, : played.steps[0] + 1]):
+            env.state[0], env.elapsed[0] = state, step
             frames.append(env.render_row(0)[:288, :592])  # sides of whole macro blocks
         with atomic_path(path) as temporary:
             imageio.mimwrite(temporary, frames, fps=25)

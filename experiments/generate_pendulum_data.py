@@ -34,8 +34,10 @@ from steerlab.envs.inverted_pendulum.env import FACTORS, InvertedPendulumVectorE
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._pendulum import (
     CHUNK,
+    EXPERT_START,
     GOAL_COST,
     GOALS,
+    OBSTACLE,
     SPLITS,
     TASKS,
     Array,
@@ -130,10 +132,15 @@ def expert_trajectories(config: Config) -> Trajectories:
 def _goal_starts(
     goals: Array, reset_noise: float, recoveries: float, rng: np.random.Generator
 ) -> Array:
-    """Return starts (N, 4): the same for all ways, around the middle or around the goals (N,)."""
+    """Return starts (N, 4): the same for all ways, around the middle or around the goals (N,).
+
+    Around the middle they are denser towards rest, where the choice is hardest.
+    """
     ways = _ways(goals)
-    start = rng.uniform(-reset_noise, reset_noise, (len(ways), 1, 4)).repeat(len(GOALS), axis=1)
-    start[..., 0] += ways * (rng.random((len(ways), 1)) < recoveries)
+    recovers = rng.random((len(ways), 1, 1)) < recoveries
+    reach = np.where(recovers, 1.0, rng.random(recovers.shape)) * reset_noise
+    start = (reach * rng.uniform(-1, 1, (len(ways), 1, 4))).repeat(len(GOALS), axis=1)
+    start[..., 0] += ways * recovers[..., 0]
     return start.reshape(-1, 4)
 
 
@@ -144,6 +151,8 @@ def _ways(rows: Array) -> Array:
 
 def _task(config: Config, rows: int) -> InvertedPendulumVectorEnv:
     factors: Any = {name: tuple(getattr(config, name)) for name in FACTORS}
+    if config.task == "goals":
+        factors |= {"reset_noise": EXPERT_START, "goals": GOALS, "obstacle": OBSTACLE}
     return InvertedPendulumVectorEnv(rows, process_noise=config.noise, **factors)
 
 

@@ -32,7 +32,8 @@ class InvertedPendulumVectorEnv(BatchEnv):
     Action (1,) float32 in [-3, 3], 100 N a unit, held for 0.04 s. The reward is 1 for each step
     that ends within the limits; with ``goals`` it is 1 only near one of them. An episode ends
     outside the limits and is cut after ``episode_steps``. MuJoCo stops the cart at the ends of the
-    rail; here the episode ends there.
+    rail; here the episode ends there. It also ends where an ``obstacle`` is, of which the observation
+    says nothing.
 
     ``reset(options={"state": (N, 4) or (4,)})`` starts from given states.
 
@@ -46,6 +47,8 @@ class InvertedPendulumVectorEnv(BatchEnv):
         pole_length: Factor on the pole's length, or a range.
         gear: Factor on the force of an action, or a range.
         goals: Cart positions of which one is to be reached; none = anywhere.
+        obstacle: Half-width in m of what blocks the middle of the rail, and the step from which it
+            does; none = nothing does.
         episode_steps: Steps after which an episode is cut.
         kwargs: Arguments of :class:`~steerlab.envs.batch.BatchEnv`.
 
@@ -67,6 +70,7 @@ class InvertedPendulumVectorEnv(BatchEnv):
         pole_length: Range = 1.0,
         gear: Range = 1.0,
         goals: tuple[float, ...] = (),
+        obstacle: tuple[float, int] | None = None,
         episode_steps: int = EPISODE_STEPS,
         **kwargs: Any,
     ) -> None:
@@ -87,6 +91,7 @@ class InvertedPendulumVectorEnv(BatchEnv):
         self.reset_noise, self.process_noise = reset_noise, process_noise
         self.observation_noise, self.latency = observation_noise, latency
         self.goals = np.array(goals, dtype=np.float64)
+        self.obstacle = _obstacle(obstacle)
         self.episode_steps = episode_steps
         limit = np.array([np.inf, ANGLE_LIMIT * 2, np.inf, np.inf])
         self.single_observation_space = Box(-limit, limit, dtype=np.float64)
@@ -141,11 +146,16 @@ class InvertedPendulumVectorEnv(BatchEnv):
         state = step(self.state[rows], force, c)
         self.state[rows] = state
         self.elapsed[rows] += 1
-        terminated = ~inside(state)
+        terminated = ~inside(state) | (np.abs(state[:, 0]) < self._blocked(rows))
         truncated = (self.elapsed[rows] >= self.episode_steps) & ~terminated
         reward = ~terminated & at_goal(state, self.goals) if self.goals.size else ~terminated
         self._sense(rows)
         return reward.astype(np.float64), terminated, truncated
+
+    def _blocked(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the half-width of the obstacle in m (R,); 0 before it is there."""
+        width, first = self.obstacle
+        return np.where(self.elapsed[rows] >= first, width, 0.0)
 
     def _sense(self, rows: Rows) -> None:
         """Draw what is observed; once a step, so that observing twice shows the same."""
@@ -161,10 +171,11 @@ class InvertedPendulumVectorEnv(BatchEnv):
         return {"state": self.state[rows].copy()}
 
     def render_row(self, row: int) -> NDArray[np.uint8]:
-        """Return the picture of one row: rail, cart, pole and goals."""
+        """Return the picture of one row: rail, cart, pole, goals, and the obstacle once it is there."""
         from steerlab.envs.inverted_pendulum.render import draw
 
-        return draw(self.state[row], 0.6 * self.plant[row, 1], self.goals)
+        length, blocked = 0.6 * self.plant[row, 1], float(self._blocked(np.array([row]))[0])
+        return draw(self.state[row], length, self.goals, blocked)
 
 
 class InvertedPendulumEnv(SingleEnv):
@@ -190,6 +201,17 @@ def _range(name: str, value: Range) -> tuple[float, float]:
     if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
         raise InputError(f"{name}={value} must be a positive factor or a range (low, high) of them")
     return float(bounds[0]), float(bounds[1])
+
+
+def _obstacle(value: tuple[float, int] | None) -> tuple[float, int]:
+    """Return half-width and first step; a width of 0 blocks nothing."""
+    if value is None:
+        return 0.0, 0
+    if len(value) != 2 or not 0 < value[0] < SLIDER_LIMIT or value[1] < 1 or value[1] % 1:
+        raise InputError(
+            f"obstacle={value} must be (half-width in m, between 0 and {SLIDER_LIMIT:g}; step, from 1 on)"
+        )
+    return float(value[0]), int(value[1])
 
 
 def _states(value: Any, rows: int) -> NDArray[np.float64]:

@@ -168,6 +168,23 @@ def test_goals_pay_only_near_them() -> None:
     assert env.step(zeros(3))[1].tolist() == [1, 0, 1]
 
 
+def test_obstacle_ends_what_is_in_its_way_from_its_step_on() -> None:
+    env = InvertedPendulumVectorEnv(3, obstacle=(0.3, 4), autoreset_mode="Disabled")
+    start = np.tile([0, BALANCE_ANGLE, 0, 0], (3, 1))
+    start[:, 0] = [-0.31, -0.29, 0.0]
+    env.reset(seed=0, options={"state": start})
+    ended = [env.step(zeros(3))[1:3] for _ in range(3)]
+    assert all(reward.all() and not terminated.any() for reward, terminated in ended)
+    before = env.render_row(1)
+    _, reward, terminated, truncated, _ = env.step(zeros(3))
+    assert terminated.tolist() == [False, True, True]
+    assert reward.tolist() == [1, 0, 0]
+    assert not truncated.any()
+    # Shaded from -0.3 m to 0.3 m, of which 0.4 m are the cart's at most.
+    changed = (env.render_row(1) != before).any(axis=2)
+    assert changed[-1].sum() == pytest.approx(0.6 / 4 * 600, abs=1)
+
+
 def test_picture_follows_the_state() -> None:
     env = gym.make("InvertedPendulumWide-v0", render_mode="rgb_array", goals=(-1.0, 1.0))
     env.reset(seed=0)
@@ -187,6 +204,9 @@ def test_picture_follows_the_state() -> None:
         ({"gear": 0.0}, "gear"),
         ({"latency": -1}, "latency"),
         ({"episode_steps": 0}, "episode_steps"),
+        ({"obstacle": (-0.1, 40)}, "obstacle"),
+        ({"obstacle": (0.3, 1.6)}, "obstacle"),
+        ({"obstacle": (0.3,)}, "obstacle"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], message: str) -> None:
