@@ -8,8 +8,8 @@ the last 20 steps at a goal. Ensembles give mean and standard deviation over the
 interval is that of the mean over models, or of the share of episodes where there is one controller.
 
 PID and LQR act anew at every step, whatever the replan interval. "LQR, rolled out" plays LQR in the exact
-model and keeps its chunk: what a chunk that follows LQR can reach at best. Linear map and MLP are trained
-here, on the same pairs.
+model and keeps its chunk: what a chunk that follows LQR can reach at best. With goals both go to the
+one that is nearest at the start. Linear map and MLP are trained here, on the same pairs.
 """
 
 import json
@@ -208,9 +208,13 @@ def controllers(
 ) -> Iterator[tuple[str, list[Maker]]]:
     """Yield the name and the members of every controller; one member but for ensembles."""
     if goals:
-        nearest = NearestGoal(goals, feedback_gain(GOAL_COST))
-        yield "LQR", [every_step(lambda: nearest)]
-        yield "LQR, rolled out", [in_chunks(rolled_out(nearest, pairs.targets.shape[1]))]
+
+        def nearest() -> NearestGoal:
+            return NearestGoal(goals, feedback_gain(GOAL_COST))
+
+        horizon = pairs.targets.shape[1]
+        yield "LQR", [every_step(nearest)]
+        yield "LQR, rolled out", [lambda replan: in_chunks(rolled_out(nearest(), horizon))(replan)]
     else:
         mpc = PredictiveControl(pairs.targets.shape[1])
         yield "PID", [every_step(NestedPID)]

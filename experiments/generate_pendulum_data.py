@@ -153,7 +153,7 @@ def _ways(rows: Array) -> Array:
 def _task(config: Config, rows: int) -> InvertedPendulumVectorEnv:
     factors: Any = {name: tuple(getattr(config, name)) for name in FACTORS}
     if config.task == "goals":
-        factors |= {"reset_noise": EXPERT_START, "goals": GOALS, "obstacle": OBSTACLE}
+        factors |= {"reset_noise": EXPERT_START, "obstacle": OBSTACLE}
     return InvertedPendulumVectorEnv(rows, process_noise=config.noise, **factors)
 
 

@@ -104,17 +104,26 @@ class StateFeedback:
         return np.clip(-(error * self.gain).sum(axis=1), -MAX_ACTION, MAX_ACTION)
 
 
-class NearestGoal:
-    """State feedback to whichever of several goals is nearest at each step."""
+class NearestGoal(StateFeedback):
+    """State feedback to whichever of several goals is nearest at the first call.
+
+    The choice is kept: the way to a goal starts with a move away from it, which tips the pole and
+    may well take the cart nearer to another.
+
+    Args:
+        goals: Cart positions in m.
+        gain: (4,) for all rows or (N, 4); the LQR gain if left out.
+    """
 
     def __init__(self, goals: tuple[float, ...], gain: Array | None = None) -> None:
-        self.goals, self.feedback = np.array(goals), StateFeedback(gain)
+        super().__init__(gain, None)
+        self.goals = np.array(goals)
 
     def __call__(self, states: Array) -> Array:
         """Return the actions for ``states``."""
-        nearest = np.abs(states[:, :1] - self.goals).argmin(axis=1)
-        self.feedback.goal = self.goals[nearest]
-        return self.feedback(states)
+        if self.goal is None:
+            self.goal = self.goals[np.abs(states[:, :1] - self.goals).argmin(axis=1)]
+        return super().__call__(states)
 
 
 def rolled_out(

@@ -192,6 +192,12 @@ def test_evaluation_of_short_episodes_from_rest(data: Path, tmp_path: Path) -> N
     config = evaluate_pendulum.Config(reset_noise=0.1, episode_steps=12)
     env = evaluate_pendulum._task(config, 3, 0.05, (), "late")
     assert (env.reset_noise, env.episode_steps, env.latency) == (0.1, 12, 1)
+    usual, choice = (
+        evaluate_pendulum._task(evaluate_pendulum.Config(), 1, 0.05, goals, "nominal")
+        for goals in ((), (-1.5, 1.5))
+    )
+    assert (usual.reset_noise, usual.obstacle[0]) == (0.5, 0)
+    assert (choice.reset_noise, choice.obstacle) == (0.05, (0.5, 40))
 
 
 def test_with_goals_success_is_to_be_out_of_the_way(tmp_path: Path) -> None:
@@ -204,8 +210,8 @@ def test_with_goals_success_is_to_be_out_of_the_way(tmp_path: Path) -> None:
     assert (output / "paths.png").stat().st_size > 10_000
     cells = {c["controller"]: c for c in json.loads((output / "results.json").read_text())}
     lqr, linear = cells["LQR"], cells["linear map"]
-    assert lqr["success"][0] > 80
-    assert lqr["arrival"][0] > 80
+    assert lqr["success"] == lqr["arrival"] == [100]
+    assert cells["LQR, rolled out"]["success"] == [100]
     assert 20 < lqr["right"] < 80
     # The mean of both ways stays in the middle, pole up, and is hit.
     assert linear["success"][0] < 50

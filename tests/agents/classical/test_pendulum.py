@@ -61,6 +61,16 @@ def test_nearest_goal_reaches_both() -> None:
     assert {-1, 1} == set(np.sign(ends))
 
 
+def test_nearest_goal_keeps_its_choice() -> None:
+    feedback = NearestGoal((-1.0, 1.0))
+    states = np.array([[0.2, 0.0, 0.0, 0.0], [-0.2, 0.0, 0.0, 0.0]])
+    first = feedback(states)
+    np.testing.assert_array_equal(feedback.goal, [1.0, -1.0])
+    # On the other side of the middle each still goes where it was going.
+    np.testing.assert_array_equal(feedback(-states), StateFeedback(goal=feedback.goal)(-states))
+    np.testing.assert_array_equal(NearestGoal((-1.0, 1.0))(states), first)
+
+
 def test_predictive_control_equals_lqr_without_limits_and_the_solver_with_them() -> None:
     osqp = pytest.importorskip("osqp")
     from scipy import sparse

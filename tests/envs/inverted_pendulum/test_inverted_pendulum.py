@@ -180,7 +180,7 @@ def test_obstacle_ends_what_is_in_its_way_from_its_step_on() -> None:
     assert terminated.tolist() == [False, True, True]
     assert reward.tolist() == [1, 0, 0]
     assert not truncated.any()
-    # Shaded from -0.3 m to 0.3 m, of which 0.4 m are the cart's at most.
+    # The bottom row, below cart and rail: shaded from -0.3 m to 0.3 m.
     changed = (env.render_row(1) != before).any(axis=2)
     assert changed[-1].sum() == pytest.approx(0.6 / 4 * 600, abs=1)
 
