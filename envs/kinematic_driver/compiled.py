@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from steerlab.compiled import compiled as compile_with
 from steerlab.envs.kinematic_driver import dynamics, roads
 from steerlab.envs.kinematic_driver import scalar_backend as xp
 from steerlab.envs.kinematic_driver.dynamics import State, Vehicle
@@ -187,7 +187,7 @@ def sources() -> int:
 @cache
 def loops(version: int) -> SimpleNamespace:
     """Return the loops; numba compiles each of them at its first call."""
-    compiled = njit(nogil=True, cache=True, error_model="numpy")
+    compiled = compile_with(nogil=True, error_model="numpy")
     n, head = POINTS, LAYOUT["path_offset"].start
     ahead = X_IDXS.astype(np.float32)
 

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from steerlab.compiled import has_numba
 from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv
 from steerlab.envs.kinematic_driver import episodes
 from steerlab.envs.kinematic_driver.dynamics import DT
@@ -254,10 +254,9 @@ def make_simulator(
     """Return the simulator of ``rows`` rows on numpy, compiled by numba if that is wanted."""
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    has_numba = find_spec("numba") is not None
-    if backend == "numba" and not has_numba:
+    if backend == "numba" and not has_numba():
         raise InputError("backend='numba' needs numba: pip install 'steerlab[fast]'")
-    if backend == "numpy" or not has_numba:
+    if backend == "numpy" or not has_numba():
         return Simulator(rows, rows, max_steps, weights, NUMPY)
     from steerlab.envs.kinematic_driver.compiled import CompiledSimulator
 
