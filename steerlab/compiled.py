@@ -8,6 +8,7 @@ function is compiled again by every process.
 import warnings
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -18,10 +19,10 @@ def has_numba() -> bool:
     It follows new releases of numpy and Python with months of delay, and refuses them until then.
     """
     try:
+        if find_spec("numba") is None:
+            return False
         import numba  # noqa: F401
-    except ModuleNotFoundError:
-        return False
-    except Exception as error:
+    except (ImportError, AttributeError, OSError, SystemError) as error:
         warnings.warn(
             f"numba is installed but cannot be used, numpy takes its place: {error}",
             RuntimeWarning,
@@ -67,7 +68,7 @@ class _Forgiving:
         """Return the code that was kept, or None."""
         try:
             return self._kept.load_overload(*arguments)
-        except Exception as error:  # whatever unpickling a damaged file raises
+        except Exception as error:  # noqa: BLE001, whatever unpickling a damaged file raises
             _warn_once(f"{type(error).__name__}: {error}")
             return None
 
@@ -75,7 +76,7 @@ class _Forgiving:
         """Keep the code, if that is possible."""
         try:
             self._kept.save_overload(*arguments)
-        except Exception as error:
+        except OSError as error:
             _warn_once(f"{type(error).__name__}: {error}")
 
 

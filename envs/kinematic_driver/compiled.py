@@ -36,6 +36,7 @@ from steerlab.envs.kinematic_driver.simulator import (
     DELAY_STEPS,
     NOISE_ROWS,
     POSE_STEPS,
+    SUMS,
     Outcome,
     Simulator,
 )
@@ -115,24 +116,30 @@ class CompiledSimulator(Simulator):
     """
 
     chunk = 1 << 62
+    derived = (*Simulator.derived, "loops", "numbers", "state", "place", "sums", "seen", "memory")
 
     def __init__(
         self, rows: int, slots: int, max_steps: int, weights: Reward, threads: int
     ) -> None:
-        super().__init__(rows, slots, max_steps, weights, NUMPY)
         self.threads = threads
+        super().__init__(rows, slots, max_steps, weights, NUMPY)
+
+    def _derive(self) -> None:
+        super()._derive()
         self.loops = loops(sources())
-        state, place, sums, seen = (
-            np.zeros((len(parts), rows), np.float32)
-            for parts in (self.state, self.place, self.sums, self.seen)
-        )
-        self.state, self.place, self.seen = State(*state), Place(*place), list(seen)
-        self.sums = dict(zip(self.sums, sums, strict=True))
-        own = {"road": self.view, "state": state, "place": place, "sums": sums, "seen": seen}
+        self.numbers = Weights(*(float(value) for value in vars(self.weights).values()))
+        if "blocks" not in vars(self):  # numba wants one array for all the fields of a state
+            self.blocks = {
+                part: np.zeros((len(getattr(self, part)), self.rows), np.float32)
+                for part in ("state", "place", "sums", "seen")
+            }
+        blocks = self.blocks
+        self.state, self.place = State(*blocks["state"]), Place(*blocks["place"])
+        self.sums, self.seen = dict(zip(SUMS, blocks["sums"], strict=True)), list(blocks["seen"])
+        own = {"road": self.view, **blocks}
         self.memory = Memory(
             *(own[part] if part in own else getattr(self, part) for part in Memory._fields)
         )
-        self.numbers = Weights(*(float(value) for value in vars(weights).values()))
 
     def start(self, rows: Array, slots: Array, table: Array) -> None:
         """Begin an episode in ``rows`` (n,): on the roads of ``slots``, with the values ``table``."""
