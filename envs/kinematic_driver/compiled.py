@@ -259,7 +259,7 @@ def loops(version: int) -> SimpleNamespace:
             violation[i] = judge(xp, new, now, room, stalls[i], desire, traffic)
             over = violation[i] > 0
             terminated[i] = over
-            truncated[i] = (time[i] >= max_steps or new.s >= table[AT.end, i]) and not over
+            truncated[i] = time[i] >= max_steps or (new.s >= table[AT.end, i] and not over)
 
             # What the step is worth.
             square, offset = dynamics.squared_jerk(old, new), xp.abs(new.d)

@@ -131,6 +131,13 @@ class Simulator:
         vars(self).update(state)
         self._derive()
 
+    def use_weights(self, weights: Reward) -> None:
+        """Pay by other weights from now on."""
+        self.weights = weights
+        value = potential(self.xp, weights, self.state.d, self.state.psi)
+        self.potential = self.xp.asarray(value)
+        self._derive()
+
     def store(self, slots: Array, made: roads.Roads) -> None:
         """Write roads into the tables; ``slots`` (n,) are where they go."""
         for table, values in ((self.view, made.view), (self.plan, made.plan)):
@@ -196,7 +203,7 @@ class Simulator:
 
         self.violation = self._violations()
         terminated = self.violation > 0
-        truncated = ((self.time >= self.max_steps) | (new.s >= episode["end"])) & ~terminated
+        truncated = ((new.s >= episode["end"]) & ~terminated) | (self.time >= self.max_steps)
         progress = (new.s - old.s) / (episode["cruise_speed"] * DT)
         scale = 100.0 / self.max_steps
         base = scale * base_reward(xp, self.weights, progress, self.jerk, offset)
