@@ -53,8 +53,12 @@ class _TaskType(type):
 class _WithSpec:
     """Keeps gymnasium's spec, with the number of steps after which an episode is over at the latest."""
 
-    longest_episode: int | None
     _spec: EnvSpec | None = None
+
+    @property
+    @abstractmethod
+    def longest_episode(self) -> int | None:
+        """Steps after which an episode is over at the latest; None without a limit."""
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -367,7 +371,7 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         return tuple(self.row_rng)
 
     @property
-    def render_mode(self) -> str | None:  # type: ignore[override]
+    def render_mode(self) -> str | None:
         """One of ``metadata["render_modes"]``, or None."""
         return self._render_mode
 
@@ -442,7 +446,7 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
         return mode
 
     @property
-    def longest_episode(self) -> int | None:  # type: ignore[override]
+    def longest_episode(self) -> int | None:
         """Steps after which an episode is over at the latest; None without a limit."""
         return self.batch.longest_episode
 

@@ -91,6 +91,7 @@ class KinematicDriverVectorEnv(BatchEnv):
     lockstep = True
     reset_options = NAMES
     view = Setting(_view)
+    max_episode_steps: int
     _window: Any = None  # the picture in it
 
     def __init__(
