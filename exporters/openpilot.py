@@ -124,6 +124,7 @@ def export_model(
             meaning=meaning or parse(model.slices, flat),
             driven_curvature=None if driven_curvature is None else np.asarray(driven_curvature),
             v_ego=None if v_ego is None else np.asarray(v_ego),
+            recorded=bool(probe_inputs),
         ),
     )
     if half:
@@ -140,8 +141,7 @@ def _compile(
 ) -> None:
     if contract.tinygrad_device is None:
         result.notes.append(
-            f"no tinygrad pickle: {contract.id} joins warp, queues and network in one pickle; "
-            "build it with openpilot's own compile_modeld.py from the ONNX file"
+            f"no tinygrad pickle: {contract.build}; build it there from the ONNX file"
         )
     elif missing := missing_compiler():
         result.notes.append(f"no tinygrad pickle: {missing}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from steerlab.errors import InputError
-from steerlab.openpilot.commands import action_times
+from steerlab.openpilot.commands import action_times, plan_acceleration, plan_curvature
 from steerlab.openpilot.contracts import DESIRES, FEATURES, T_IDXS, Contract, contract
 from steerlab.openpilot.plan import FREE, SHARED, Near, PlanShape
 
@@ -247,6 +247,26 @@ def policy_from(describe: Mapping[str, Any], weights: Mapping[str, Tensor]) -> P
     network = PolicyNet(describe["contract"], PolicySize(**describe["size"]))
     network.load_state_dict(dict(weights))
     return network.eval()
+
+
+def plan_command(network: PolicyNet, parts: Parts, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the curvature and acceleration that the contract's rule reads from the plan, (...).
+
+    Up to the times of action all hypotheses are the same, so one without shape of its own will do.
+
+    Args:
+        network: The policy.
+        parts: What its heads say.
+        given: ``car``, ``t_lateral`` and ``t_longitudinal``, tensors or arrays.
+    """
+    rule = network.contract.command
+    flat = torch.zeros_like(parts.bends[..., :1, :])
+    plan = network.shape(parts.near, flat, flat)[..., 0, :, :]
+    v, t_lateral, t_longitudinal = (
+        torch.as_tensor(x, dtype=torch.float32)
+        for x in (given["car"][..., 0], given["t_lateral"], given["t_longitudinal"])
+    )
+    return plan_curvature(rule, plan, v, t_lateral), plan_acceleration(rule, plan, t_longitudinal)
 
 
 class Supercombo(nn.Module):

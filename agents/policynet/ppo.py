@@ -25,7 +25,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
-from steerlab.agents.policynet.feature_extractor import Vision
 from steerlab.agents.policynet.losses import (
     SCALE,
     WINDOW,
@@ -199,8 +198,7 @@ def train_ppo(
         for iteration in range(first, iterations):
             env.risk.set_progress(iteration / iterations)
             seed = config.seed * 10_000_000 + _SEEDS + iteration * ppo.num_envs
-            eyes = Vision(vision, ppo.num_envs) if vision else None
-            drive = collect(network, env, None, ppo.steps, seed, mixture, eyes, true_state)
+            drive = collect(network, env, None, ppo.steps, seed, mixture, vision, true_state)
             generator = torch.Generator().manual_seed(seed)
             only_critic = iteration < ppo.critic_first
             rate = ppo.learning_rate * (1.0 - 0.9 * iteration / iterations)

@@ -19,7 +19,6 @@ from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
-from steerlab.agents.policynet.feature_extractor import Vision
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
@@ -165,8 +164,7 @@ def train_imitation(
             mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
             seed = config.seed * 10_000_000 + iteration * config.num_envs
             network.eval()
-            eyes = Vision(vision, config.num_envs) if vision else None
-            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, eyes)
+            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, vision)
             network.train()
             generator = torch.Generator().manual_seed(seed)
             sums: dict[str, float] = {}

@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from torch import nn
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.metadata import slices_from_properties
+from steerlab.openpilot.onnx_file import graph_inputs, one_line, read_onnx, static_shape
 from steerlab.openpilot.tinygrad import TinygradEngine
 
 Array = NDArray[Any]
@@ -53,7 +53,13 @@ class OnnxEngine:
     """An ONNX file in onnxruntime, one thread; a graph for one row gets the rows in turn."""
 
     def __init__(self, path: str | Path | bytes, threads: int = 1) -> None:
-        self.session = session(path, threads)
+        name = "the graph" if isinstance(path, bytes) else repr(str(path))
+        try:
+            self.session = session(path, threads)
+        except Exception as error:  # onnxruntime's own, which are not public
+            raise InputError(
+                f"onnxruntime cannot load {name}: {one_line(error)}; export it again"
+            ) from error
         self.dtypes = {
             i.name: {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}.get(
                 i.type, np.float32
@@ -64,17 +70,26 @@ class OnnxEngine:
         self.one_row = all(i.shape[:1] == [1] for i in self.session.get_inputs())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the rows."""
-        feeds = {n: np.asarray(a, dtype=self.dtypes[n]) for n, a in inputs.items()}
-        rows = len(next(iter(feeds.values())))
-        if not self.one_row or rows == 1:
-            found = self.session.run(None, feeds)
-        else:
-            parts = [
-                self.session.run(None, {n: a[i : i + 1] for n, a in feeds.items()})
-                for i in range(rows)
-            ]
-            found = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        """Run the rows.
+
+        Raises:
+            InputError: The graph does not take these inputs, or fails on them.
+        """
+        feeds = {n: np.asarray(a, dtype=self.dtypes.get(n)) for n, a in inputs.items()}
+        rows = len(next(iter(feeds.values()), ()))
+        try:
+            if not self.one_row or rows == 1:
+                found = self.session.run(None, feeds)
+            else:
+                parts = [
+                    self.session.run(None, {n: a[i : i + 1] for n, a in feeds.items()})
+                    for i in range(rows)
+                ]
+                found = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        except Exception as error:  # onnxruntime's own, which are not public
+            raise InputError(
+                f"onnxruntime cannot run the graph: {one_line(error)}; mend its inputs and operators"
+            ) from error
         return dict(zip(self.output_names, found, strict=True))
 
 
@@ -90,23 +105,13 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
     """Return an ONNX file with the slices from its ``metadata_props``.
 
     Raises:
-        InputError: The file is no ONNX file, has no slices, or the engine is unknown.
+        InputError: The file is no ONNX file, has no slices or does not run, or the engine is unknown.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    if not Path(path).is_file():
-        raise InputError(f"there is no model file {str(path)!r}; check the path")
-    try:
-        proto = onnx.load(str(path))
-    except Exception as error:  # protobuf's own, which is not public
-        raise InputError(f"{str(path)!r} is not an ONNX file") from error
+    proto = read_onnx(path, weights=False)
     slices = slices_from_properties({p.key: p.value for p in proto.metadata_props}, str(path))
-    weights = {i.name for i in proto.graph.initializer}
-    inputs = {
-        i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim)
-        for i in proto.graph.input
-        if i.name not in weights
-    }
+    inputs = {n: static_shape(i) for n, i in graph_inputs(proto).items()}
     runs = OnnxEngine(path) if engine == "onnxruntime" else TinygradEngine(path)
     return Network(runs, slices, inputs)
 
