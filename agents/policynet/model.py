@@ -23,6 +23,7 @@ LONGITUDINAL_DELAY = 0.15  # s, the actuator's, as openpilot's car interfaces ha
 LATERAL_ACCELERATION = 3.6  # m/s^2, what the controls let through at most
 MAX_CURVATURE = 0.2  # 1/m
 _SPEED = 15.0  # m/s, unit of speeds inside the network
+KINEMATIC_DRIVER = "KinematicDriver-v0"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class PolicyNet(nn.Module):
         times = torch.as_tensor(T_IDXS, dtype=torch.float32)
         grown = torch.log(0.05 + 0.3 * times + 0.05 * times**2)
         self.log_std = nn.Parameter(grown[:, None].repeat(m, 1, 15))
+        #: Where the features come from that it is trained on: the task, or ``vision``.
+        self.features = KINEMATIC_DRIVER
         rule = self.contract.command
         self.t_longitudinal = float(action_times(rule, 0.0, LONGITUDINAL_DELAY)[1])
 
@@ -239,13 +242,16 @@ class PolicyNet(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return plain values from which :func:`policy_from` rebuilds the network."""
-        return {"contract": self.contract.id, "size": asdict(self.size)}
+        return {
+            "contract": self.contract.id, "size": asdict(self.size), "features": self.features,
+        }  # fmt: skip
 
 
 def policy_from(describe: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PolicyNet:
     """Return the network that :meth:`PolicyNet.describe` described, with these weights."""
     network = PolicyNet(describe["contract"], PolicySize(**describe["size"]))
     network.load_state_dict(dict(weights))
+    network.features = describe.get("features", KINEMATIC_DRIVER)
     return network.eval()
 
 

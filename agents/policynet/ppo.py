@@ -172,6 +172,7 @@ def train_ppo(
     network = load_policy(start) if start else new_policy(config)
     if network.contract.id != config.contract:
         raise other_contract(start, network)
+    network.features = "vision" if vision else network.features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         critic = Critic(INPUTS)

@@ -132,6 +132,7 @@ def train_imitation(
     network = load_policy(start) if start else new_policy(config)
     if network.contract.id != config.contract:
         raise other_contract(start, network)
+    network.features = "vision" if vision else network.features
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     make_teacher = make_teacher or choose_teacher(config)

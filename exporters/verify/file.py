@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from steerlab.exporters.verify.base import Fail, Skip, Subject
+from steerlab.exporters.safety import INTERFACE_ONLY, is_unsafe
+from steerlab.exporters.verify.base import Fail, Note, Skip, Subject
 from steerlab.openpilot.metadata import read_metadata, slices_from_properties
 from steerlab.openpilot.onnx_file import EMBED, static_shape
 
@@ -24,6 +25,13 @@ def properties(subject: Subject) -> str:
     subject.slices = slices_from_properties(found, "the ONNX file")
     checkpoint = found.get("model_checkpoint") or "none"
     return f"{len(subject.slices)} slices, checkpoint {checkpoint!r}"
+
+
+def road(subject: Subject) -> str:
+    """No verdict: what all the other checks do not say."""
+    checkpoint = {p.key: p.value for p in subject.proto.metadata_props}.get("model_checkpoint", "")
+    told = f" The file says of itself: {checkpoint}." * is_unsafe(checkpoint)
+    raise Note(INTERFACE_ONLY + told)
 
 
 def metadata(subject: Subject) -> str:

@@ -9,6 +9,7 @@ from steerlab.openpilot.contracts import TINYGRAD_UNSUPPORTED
 from steerlab.openpilot.onnx_file import dimensions, element_type, nodes, one_line
 from steerlab.openpilot.tinygrad import supported_operators
 
+_OLDEST = 7  # operator set that onnxruntime still promises to read
 _TYPES = {"float32": ("float", "float16"), "uint8": ("uint8",)}
 
 
@@ -17,6 +18,13 @@ def checker(subject: Subject) -> str:
     versions = [o.version for o in subject.proto.opset_import if o.domain in ("", "ai.onnx")]
     if not versions:
         raise Fail("names no operator set of ONNX", "export again with opset 18")
+    newest = onnx.defs.onnx_opset_version()
+    if not _OLDEST <= max(versions) <= newest:
+        raise Fail(
+            f"has opset {max(versions)}, beyond what onnx and onnxruntime read "
+            f"({_OLDEST} to {newest})",
+            "export again with opset 18",
+        )
     try:
         onnx.checker.check_model(subject.proto, full_check=True)
     except Exception as error:  # the checker's own and protobuf's

@@ -150,4 +150,5 @@ _CHECKS: dict[str, Callable[[Subject], str]] = {
     "tinygrad pickle": runtime.pickle,
     "closed loop": closed_loop,
     "latency": runtime.latency,
+    "road": file.road,
 }

@@ -13,7 +13,13 @@ from torch import nn
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.metadata import slices_from_properties
-from steerlab.openpilot.onnx_file import graph_inputs, one_line, read_onnx, static_shape
+from steerlab.openpilot.onnx_file import (
+    external_files,
+    graph_inputs,
+    one_line,
+    read_onnx,
+    static_shape,
+)
 from steerlab.openpilot.tinygrad import TinygradEngine
 
 Array = NDArray[Any]
@@ -109,11 +115,16 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    proto = read_onnx(path, weights=False)
+    bare = read_onnx(path, weights=False)
+    proto = read_onnx(path) if external_files(bare) else bare
     slices = slices_from_properties({p.key: p.value for p in proto.metadata_props}, str(path))
     inputs = {n: static_shape(i) for n, i in graph_inputs(proto).items()}
-    runs = OnnxEngine(path) if engine == "onnxruntime" else TinygradEngine(path)
-    return Network(runs, slices, inputs)
+    if engine == "onnxruntime":
+        # It does not find every kind of constant in another file.
+        return Network(
+            OnnxEngine(proto.SerializeToString() if proto is not bare else path), slices, inputs
+        )
+    return Network(TinygradEngine(path), slices, inputs)
 
 
 def session(path: str | Path | bytes, threads: int = 1) -> ort.InferenceSession:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from steerlab.openpilot.contracts import IMAGE_LAG, STRIDE, Model
+from steerlab.openpilot.contracts import IMAGE_LAG, STRIDE, Contract, Model
 from steerlab.openpilot.outputs import pack
 
 
@@ -26,12 +26,27 @@ class Packed(nn.Module):
         return pack(self.model, named)
 
 
+def model_with_history(target: Contract, model: Model) -> Model:
+    """Return the model of a form with its history in the graph, with the sizes and heads of ``model``.
+
+    Args:
+        target: The contract of 2026-09.
+        model: A supercombo with its history outside.
+    """
+    rows = {i.feed: i.shape[1:] for i in model.inputs.values()}
+    windows = {"state_desire_q": rows["desire"], "state_feat_q": rows["previous_features"]}
+    shapes = {name: (STRIDE * depth, 1, *frame) for name, (depth, *frame) in windows.items()}
+    heads: dict[str, int | None] = {h.name: h.width for h in model.heads.values()}
+    optional = dict.fromkeys(target.model(target.policy_name).optional)
+    return target.model(target.policy_name, heads=optional | heads, shapes=shapes)
+
+
 class HistoryInGraph(nn.Module):
     """A supercombo of the forms before 2026-09 with its queues inside, as the 2026-09 form has them.
 
     Args:
         network: Takes img, big_img, desire_pulse, traffic_convention, action_t and
-            features_buffer; returns the flat output.
+            features_buffer; returns the flat output of :func:`model_with_history`.
         hidden_state: Place of the features in it.
     """
 

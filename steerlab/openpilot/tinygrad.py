@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,6 +38,7 @@ def missing_compiler() -> str:
     return "tinygrad compiles with clang, which is not on PATH; install it (apt install clang)"
 
 
+@cache
 def supported_operators(tinygrad_path: str | Path | None = None) -> frozenset[str]:
     """Return the names of the ONNX operators that tinygrad implements."""
     return frozenset(ask(["ops"], "CPU", tinygrad_path, compiles=False)["ops"])

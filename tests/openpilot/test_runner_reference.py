@@ -26,7 +26,9 @@ class Echo:
         rows = len(next(iter(inputs.values())))
         phase = np.zeros(rows)
         for name, values in inputs.items():
-            flat = values.reshape(rows, -1).astype(float) / (255.0 if values.dtype == np.uint8 else 1)
+            flat = values.reshape(rows, -1).astype(float) / (
+                255.0 if values.dtype == np.uint8 else 1
+            )
             some = flat[:, :: max(1, flat.shape[1] // 97)][:, :97]
             phase += some @ self.weights[name][: some.shape[1]]
         wave = np.sin(phase[:, None] + np.arange(self.length) * 0.01)
@@ -113,7 +115,9 @@ class PlainCar:
         held = max(v, 1.0)
         curvature = 2 * np.interp(t_lat, times, yaw) / (held * t_lat) - plan[0, 14] / held
         acceleration = 2 * (np.interp(t_long, times, speed) - speed[0]) / t_long - plan[0, 6]
-        stops = np.interp(t_long, times, speed) < 0.05 and np.interp(t_long + 1, times, speed) < 0.05
+        stops = (
+            np.interp(t_long, times, speed) < 0.05 and np.interp(t_long + 1, times, speed) < 0.05
+        )
         share = 1 - math.exp(-0.05 / self.rule["lat"]) if self.rule["lat"] else 1.0
         if v > 0.3:
             self.curvature = share * curvature + (1 - share) * self.curvature
