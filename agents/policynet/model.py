@@ -102,14 +102,18 @@ class PolicyNet(nn.Module):
         self.heads = nn.Linear(size.trunk, sum(self.widths.values()))
         with torch.no_grad():
             self.heads.weight *= 0.1
-        self.shape = PlanShape(self.contract.command)
         times = torch.as_tensor(T_IDXS, dtype=torch.float32)
         grown = torch.log(0.05 + 0.3 * times + 0.05 * times**2)
         self.log_std = nn.Parameter(grown[:, None].repeat(m, 1, 15))
         #: Where the features come from that it is trained on: the task, or ``vision``.
         self.features = KINEMATIC_DRIVER
-        rule = self.contract.command
-        self.t_longitudinal = float(action_times(rule, 0.0, LONGITUDINAL_DELAY)[1])
+        self.follow(self.contract)
+
+    def follow(self, contract_: Contract) -> None:
+        """Plan for the rule by which a contract reads a command from a plan."""
+        self.contract = contract_
+        self.shape = PlanShape(contract_.command)
+        self.t_longitudinal = float(action_times(contract_.command, 0.0, LONGITUDINAL_DELAY)[1])
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the tensors of the heads, each (B, *shape)."""
@@ -133,10 +137,21 @@ class PolicyNet(nn.Module):
         times: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the tensors of the heads for a window (B, 25, 512) and the other inputs."""
+        return self.tensors(self.read_window(features, desire, traffic, car, times))
+
+    def read_window(
+        self,
+        features: Tensor,
+        desire: Tensor,
+        traffic: Tensor,
+        car: Tensor | None = None,
+        times: Tensor | None = None,
+    ) -> Parts:
+        """Return what the heads say of a window (B, 25, 512); see :meth:`parts`."""
         frames = self.frames(features, desire)
         state = self.states(frames)[-1]
         last = Frames(*(part[:, -1] for part in frames))
-        return self.tensors(self.parts(state, last, traffic, car, times))
+        return self.parts(state, last, traffic, car, times)
 
     def frames(self, features: Tensor, desire: Tensor) -> Frames:
         """Return what is kept of frames: features (..., 512) and the desire's rows (..., 8)."""

@@ -58,7 +58,7 @@ def verify_export(
     proto = read_onnx(path)
     for what in ("probe", "metadata", "pickle"):
         if chosen := getattr(options, what):
-            check_file(chosen, f"{what}=")
+            check_file(chosen, f"file {what}=")
     if options.tinygrad_path:
         check_tinygrad_path(options.tinygrad_path)
     shapes = {n: static_shape(i) for n, i in graph_inputs(proto).items()}

@@ -158,7 +158,7 @@ def pickle(subject: Subject) -> str:
     path = subject.beside("tinygrad.pkl", subject.options.pickle)
     if not path.is_file():
         raise Skip("no pickle; 'drop-in' holds for ONNX and metadata only")
-    if not holds_jit(check_file(path, "the tinygrad pickle")):
+    if not holds_jit(check_file(path, "tinygrad pickle")):
         raise Fail(
             f"{path.name} holds no captured TinyJit",
             "modeld calls what it unpickles: capture the graph (steerlab.exporters.tinygrad."

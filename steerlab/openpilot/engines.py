@@ -115,7 +115,7 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    bare = read_onnx(path, weights=False)
+    bare = read_onnx(path, weights=False, what="model file")
     proto = read_onnx(path) if external_files(bare) else bare
     slices = slices_from_properties({p.key: p.value for p in proto.metadata_props}, str(path))
     inputs = {n: static_shape(i) for n, i in graph_inputs(proto).items()}

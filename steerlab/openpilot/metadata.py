@@ -37,7 +37,7 @@ def read_metadata(path: str | Path) -> Metadata:
         InputError: The file is absent or a Git LFS pointer, is no such dictionary, holds names,
             slices or shapes that openpilot cannot use, or wants to import something.
     """
-    path = check_file(path, "the metadata file", "export it beside the ONNX file")
+    path = check_file(path, "metadata file", "export it beside the ONNX file")
     source = repr(str(path))
     if path.stat().st_size > _MOST:
         raise InputError(f"{source} is larger than metadata can be; give a *_metadata.pkl")

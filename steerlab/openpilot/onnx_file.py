@@ -1,5 +1,6 @@
 """ONNX files of strangers: what is wrong with one is said before anything is computed."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,62 +16,66 @@ _MOST = 400  # characters of a reason that are shown
 T = TypeVar("T", bound=Message)
 
 
-def check_file(path: str | Path, what: str, remedy: str = "check the path") -> Path:
+def check_file(path: str | Path, what: str = "file", remedy: str = "check the path") -> Path:
     """Return the path of a file that is there, holds something, and is no Git LFS pointer.
 
     Args:
         path: The file.
-        what: What it should be, for the messages: ``"the ONNX file"``.
+        what: What it should be, for the messages: ``"metadata file"``.
         remedy: What helps where there is no such file.
 
     Raises:
         InputError: It is absent, a folder, unreadable, empty, or stands for a file that was not fetched.
     """
-    path = Path(path)
+    path, name = Path(path), f"{what} {str(path)!r}"
     try:
-        if not path.is_file():
-            raise InputError(f"{what} {str(path)!r} does not exist or is no file; {remedy}")
-        with path.open("rb") as file:
+        there = path.is_file()
+        with path.open("rb") if there else io.BytesIO() as file:
             start = file.read(1024)
     except (OSError, ValueError) as error:
-        raise InputError(f"{what} {str(path)!r} cannot be read: {error}; {remedy}") from error
+        raise InputError(f"the {name} cannot be read: {error}; {remedy}") from error
+    if not there:
+        raise InputError(f"there is no {name}; {remedy}")
     if not start:
-        raise InputError(f"{what} {str(path)!r} is empty; copy or export it again")
+        raise InputError(f"the {name} is empty; copy or export it again")
     if start.startswith(_LFS):
-        size = re.search(rb"^size (\d+)", start, re.MULTILINE)
+        size = re.search(rb"^size (\d{1,15})$", start, re.MULTILINE)
         stands = f" for a file of {int(size[1]):,} bytes" if size else ""
         raise InputError(
-            f"{what} {str(path)!r} is a Git LFS pointer{stands}, not the file itself; fetch it: "
-            "git lfs pull"
+            f"the {name} is a Git LFS pointer{stands}, not the file itself; fetch it: git lfs pull"
         )
     return path
 
 
-def read_onnx(path: str | Path, weights: bool = True) -> onnx.ModelProto:
+def read_onnx(path: str | Path, weights: bool = True, what: str = "file") -> onnx.ModelProto:
     """Return an ONNX file.
 
     Args:
         path: The file.
         weights: Read weights that lie in other files too.
+        what: What the file is called in the message where it is absent.
 
     Raises:
         InputError: The file is absent, a Git LFS pointer or no ONNX file, or a file with weights is
             missing.
     """
-    path = check_file(path, "the ONNX file", "give the path of an ONNX file")
+    path = check_file(path, what, "give the path of an ONNX file")
     try:
         proto = onnx.load(str(path), load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} is not an ONNX file; export it again") from error
     if not proto.HasField("graph") or not proto.graph.output:
         raise InputError(f"{str(path)!r} is not an ONNX file: it has no graph; export it again")
-    for name in external_files(proto):
-        check_file(
-            path.parent / name,
-            f"{str(path)!r} keeps its weights in another file, and",
-            f"put it beside the model, or embed the weights: {EMBED}",
-        )
-    if weights and external_files(proto):
+    others = external_files(proto)
+    for name in others:
+        try:
+            check_file(path.parent / name)
+        except InputError as error:
+            raise InputError(
+                f"{str(path)!r} keeps its weights in another file, and {error}; or embed them where "
+                f"both files are: {EMBED}"
+            ) from error
+    if weights and others:
         try:
             onnx.load_external_data_for_model(proto, str(path.parent))
         except Exception as error:  # the checker's and protobuf's own

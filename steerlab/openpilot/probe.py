@@ -66,7 +66,7 @@ def read_probe(path: str | Path, model: Model) -> Probe:
         InputError: The file is absent or no probe, lacks an input, or an array of it is of another
             kind or shape than the others.
     """
-    arrays = _read_arrays(check_file(path, "the probe", "give probe= of recorded inputs"))
+    arrays = _read_arrays(check_file(path, "probe", "give probe= of recorded inputs"))
     groups: dict[str, dict[str, Array]] = {"input": {}, "meaning": {}}
     for name, values in arrays.items():
         group, _, rest = name.partition("/")
