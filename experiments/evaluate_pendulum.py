@@ -60,10 +60,10 @@ from steerlab.experiments._pendulum import (
     play,
     reached,
 )
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.seeds import initial_weights
+from steerlab.study import study
 
 #: What differs from the plant of the data, by name; each is an argument of the task.
 VARIANTS: dict[str, dict[str, Any]] = {
