@@ -24,7 +24,6 @@ from rich.markup import escape
 from steerlab.agents.policynet.train import load_policy
 from steerlab.errors import InputError
 from steerlab.experiments import _checks
-from steerlab.experiments._study import study
 from steerlab.exporters.openpilot import Exported, paths
 from steerlab.exporters.policy import ExportedPolicy, export_policy
 from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
@@ -32,6 +31,7 @@ from steerlab.exporters.verify import Check, Options, failed, verify_export
 from steerlab.openpilot.contracts import Contract, contract
 from steerlab.openpilot.tinygrad import check_tinygrad_path
 from steerlab.options import option
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from steerlab.agents.policynet.train import ImitationConfig, check, train_imitat
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._checks import print_checks
 from steerlab.experiments._film import film_drive
-from steerlab.experiments._study import study
 from steerlab.exporters.policy import export_policy
 from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
 from steerlab.exporters.verify import Options, failed, verify_export
 from steerlab.options import option
+from steerlab.study import study
 
 #: The default training fits into the ten minutes.
 QUICK = ImitationConfig()

@@ -27,7 +27,6 @@ from steerlab.agents.policynet.evaluate import held_out
 from steerlab.errors import InputError
 from steerlab.experiments._checks import print_checks
 from steerlab.experiments._policynet import closed_loop
-from steerlab.experiments._study import study
 from steerlab.exporters.verify import (
     PASS,
     Check,
@@ -39,6 +38,7 @@ from steerlab.exporters.verify import (
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
+from steerlab.study import study
 
 
 @dataclass(frozen=True)
