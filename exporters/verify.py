@@ -39,6 +39,7 @@ from steerlab.openpilot.tinygrad import (
     missing_compiler,
     supported_operators,
 )
+from steerlab.readers.graphs import read_graph
 
 Array = NDArray[Any]
 
@@ -130,10 +131,7 @@ def verify_export(
     path, options = Path(path), options or Options()
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}; give the path of an ONNX file")
-    try:
-        proto = onnx.load(str(path))
-    except Exception as error:  # protobuf's own, which is not public
-        raise InputError(f"{str(path)!r} is not an ONNX file") from error
+    proto = read_graph(path, runs=False)
     name = model_name or _guess(path, contract, proto)
     file = _File(path, contract, contract.model(name), options, proto)
     results = []

@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from torch import nn
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.metadata import slices_from_properties
 from steerlab.openpilot.tinygrad import TinygradEngine
+from steerlab.readers.graphs import open_session, read_graph
 
 Array = NDArray[Any]
 
@@ -54,6 +54,7 @@ class OnnxEngine:
 
     def __init__(self, path: str | Path | bytes, threads: int = 1) -> None:
         self.session = session(path, threads)
+        self.source = "the graph" if isinstance(path, bytes) else repr(str(path))
         self.dtypes = {
             i.name: {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}.get(
                 i.type, np.float32
@@ -65,17 +66,25 @@ class OnnxEngine:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the rows."""
+        if unknown := inputs.keys() - self.dtypes.keys():
+            raise InputError(
+                f"{self.source} has no input {min(unknown)!r}; it has {', '.join(self.dtypes)}"
+            )
         feeds = {n: np.asarray(a, dtype=self.dtypes[n]) for n, a in inputs.items()}
         rows = len(next(iter(feeds.values())))
         if not self.one_row or rows == 1:
-            found = self.session.run(None, feeds)
+            found = self._run(feeds)
         else:
-            parts = [
-                self.session.run(None, {n: a[i : i + 1] for n, a in feeds.items()})
-                for i in range(rows)
-            ]
+            parts = [self._run({n: a[i : i + 1] for n, a in feeds.items()}) for i in range(rows)]
             found = [np.concatenate(column) for column in zip(*parts, strict=True)]
         return dict(zip(self.output_names, found, strict=True))
+
+    def _run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        try:
+            return self.session.run(None, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no other base class
+            reason = str(error).partition("\n")[0]
+            raise InputError(f"onnxruntime cannot run {self.source}: {reason}") from error
 
 
 class Network(NamedTuple):
@@ -96,10 +105,7 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
         raise unknown_name("engine", engine, ENGINES)
     if not Path(path).is_file():
         raise InputError(f"there is no model file {str(path)!r}; check the path")
-    try:
-        proto = onnx.load(str(path))
-    except Exception as error:  # protobuf's own, which is not public
-        raise InputError(f"{str(path)!r} is not an ONNX file") from error
+    proto = read_graph(path, runs=False)
     slices = slices_from_properties({p.key: p.value for p in proto.metadata_props}, str(path))
     weights = {i.name for i in proto.graph.initializer}
     inputs = {
@@ -112,10 +118,12 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
 
 
 def session(path: str | Path | bytes, threads: int = 1) -> ort.InferenceSession:
-    """Return an onnxruntime session, of a file or its contents, on the CPU with some threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    model = path if isinstance(path, bytes) else str(path)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    """Return an onnxruntime session, of a file or its contents, on the CPU with some threads.
+
+    Raises:
+        InputError: It is no ONNX file, or onnxruntime cannot run it.
+    """
+    if isinstance(path, bytes):
+        return open_session(path, "the graph", threads)
+    read_graph(path)
+    return open_session(Path(path).read_bytes(), repr(str(path)), threads)

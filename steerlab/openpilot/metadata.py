@@ -6,14 +6,14 @@ foreign ones are read by an unpickler that knows nothing but ``slice``.
 """
 
 import codecs
-import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steerlab.errors import InputError
+from steerlab.readers.pickles import LARGEST_PICKLE, read_pickle
+from steerlab.readers.text import read_bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def read_metadata(path: str | Path) -> Metadata:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no metadata file {str(path)!r}; export it beside the ONNX file")
-    contents = restricted_loads(path.read_bytes(), str(path))
+    contents = read_pickle(read_bytes(path, LARGEST_PICKLE), str(path))
     if not isinstance(contents, dict):
         raise InputError(f"{str(path)!r} holds a {type(contents).__name__}, not a dictionary")
     for key in ("output_slices", "input_shapes", "output_shapes"):
@@ -43,8 +43,8 @@ def read_metadata(path: str | Path) -> Metadata:
             raise InputError(f"{str(path)!r} has no dictionary {key!r}; openpilot reads it by name")
     return Metadata(
         slices=checked_slices(contents["output_slices"], str(path)),
-        input_shapes={n: tuple(s) for n, s in contents["input_shapes"].items()},
-        output_shapes={n: tuple(s) for n, s in contents["output_shapes"].items()},
+        input_shapes=_shapes(contents["input_shapes"], str(path)),
+        output_shapes=_shapes(contents["output_shapes"], str(path)),
         checkpoint=str(contents.get("model_checkpoint", "")),
     )
 
@@ -63,7 +63,7 @@ def slices_from_properties(properties: Mapping[str, str], source: str) -> dict[s
         data = codecs.decode(properties["output_slices"].encode(), "base64")
     except ValueError as error:
         raise InputError(f"'output_slices' of {source} is not base64 text") from error
-    return checked_slices(restricted_loads(data, f"'output_slices' of {source}"), source)
+    return checked_slices(read_pickle(data, f"'output_slices' of {source}"), source)
 
 
 def checked_slices(found: Any, source: str) -> dict[str, slice]:
@@ -75,33 +75,21 @@ def checked_slices(found: Any, source: str) -> dict[str, slice]:
     if not isinstance(found, dict):
         raise InputError(f"the output_slices of {source} are a {type(found).__name__}, not a dict")
     for name, place in found.items():
+        if not isinstance(name, str):
+            raise InputError(f"the output_slices of {source} have the name {name!r}, not a text")
         if not isinstance(place, slice):
             raise InputError(
                 f"the slice of {name!r} in {source} is the {type(place).__name__} {place!r}; "
                 f"write a slice object: modeld indexes with it"
             )
+        if not all(isinstance(n, int | None) for n in (place.start, place.stop, place.step)):
+            raise InputError(f"the slice of {name!r} in {source} is {place!r}; give whole numbers")
     return found
 
 
-def restricted_loads(data: bytes, source: str) -> Any:
-    """Unpickle plain values and slices; refuse everything else before it is imported.
-
-    Raises:
-        InputError: The data is no pickle, or names any class but ``slice``.
-    """
-
-    class Restricted(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) in (("builtins", "slice"), ("__builtin__", "slice")):
-                return slice
-            raise InputError(
-                f"{source} wants to import {module}.{name}; metadata may hold only plain values "
-                "and slices. Do not load it elsewhere; ask who made it"
-            )
-
-    try:
-        return Restricted(io.BytesIO(data)).load()
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{source} is not a readable pickle ({type(error).__name__})") from error
+def _shapes(found: dict[Any, Any], source: str) -> dict[str, tuple[int, ...]]:
+    for name, shape in found.items():
+        whole = isinstance(shape, list | tuple) and all(type(n) is int for n in shape)
+        if not (isinstance(name, str) and whole):
+            raise InputError(f"the shape of {name!r} in {source} is {str(shape)[:100]!r}")
+    return {name: tuple(shape) for name, shape in found.items()}

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
-from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import Model
+from steerlab.readers.arrays import read_arrays, write_arrays
 
 Array = NDArray[Any]
 
@@ -51,8 +51,7 @@ def write_probe(path: str | Path, probe: Probe) -> None:
         value = getattr(probe, name)
         if value is not None:
             arrays[name] = value
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays, compressed=True)
 
 
 def read_probe(path: str | Path, model: Model) -> Probe:
@@ -61,11 +60,7 @@ def read_probe(path: str | Path, model: Model) -> Probe:
     Raises:
         InputError: The file is absent or no probe, or lacks an input.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"probe={str(path)!r} cannot be read as npz: {error}") from error
+    arrays = read_arrays(path)
     groups: dict[str, dict[str, Array]] = {"input": {}, "meaning": {}}
     for name, values in arrays.items():
         group, _, rest = name.partition("/")

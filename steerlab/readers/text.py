@@ -134,7 +134,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def field(values: Any, name: str, kind: type | tuple[type, ...], source: str) -> Any:
+def entry(values: Any, name: str, kind: type | tuple[type, ...], source: str) -> Any:
     """Return the entry ``name`` of what a stranger wrote.
 
     Raises:
