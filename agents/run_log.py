@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from steerlab.files import atomic_path, visible_change
-from steerlab.readers.text import read_json_lines
+from steerlab.readers.text import entry, read_json_lines
 
 METRICS_FILE = "metrics.jsonl"
 #: One line of the log: "step" and scalars.
@@ -77,7 +77,11 @@ def read_log(folder: str | Path) -> list[Record]:
         InputError: A line is no record.
     """
     path = Path(folder, METRICS_FILE)
-    return read_json_lines(path) if path.exists() else []
+    records = read_json_lines(path) if path.exists() else []
+    for record in records:
+        for name in {"step", *record}:
+            entry(record, name, (int, float), f"a record of {str(path)!r}")
+    return records
 
 
 def _line(record: Record) -> str:

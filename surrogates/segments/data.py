@@ -17,7 +17,9 @@ from steerlab.readers.text import read_bytes, read_json
 
 COLUMNS = ("t", "vEgo", "aEgo", "roll", "targetLateralAcceleration", "steerCommand")
 DT = 0.1  # s between rows
-LONGEST_HEADER = 1000  # bytes; polars would unpack what is compressed, without a limit
+LONGEST_HEADER = 1000  # bytes
+#: How gzip, zstd and zlib begin: polars would unpack them, without a limit.
+PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 INDEX = "index.json"  # of a folder of extracted segments
 GRAVITY = 9.81  # m/s^2, the value of the official simulator
 CONTROL_START = 100  # first row that a controller steers; the logged steer ends before it
@@ -186,12 +188,12 @@ def _members(archive: Archive, source: Path, end: int | None) -> Iterator[tuple[
 def _read(filename: str, data: bytes, source: Path) -> tuple[str, NDArray[np.float64]]:
     """Parse and validate one file; return its route name and table (rows, 6)."""
     where = f"segment {filename!r} in {str(source)!r}"
-    if len(data.partition(b"\n")[0]) > LONGEST_HEADER or b"\0" in data[:LONGEST_HEADER]:
+    if len(data.partition(b"\n")[0]) > LONGEST_HEADER or data.startswith(PACKED):
         raise InputError(f"{where} is no text; unpack it if it is compressed")
     try:
         # Every column is a float; without the schema an empty tail would decide the type.
         frame = pl.read_csv(io.BytesIO(data), schema_overrides=dict.fromkeys(COLUMNS, pl.Float64))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{where} is not a CSV of numbers: {reason}") from error
     missing = [c for c in COLUMNS if c not in frame.columns]
