@@ -16,15 +16,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
 from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.training_loop import Stateful, TrainingLoop
+from steerlab.seeds import (
+    episode_seed,
+    generator_seed,
+    seed_generators,
+    unchanged_generators,
+)
 
 #: Kinds of the checkpoints of :func:`train_sb3` and :func:`save_sb3`.
 KIND, LEARNER = "reinforcement learning", "a learner"
-_SEED_STRIDE = 1_000_003  # keeps the seeds of neighbouring runs apart
 _EPISODE = ("r", "l", "t")  # what the learner remembers of an episode: return, length, time
 
 
@@ -136,7 +140,8 @@ def train_sb3(
 
         training = _Iterations(start, seed, figures)
         model.set_logger(Logger(folder=None, output_formats=[_LogWriter(training)]))
-        model.learn(total_steps, callback=training)
+        with unchanged_generators():  # stable-baselines3 draws from global ones
+            model.learn(total_steps, callback=training)
 
 
 class _Iterations(BaseCallback):
@@ -165,9 +170,9 @@ class _Iterations(BaseCallback):
         self._updated = True
         steps = self.model.num_timesteps
         rows = self.training_env.num_envs
-        seed = (self.seed * _SEED_STRIDE + steps) % 2**31
-        set_random_seed(seed)
-        self.training_env.seed(seed)
+        seed_generators(generator_seed("training", self.seed, steps))
+        episodes = steps // self.model.n_steps  # type: ignore[attr-defined]
+        self.training_env.seed(episode_seed("training", self.seed, episodes, rows))
         self.model._last_obs = self.training_env.reset()  # type: ignore[assignment]
         self.model._last_episode_starts = np.ones(rows, dtype=bool)
         normalizer = self.model.get_vec_normalize_env()

@@ -30,8 +30,9 @@ from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.reward import Costs, official_costs
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.seeds import unchanged_generators
+from steerlab.study import study
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
@@ -75,23 +76,24 @@ def run(config: Config, output: Path) -> dict[str, float]:
         ),
         gamma=config.gamma,
     )
-    model = PPO(
-        "MlpPolicy",
-        venv,
-        n_steps=STEPS,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        learning_rate=lambda left: config.learning_rate * left,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        seed=config.seed,
-        device=torch_device(config.device),
-        policy_kwargs={
-            "net_arch": [config.hidden, config.hidden],
-            "activation_fn": torch.nn.ReLU,
-            "log_std_init": config.log_std,
-        },
-    )
+    with unchanged_generators():
+        model = PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=STEPS,
+            batch_size=config.batch_size,
+            n_epochs=config.n_epochs,
+            learning_rate=lambda left: config.learning_rate * left,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            seed=config.seed,
+            device=torch_device(config.device),
+            policy_kwargs={
+                "net_arch": [config.hidden, config.hidden],
+                "activation_fn": torch.nn.ReLU,
+                "log_std_init": config.log_std,
+            },
+        )
     train_sb3(model, output, config.total_steps, asdict(config), seed=config.seed)
     costs, returns = drive(model, plant, segments)
     gap = float(np.max(np.abs(returns + costs.total_cost) / costs.total_cost))

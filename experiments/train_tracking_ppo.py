@@ -27,8 +27,9 @@ from steerlab.experiments._planning import (
     print_table,
     write_json,
 )
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.seeds import unchanged_generators
+from steerlab.study import study
 
 Floats = NDArray[np.float64]
 CHECKPOINT = "ppo.pt"
@@ -68,22 +69,23 @@ def run(config: Config, output: Path) -> dict[str, float]:
     )
     # Costs of hundreds early on would drown the critic; the states are of the order of one.
     venv = VecNormalize(rows, norm_obs=False, gamma=1.0, clip_reward=np.inf)
-    model = PPO(
-        "MlpPolicy",
-        venv,
-        n_steps=problem.steps,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        learning_rate=lambda left: config.learning_rate * left,
-        gamma=1.0,
-        gae_lambda=config.gae_lambda,
-        seed=config.seed,
-        device=torch_device(config.device),
-        policy_kwargs={
-            "net_arch": [config.hidden, config.hidden],
-            "activation_fn": torch.nn.Tanh,
-        },
-    )
+    with unchanged_generators():
+        model = PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=problem.steps,
+            batch_size=config.batch_size,
+            n_epochs=config.n_epochs,
+            learning_rate=lambda left: config.learning_rate * left,
+            gamma=1.0,
+            gae_lambda=config.gae_lambda,
+            seed=config.seed,
+            device=torch_device(config.device),
+            policy_kwargs={
+                "net_arch": [config.hidden, config.hidden],
+                "activation_fn": torch.nn.Tanh,
+            },
+        )
     train_sb3(model, output, config.total_steps, asdict(config), seed=config.seed)
 
     def policy(states: Floats, targets: Floats, left: int) -> Floats:

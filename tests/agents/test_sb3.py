@@ -13,6 +13,7 @@ from steerlab.agents.run_log import Record, read_log
 from steerlab.agents.sb3 import load_sb3, train_sb3
 from steerlab.envs.sb3 import make_sb3_vec
 from steerlab.files import watch_changes
+from tests.test_seeds import legacy_state
 
 TOTAL = 6 * 3 * 32
 
@@ -85,3 +86,11 @@ def test_a_loaded_policy_acts_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(actions[0], actions[1])
     a, b = (n.normalize_obs(observation) for n in normalizers if n)
     np.testing.assert_array_equal(a, b)
+
+
+def test_the_callers_generators_stay(tmp_path: Path) -> None:
+    model = make()
+    before = torch.get_rng_state(), legacy_state()
+    train_sb3(model, tmp_path, 3 * 32, {}, seed=5)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(legacy_state(), before[1])
