@@ -35,6 +35,8 @@ from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
 
 CONFIG_FILE = "config.yaml"
+#: Hydra takes folders beside its configurations for groups of options: envs=2 would mean steerlab/envs.
+_NO_GROUPS = "pkg://hydra.conf"
 #: What an operating system says of a full, read-only or failing disk.
 _STORAGE_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
@@ -121,7 +123,7 @@ def _run_hydra(
     try:
         # Without this Hydra prints its own report of every exception and exits.
         with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
-            hydra.main(version_base="1.3", config_path=None, config_name=name)(job)()
+            hydra.main(version_base="1.3", config_path=_NO_GROUPS, config_name=name)(job)()
     finally:
         sys.argv = old_argv
 
