@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
+from steerlab.readers.graphs import open_session, read_graph
 from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant
 from steerlab.surrogates.plants.last_position import keep_last_position
 from steerlab.surrogates.plants.tokens import VOCABULARY
+from steerlab.surrogates.segments.comma import MODEL_SHA256
 
 
 class OnnxPlant(Plant):
@@ -33,18 +34,14 @@ class OnnxPlant(Plant):
         self.path, self.fast = Path(path), fast
         model = read_model(self.path)
         if fast:
-            model = keep_last_position(model)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no other base class
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"onnxruntime cannot run plant {str(path)!r}: {reason}") from error
+            try:
+                model = keep_last_position(model)
+            except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
+                raise InputError(
+                    f"plant {str(path)!r} cannot be cut to its last position "
+                    f"({type(error).__name__}); use runtime=exact"
+                ) from error
+        self._session = open_session(model.SerializeToString(), f"plant {str(path)!r}")
 
     def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
         """Return the logits (B, 1024) of the next token."""
@@ -52,7 +49,14 @@ class OnnxPlant(Plant):
         for start in range(0, len(states), self.CHUNK):
             rows = slice(start, start + self.CHUNK)
             feeds = {"states": states[rows], "tokens": tokens[rows]}
-            parts.append(self._session.run(None, feeds)[0][:, -1])
+            try:
+                found = self._session.run(None, feeds)[0]
+            except Exception as error:  # onnxruntime's exceptions share no other base class
+                reason = str(error).partition("\n")[0]
+                raise InputError(f"plant {str(self.path)!r} cannot run: {reason}") from error
+            if found.ndim != 3 or len(found) != len(feeds["states"]):
+                raise InputError(f"plant {str(self.path)!r} answers with shape {found.shape}")
+            parts.append(found[:, -1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,8 +74,8 @@ def read_model(path: str | Path) -> onnx.ModelProto:
         raise InputError(
             f"plant {str(path)!r} does not exist; give an ONNX file, 'comma' or 'default'"
         )
+    model = read_graph(path, trusted=(MODEL_SHA256,))
     try:
-        model = onnx.load(str(path))
         onnx.checker.check_model(model)
     except Exception as error:
         reason = str(error).partition("\n")[0]
