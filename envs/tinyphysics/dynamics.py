@@ -12,15 +12,15 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
-from steerlab.surrogates.plant import CONTEXT, Plant
-from steerlab.surrogates.segments import (
+from steerlab.surrogates.plants.base import CONTEXT, Plant
+from steerlab.surrogates.plants.tokens import decode, encode
+from steerlab.surrogates.segments.data import (
     CONTROL_START,
     COST_END,
     PLAN_STEPS,
     Segments,
     official_seed,
 )
-from steerlab.surrogates.tokens import decode, encode
 
 STEER_LIMIT = 2.0
 MAX_CHANGE = 0.5  # m/s^2 per step
@@ -66,9 +66,7 @@ class Simulator:
         steer: (N, end) steer of each step so far, positive to the right.
     """
 
-    def __init__(
-        self, plant: Plant, segments: Segments, num_rows: int, tail: bool = False
-    ) -> None:
+    def __init__(self, plant: Plant, segments: Segments, num_rows: int, tail: bool = False) -> None:
         self.plant, self.segments = plant, segments
         self.end = end = int(segments.rows.max()) if tail else COST_END
         self.time = np.full(num_rows, CONTROL_START)
@@ -111,9 +109,7 @@ class Simulator:
         for row, seed in zip(chosen, seeds, strict=True):
             self._uniforms[row] = RandomState(seed).random_sample(draws)[WARMUP_DRAWS:]
 
-    def advance(
-        self, actions: Floats, rows: Rows = ALL, uniforms: Floats | None = None
-    ) -> None:
+    def advance(self, actions: Floats, rows: Rows = ALL, uniforms: Floats | None = None) -> None:
         """Apply one steer (n,) to each of ``rows`` and draw the next lateral acceleration.
 
         Args:

@@ -22,8 +22,9 @@ from steerlab.envs.tinyphysics.dynamics import (
 )
 from steerlab.envs.tinyphysics.processes import share_out
 from steerlab.envs.tinyphysics.reward import Costs, official_costs
-from steerlab.surrogates.plant import CONTEXT, Plant, load_plant
-from steerlab.surrogates.segments import CONTROL_START, COST_END, Segments
+from steerlab.surrogates.plants.base import CONTEXT, Plant
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.segments.data import CONTROL_START, COST_END, Segments
 
 
 class Row(NamedTuple):
@@ -126,7 +127,7 @@ def evaluate(
     Args:
         make_controller: Makes a controller; it can be pickled if ``processes`` is above 1.
         segments: The segments.
-        plant: See :func:`steerlab.surrogates.plant.load_plant`.
+        plant: See :func:`steerlab.surrogates.plants.load.load_plant`.
         runtime: "exact", "fast" or "torch".
         seeds: "official", or a salt for other noise.
         processes: Processes that drive, this one included; each computes on one thread.
@@ -196,9 +197,7 @@ class _Worker:
     def __init__(self, make_controller: Callable[[], Controller], plant: Plant) -> None:
         self.controller, self.plant = make_controller(), plant
 
-    def __call__(
-        self, job: _Job, progress: Callable[[int], None]
-    ) -> tuple[Floats, Floats, Floats]:
+    def __call__(self, job: _Job, progress: Callable[[int], None]) -> tuple[Floats, Floats, Floats]:
         """Return targets, lateral accelerations and steer up to the last step that counts."""
         count = len(job.segments)
         while True:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from steerlab.agents.classical.pid import PID, Zero
 from steerlab.envs.tinyphysics.rollout import Row, StartOver
 from steerlab.errors import InputError
-from steerlab.surrogates.segments import PLAN_STEPS
+from steerlab.surrogates.segments.data import PLAN_STEPS
 
 BUILT_IN: dict[str, Callable[[], Any]] = {"pid": PID, "zero": Zero}
 
@@ -74,7 +74,9 @@ class CommaController:
     def _ask(self, *values: NDArray[np.float64], **request: Any) -> NDArray[np.float64]:
         header, answer = self._process.ask(request, values)
         if "error" in header:
-            raise InputError(f"controller {str(self.path)!r}{header.get('line', '')}: {header['error']}")
+            raise InputError(
+                f"controller {str(self.path)!r}{header.get('line', '')}: {header['error']}"
+            )
         if "uses" in header:
             self.used.append(header["uses"])
             self._process = _Process(self.path)

@@ -255,7 +255,7 @@ class Host:
         if not self.in_order:
             for generator in generators():
                 if generator.name not in self.used:
-                    before = watched.get(generator, None) or self.base_of(generator)
+                    before = watched.get(generator) or self.base_of(generator)
                     if generator.get() != before:
                         raise Answer(uses=generator.name)
             done = self.time - CONTEXT

@@ -88,9 +88,7 @@ def _is_own(name: str, module: Any) -> bool:
     path = getattr(module, "__file__", None)
     if not path or package == "steerlab" or hasattr(module, "__steerlab__"):
         return False
-    return not (
-        "site-packages" in path or "dist-packages" in path or path.startswith(_INSTALLED)
-    )
+    return not ("site-packages" in path or "dist-packages" in path or path.startswith(_INSTALLED))
 
 
 class _Walker:

@@ -27,8 +27,8 @@ LAT_ACCEL_COST_MULTIPLIER = 50.0
 FUTURE_PLAN_STEPS = FPS * 5
 DATASET_PATH = Path("data")
 
-State = namedtuple("State", ["roll_lataccel", "v_ego", "a_ego"])  # noqa: PYI024  as official
-FuturePlan = namedtuple("FuturePlan", ["lataccel", "roll_lataccel", "v_ego", "a_ego"])  # noqa: PYI024
+State = namedtuple("State", ["roll_lataccel", "v_ego", "a_ego"])
+FuturePlan = namedtuple("FuturePlan", ["lataccel", "roll_lataccel", "v_ego", "a_ego"])
 
 
 class BaseController:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerlab.agents.classical.comma import CommaController, controller_factory
+from steerlab.agents.classical.comma import controller_factory
 from steerlab.envs.tinyphysics.rollout import evaluate
-from steerlab.errors import InputError
-from steerlab.surrogates.segments import Segments, load_segments, write_segment
-from steerlab.surrogates.synthetic import synthetic_segment
+from steerlab.surrogates.segments.data import Segments, load_segments, write_segment
+from steerlab.surrogates.segments.synthetic import synthetic_segment
 
 LOOP = Path(__file__).with_name("official_loop.py")
 UPDATE = "def update(self, target_lataccel, current_lataccel, state, future_plan):"
@@ -136,13 +135,21 @@ CONTROLLERS = {
         "self.n = 0",
         "self.n += 1\n    if self.n <= 80: return None\n    more = 0",
     ),
-    "infinite": ("", "self.n = 0", "self.n += 1\n    more = float('inf') if self.n % 9 == 0 else 0"),
+    "infinite": (
+        "",
+        "self.n = 0",
+        "self.n += 1\n    more = float('inf') if self.n % 9 == 0 else 0",
+    ),
     "logger": (
         "import logging\nlog = logging.getLogger(__name__)",
         "pass",
         "log.debug('step')\n    more = 0",
     ),
-    "torch_seeded": ("import torch", "torch.manual_seed(7)", "more = 0.05 * torch.randn(()).item()"),
+    "torch_seeded": (
+        "import torch",
+        "torch.manual_seed(7)",
+        "more = 0.05 * torch.randn(()).item()",
+    ),
     "torch_seeded_once": (
         "import torch\ntorch.manual_seed(7)",
         "pass",
@@ -214,7 +221,9 @@ def official(checkout: Path, name: str, routes: Path, plant: str = "analytic") -
     return costs
 
 
-def ours(checkout: Path, name: str, segments: Segments, **how: Any) -> tuple[list[float], list[str]]:
+def ours(
+    checkout: Path, name: str, segments: Segments, **how: Any
+) -> tuple[list[float], list[str]]:
     notes: list[str] = []
     factory = controller_factory(str(checkout / f"controllers/{name}.py"))
     result = evaluate(factory, segments, "analytic", note=notes.append, **how)
