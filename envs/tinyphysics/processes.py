@@ -83,7 +83,7 @@ def _work(link: Connection, start: Any, jobs: Sequence[Any], counter: Any) -> No
         while (place := _take(counter)) < len(jobs):
             done: list[int] = []
             link.send((place, worker(jobs[place], done.append), sum(done)))
-    except Exception as error:  # handed to the parent, whatever it is
+    except Exception as error:  # noqa: BLE001  handed to the parent, whatever it is
         error.add_note(traceback.format_exc())
         link.send(error)
 

@@ -167,6 +167,30 @@ def evaluate(
     return Evaluation(segments.names, official_costs(target, lataccel), target, lataccel, steer)
 
 
+def trace(
+    make_controller: Callable[..., Controller],
+    segments: Segments,
+    name: str,
+    plant: Plant,
+    seeds: str = "official",
+) -> Simulator:
+    """Drive one segment alone, to the end of its file; return the simulator, which has every step.
+
+    Args:
+        make_controller: Makes a controller.
+        segments: The segments.
+        name: Which of them.
+        plant: The plant.
+        seeds: "official", or a salt for other noise.
+    """
+    some = segments[[segments.index(name)]]
+    job = _Job(some, noise_seeds(some.names, seeds), tail=True)
+    try:
+        return _Worker(make_controller, plant).drive(job)
+    except StartOver:
+        return _Worker(partial(make_controller, in_order=True), plant).drive(job)
+
+
 def chunks(count: int, processes: int, batch_size: int) -> list[NDArray[np.intp]]:
     """Share out ``count`` segments evenly: as many chunks for each process.
 
@@ -199,6 +223,12 @@ class _Worker:
 
     def __call__(self, job: _Job, progress: Callable[[int], None]) -> tuple[Floats, Floats, Floats]:
         """Return targets, lateral accelerations and steer up to the last step that counts."""
+        simulator = self.drive(job, progress)
+        window = slice(0, COST_END)
+        return simulator.targets(), simulator.lataccel[:, window], simulator.steer[:, window]
+
+    def drive(self, job: _Job, progress: Callable[[int], None] = lambda steps: None) -> Simulator:
+        """Return the simulator after it has been driven."""
         count = len(job.segments)
         while True:
             simulator = Simulator(self.plant, job.segments, count, job.tail)
@@ -211,6 +241,5 @@ class _Worker:
                 progress(-count * min(step, STEPS))
                 if needed.in_order:
                     raise
-                continue
-            window = slice(0, COST_END)
-            return simulator.targets(), simulator.lataccel[:, window], simulator.steer[:, window]
+            else:
+                return simulator

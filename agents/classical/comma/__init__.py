@@ -4,6 +4,7 @@ Each file runs in a process of its own for its whole life (``host.py``), so that
 scripts give it, and two files cannot meet.
 """
 
+import contextlib
 import json
 import struct
 import subprocess
@@ -134,10 +135,8 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     """End the process of a controller."""
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            try:
+            with contextlib.suppress(OSError):  # it may have ended already
                 stream.close()
-            except OSError:
-                pass
     process.kill()
     process.wait()
 

@@ -206,8 +206,8 @@ class Host:
                         shared=f"it draws from {generator.name} in __init__ without seeding it"
                     )
                 self.seeded.add(generator.name)
-        for generator in after:
-            generator.set(after[generator])
+        for generator, state in after.items():
+            generator.set(state)
         return controller
 
     def set_base(self) -> None:

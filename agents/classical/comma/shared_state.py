@@ -98,7 +98,7 @@ class _Walker:
         self.own = own
         self.left = _LIMIT
         # The global generators are watched by their states.
-        self.apart = [random.seed.__self__, np.random.seed.__self__]  # type: ignore[attr-defined]
+        self.apart = [random.seed.__self__, np.random.mtrand._rand]  # type: ignore[attr-defined]
         if "torch" in sys.modules:
             self.apart.append(sys.modules["torch"].default_generator)
 
@@ -108,8 +108,10 @@ class _Walker:
         self.seen: dict[int, tuple[int, Any]] = {}  # the object too: its id must stay its own
         try:
             self.walk(value)
-        except RecursionError as error:
-            raise Unwatchable("an object that is nested too deep") from error
+        except Unwatchable:
+            raise
+        except Exception as error:  # objects of strangers may raise anything when looked at
+            raise Unwatchable(f"an object that raises {type(error).__name__}") from error
         return self.hash.digest()
 
     def class_digests(self, name: str, cls: type) -> dict[str, bytes]:

@@ -57,7 +57,7 @@ def rollout(path, make, logits):
     ]  # fmt: skip
     target, logged = column(rows, "targetLateralAcceleration"), -column(rows, "steerCommand")
     controller = make()
-    np.random.seed(int(md5(f"data/{path.name}".encode()).hexdigest(), 16) % 10**4)
+    np.random.seed(int(md5(f"data/{path.name}".encode()).hexdigest(), 16) % 10**4)  # noqa: NPY002
     steer, driven = logged[:20].tolist(), target[:20].tolist()
     for t in range(20, len(rows)):
         state = State(*(values[t] for values in road))
@@ -71,7 +71,7 @@ def rollout(path, make, logits):
         tokens = np.digitize(np.clip(driven[-20:], -5, 5), BINS, right=True)
         scaled = logits(states[None].astype(np.float32), tokens[None].astype(np.int64)) / 0.8
         powers = np.exp(scaled - scaled.max())
-        drawn = BINS[np.random.choice(1024, p=powers / powers.sum())]
+        drawn = BINS[np.random.choice(1024, p=powers / powers.sum())]  # noqa: NPY002
         drawn = np.clip(drawn, driven[-1] - 0.5, driven[-1] + 0.5)
         driven.append(drawn if t >= 100 else target[t])
     wanted, found = target[100:500], np.array(driven)[100:500]

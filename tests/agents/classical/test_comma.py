@@ -4,6 +4,7 @@ The truth is each controller alone in one fresh process, its routes in order.
 """
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerlab.agents.classical.comma import controller_factory
+from steerlab.agents.classical.comma import CommaController, controller_factory
 from steerlab.envs.tinyphysics.rollout import evaluate
+from steerlab.errors import InputError
 from steerlab.surrogates.segments.data import Segments, load_segments, write_segment
 from steerlab.surrogates.segments.synthetic import synthetic_segment
 
@@ -34,8 +36,10 @@ CONTROLLERS = {
     "python_seeded_late": (
         "import random",
         "self.n = 0",
-        "self.n += 1\n    if self.n == 90: random.seed(4)\n"
-        "    more = random.gauss(0, 0.05) if self.n > 90 else 0",
+        (
+            "self.n += 1\n    if self.n == 90: random.seed(4)\n"
+            "    more = random.gauss(0, 0.05) if self.n > 90 else 0"
+        ),
     ),
     "numpy_noise": ("import numpy as np", "pass", "more = 0.05 * np.random.normal()"),
     "numpy_seeded_for_init": (
@@ -71,8 +75,10 @@ CONTROLLERS = {
     "class_number": (
         "",
         "pass",
-        "type(self).calls = getattr(type(self), 'calls', 0) + 1\n"
-        "    more = 0.001 * (type(self).calls % 7)",
+        (
+            "type(self).calls = getattr(type(self), 'calls', 0) + 1\n"
+            "    more = 0.001 * (type(self).calls % 7)"
+        ),
     ),
     "class_list": ("past = []", "pass", "past.append(e)\n    more = 0.1 * sum(past[-5:])"),
     "class_first": (
@@ -125,8 +131,10 @@ CONTROLLERS = {
     "lazy": (
         "import importlib",
         "self.inner = None",
-        "if self.inner is None: self.inner = importlib.import_module('controllers.plain').Controller()\n"
-        "    more = self.inner.update(target_lataccel, current_lataccel, state, future_plan)",
+        (
+            "if self.inner is None: self.inner = importlib.import_module('controllers.plain').Controller()\n"
+            "    more = self.inner.update(target_lataccel, current_lataccel, state, future_plan)"
+        ),
     ),
     "package_name": ("from . import GAIN", "pass", "more = GAIN * e"),
     "root_module": ("", "import tools; self.gain = tools.gain", "more = self.gain * e"),
@@ -161,8 +169,10 @@ CONTROLLERS = {
         "import torch\n    more = 0.05 * torch.randn(()).item()",
     ),
     "torch_network": (
-        "import torch\nnet = torch.nn.Linear(2, 1)\ntorch.nn.init.constant_(net.weight, 0.1)\n"
-        "torch.nn.init.zeros_(net.bias)",
+        (
+            "import torch\nnet = torch.nn.Linear(2, 1)\ntorch.nn.init.constant_(net.weight, 0.1)\n"
+            "torch.nn.init.zeros_(net.bias)"
+        ),
         "pass",
         "with torch.no_grad(): more = net(torch.tensor([e, e], dtype=torch.float32)).item()",
     ),
@@ -230,7 +240,17 @@ def ours(
     return result.costs.total_cost.tolist(), notes
 
 
-@pytest.mark.parametrize("name", [*CONTROLLERS, "function"])
+#: The others are slow: each needs two or three processes of its own.
+FAST = {"plain", "python_seeded", "numpy_noise", "class_list", "lazy", "infinite"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in [*CONTROLLERS, "function"]
+    ],
+)
 def test_costs_are_those_of_the_official_loop(
     checkout: Path, routes: Path, segments: Segments, name: str
 ) -> None:
@@ -239,3 +259,133 @@ def test_costs_are_those_of_the_official_loop(
     assert bool(notes) == (name in IN_ORDER)
     if notes:
         assert f"{name}.py" in notes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["plain", "python_seeded", "numpy_noise", "class_list", "torch_seeded"]
+)
+@pytest.mark.parametrize(("processes", "batch_size"), [(1, 1), (1, 3), (2, 1), (3, 32)])
+def test_processes_and_batch_size_do_not_matter(
+    checkout: Path, routes: Path, segments: Segments, name: str, processes: int, batch_size: int
+) -> None:
+    costs, _ = ours(checkout, name, segments, processes=processes, batch_size=batch_size)
+    assert costs == official(checkout, name, routes)
+
+
+@pytest.mark.slow
+def test_real_plant(checkout: Path, routes: Path, segments: Segments, shared: Path) -> None:
+    plant = shared / "tinyphysics/tinyphysics.onnx"
+    factory = controller_factory(str(checkout / "controllers/numpy_noise.py"))
+    result = evaluate(factory, segments, plant)
+    assert result.costs.total_cost.tolist() == official(checkout, "numpy_noise", routes, str(plant))
+
+
+def test_two_checkouts_with_the_same_names(tmp_path: Path, segments: Segments) -> None:
+    """The second controller's own modules, at load and later, not those of the first."""
+    found = []
+    for gain in ("0.1", "0.3"):
+        folder = tmp_path / gain / "controllers"
+        folder.mkdir(parents=True)
+        (tmp_path / gain / "tuning.py").write_text(f"GAIN = {gain}\n")
+        (folder / "law.py").write_text("from tuning import GAIN\ndef law(e):\n  return GAIN * e\n")
+        (folder / "mine.py").write_text(
+            f"from . import BaseController\nclass Controller(BaseController):\n  {UPDATE}\n"
+            "    from controllers.law import law\n"
+            "    return law(target_lataccel - current_lataccel)\n"
+        )
+        factory = controller_factory(str(folder / "mine.py"))
+        found.append(evaluate(factory, segments[[2]], "analytic").steer[0, 100])
+    assert found[1] == pytest.approx(3 * found[0], rel=1e-12)
+    assert found[0] != 0
+    assert not {"tuning", "controllers", "controllers.law"} & set(sys.modules)
+
+
+def test_nothing_global_changes_here(checkout: Path, segments: Segments) -> None:
+    python, legacy = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
+    path, modules = list(sys.path), set(sys.modules)
+    ours(checkout, "python_seeded", segments[[2]])
+    ours(checkout, "numpy_noise", segments[[2]])
+    assert random.getstate() == python
+    assert np.random.get_state()[1].tolist() == legacy  # type: ignore[index]  # noqa: NPY002
+    assert sys.path == path
+    assert set(sys.modules) == modules
+
+
+def test_the_tail_is_driven(tmp_path: Path, segments: Segments) -> None:
+    """A file of 549 rows shows a plan of 49 steps up to step 499, of 48 at 500, of none at 548."""
+    path = tmp_path / "past_end.py"
+    path.write_text(
+        f"class Controller:\n  {UPDATE}\n    return 0.3 * (future_plan.lataccel[39] - current_lataccel)\n"
+    )
+    with pytest.raises(InputError, match=r"line 3: update\(\) failed at step 509 with IndexError"):
+        evaluate(controller_factory(str(path)), segments[[2]], "analytic")
+    evaluate(controller_factory(str(path)), segments[[2]], "analytic", tail=False)
+    path.write_text(
+        f"class Controller:\n  lengths = []\n  {UPDATE}\n    n = len(future_plan.v_ego)\n"
+        "    if n != min(49, 549 - 1 - 20 - self.n): raise ValueError(n)\n"
+        "    self.n += 1\n    return 0.1 * n\n  n = 0\n"
+    )
+    evaluate(controller_factory(str(path)), segments[[2]], "analytic")
+
+
+OFFICIAL_NAMES = """
+from tinyphysics import (ACC_G, CONTEXT_LENGTH, CONTROL_START_IDX, COST_END_IDX, DEL_T, FPS,
+    FUTURE_PLAN_STEPS, LATACCEL_RANGE, LAT_ACCEL_COST_MULTIPLIER, MAX_ACC_DELTA, STEER_RANGE,
+    VOCAB_SIZE, BaseController, FuturePlan, LataccelTokenizer, State, TinyPhysicsModel,
+    TinyPhysicsSimulator, get_available_controllers, run_rollout)
+
+class Controller(BaseController):
+  def __init__(self):
+    self.tokens = LataccelTokenizer()
+  def update(self, target_lataccel, current_lataccel, state, future_plan):
+    import tinyphysics
+    assert isinstance(state, tinyphysics.State) and isinstance(future_plan, FuturePlan)
+    return 0.3 * (self.tokens.decode(self.tokens.encode(target_lataccel)) - current_lataccel)
+"""
+
+
+def test_names_of_the_official_script(tmp_path: Path, segments: Segments) -> None:
+    (tmp_path / "controllers").mkdir()
+    path = tmp_path / "controllers/mine.py"
+    path.write_text(OFFICIAL_NAMES)
+    plain = evaluate(controller_factory(str(path)), segments[[2]], "analytic")
+    assert np.isfinite(plain.costs.total_cost).all()
+    (tmp_path / "tinyphysics.py").write_text("import not_installed_here\n")
+    again = evaluate(controller_factory(str(path)), segments[[2]], "analytic")
+    np.testing.assert_array_equal(plain.lataccel, again.lataccel)
+    path.write_text(
+        "from tinyphysics import mine\nclass Controller:\n  def update(s, *a, **k):\n    return mine\n"
+    )
+    (tmp_path / "tinyphysics.py").write_text("mine = 0.25\n")
+    own = evaluate(controller_factory(str(path)), segments[[2]], "analytic")
+    assert (own.steer[0, 100:] == 0.25).all()
+    assert "tinyphysics" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (f"class Controller:\n  {UPDATE}\n    return None", "returned None at step 100"),
+        (f"class Controller:\n  {UPDATE}\n    return 'left'", "returned left at step 100"),
+        (f"class Controller:\n  {UPDATE}\n    import os; os._exit(3)", r"exit code 3"),
+        (f"class Controller:\n  {UPDATE}\n    import sys; sys.exit(3)", "step 20 with SystemExit"),
+        ("Controller = 3", "no class or function named Controller"),
+        ("class Controller: pass", "has no attribute 'update'"),
+    ],
+)
+def test_mistakes_name_the_file(
+    tmp_path: Path, segments: Segments, code: str, message: str
+) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text(code)
+    with pytest.raises(InputError, match=f"bad.py.*{message}"):
+        evaluate(controller_factory(str(path)), segments[[2]], "analytic")
+
+
+def test_a_process_ends_with_its_controller(checkout: Path) -> None:
+    controller = CommaController(checkout / "controllers/plain.py")
+    process = controller._process._process
+    assert process.poll() is None
+    del controller
+    assert process.wait(5) is not None
