@@ -207,11 +207,14 @@ def _read(filename: str, data: bytes, source: Path) -> tuple[str, NDArray[np.flo
         )
     table = frame.select(COLUMNS).to_numpy().astype(np.float64)
     for column, name in enumerate(COLUMNS):
-        end = CONTROL_START if name == "steerCommand" else len(table)
+        end = CONTROL_START if name == "steerCommand" else MIN_ROWS
         bad = np.flatnonzero(~np.isfinite(table[:end, column]))
         if bad.size:
             raise InputError(
                 f"{where}: column {name!r} is empty or not finite in row {bad[0]} "
                 f"(rows 0-{end - 1} must hold numbers)"
             )
-    return filename.removesuffix(".csv"), table
+    # The simulator can drive no further than the road is known.
+    known = np.isfinite(table[:, 1:5]).all(axis=1)
+    end = len(table) if known.all() else int(np.argmin(known))
+    return filename.removesuffix(".csv"), table[:end]
