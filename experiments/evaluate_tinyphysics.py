@@ -33,9 +33,9 @@ from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.reward import Costs
 from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate, trace
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
