@@ -14,13 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-<<<<<<< HEAD
-from steerlab.envs.kinematic_driver import dynamics, roads, scalar_backend as xp
-=======
 from steerlab.compiled import compiled as compile_with
-from steerlab.envs.kinematic_driver import dynamics, roads
-from steerlab.envs.kinematic_driver import scalar_backend as xp
->>>>>>> envfaults
+from steerlab.envs.kinematic_driver import dynamics, roads, scalar_backend as xp
 from steerlab.envs.kinematic_driver.dynamics import State, Vehicle
 from steerlab.envs.kinematic_driver.episodes import EPISODE
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
