@@ -66,6 +66,8 @@ def run(config: Config, output: Path) -> Extraction:
         routes += read_routes_file(config.routes_file)
     if not routes and not config.dongle_ids:
         raise InputError("no logs are named; give routes=[...], routes_file= or dongle_ids=[...]")
+    options = ExtractOptions(**{f.name: getattr(config, f.name) for f in fields(ExtractOptions)})
+    options.check()
     api = CommaApi(config.api_host, retries=config.retries)
     commits = tuple(config.git_commits)
 
@@ -89,7 +91,7 @@ def run(config: Config, output: Path) -> Extraction:
         result = extract_all(
             logs(),
             config.samples_path,
-            ExtractOptions(**{f.name: getattr(config, f.name) for f in fields(ExtractOptions)}),
+            options,
             workers=config.extract_workers,
             write_samples=config.write_samples,
             git_commits=commits,
