@@ -33,15 +33,15 @@ class Explorer:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
 
-    def reset(self, noise: Sequence[Any]) -> None:
-        """Draw ``len(noise)`` controllers."""
-        count, rng = len(noise), self.rng
+    def reset(self, rows: Sequence[Any]) -> None:
+        """Draw ``len(rows)`` controllers."""
+        count, rng = len(rows), self.rng
         gains = PID()
         # One in four drives with gains so far off that it may swing or saturate.
         spread = rng.choice([0.2, 0.2, 0.2, 0.5], count)
         p, i, d = np.exp(spread * rng.standard_normal((3, count)))
         self._pid = PID(gains.p * p, gains.i * i, gains.d * d)
-        self._pid.reset(noise)
+        self._pid.reset(rows)
         self._feedforward = rng.choice([0.0, 0.0, 0.3, 0.5], count)
         self._noise = rng.choice([0.0, 0.0, 0.03, 0.1, 0.2], count)
         self._blind = rng.random(count) < 0.1
