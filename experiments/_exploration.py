@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.pid import PID
-from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
 from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PreviewPolicy
+from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
 from steerlab.envs.tinyphysics.rollout import Controller, rollout
-from steerlab.surrogates.dataset import Sequences, distil
-from steerlab.surrogates.moments import MomentRecorder, Transitions
-from steerlab.surrogates.plant import Plant, load_plant
-from steerlab.surrogates.segments import Segments
+from steerlab.surrogates.plants.base import Plant
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.plants.moments import MomentRecorder, Transitions
+from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.training.dataset import Sequences, distil
 
 CHUNK = 50  # rollouts in a file
 

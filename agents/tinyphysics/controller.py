@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from steerlab.agents.tinyphysics.model import Observation, PreviewPolicy, warmup_steer
 from steerlab.envs.tinyphysics.dynamics import WARMUP_DRAWS, FuturePlan, State
-from steerlab.surrogates.plant import CONTEXT
+from steerlab.surrogates.plants.base import CONTEXT
 
 Floats = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from steerlab.envs.tinyphysics.dynamics import STEER_LIMIT
-from steerlab.surrogates.plant import CONTEXT
-from steerlab.surrogates.segments import PLAN_STEPS
+from steerlab.surrogates.plants.base import CONTEXT
+from steerlab.surrogates.segments.data import PLAN_STEPS
 
 AHEAD = PLAN_STEPS + 1  # the step that the action decides, and the plan
 COARSE = (1, 3, 5, 8, 12, 16, 22, 30, 39, 49)  # steps ahead at which slow signals are seen

@@ -15,9 +15,9 @@ from torch import Tensor
 from steerlab.agents.tinyphysics.model import AHEAD, Ahead, PreviewPolicy, warmup_steer
 from steerlab.envs.tinyphysics.dynamics import MAX_CHANGE, STEPS
 from steerlab.envs.tinyphysics.reward import LATACCEL_WEIGHT
-from steerlab.surrogates.moments import MomentPlant
-from steerlab.surrogates.plant import CONTEXT
-from steerlab.surrogates.segments import CONTROL_START, COST_END, DT, MIN_ROWS, Segments
+from steerlab.surrogates.plants.base import CONTEXT
+from steerlab.surrogates.plants.moments import MomentPlant
+from steerlab.surrogates.segments.data import CONTROL_START, COST_END, DT, MIN_ROWS, Segments
 
 
 @dataclass(frozen=True)

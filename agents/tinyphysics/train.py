@@ -24,7 +24,7 @@ from steerlab.agents.tinyphysics.rollout import Roads, SoftRollout
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.errors import InputError
 from steerlab.options import option
-from steerlab.surrogates.moments import MomentPlant
+from steerlab.surrogates.plants.moments import MomentPlant
 
 CHECKPOINT = "last.pt"
 #: Gets the policy that would be kept; returns scalars that are logged.

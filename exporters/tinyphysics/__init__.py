@@ -12,7 +12,7 @@ from steerlab.agents.tinyphysics.model import AHEAD, Observation, PreviewPolicy
 from steerlab.exporters.onnx import export_onnx
 from steerlab.exporters.tinyphysics import numpy_controller
 from steerlab.files import atomic_path
-from steerlab.surrogates.plant import CONTEXT
+from steerlab.surrogates.plants.base import CONTEXT
 
 
 def write_controller(policy: PreviewPolicy, path: str | Path, about: str = "") -> None:

@@ -27,7 +27,14 @@ class Controller:
         hidden, self.preview, self.history = (SHAPE[k] for k in ("hidden", "preview", "history"))
         self.coarse = np.array([k for k in COARSE if k < self.preview])
         inputs = 2 * self.preview + 3 * len(self.coarse) + 2 * (self.history - 1) + 10
-        shapes = [(hidden + 1, inputs), (hidden + 1,), (hidden, hidden), (hidden,), (1, hidden), (1,)]
+        shapes = [
+            (hidden + 1, inputs),
+            (hidden + 1,),
+            (hidden, hidden),
+            (hidden,),
+            (1, hidden),
+            (1,),
+        ]
         stored = np.frombuffer(base64.b64decode(WEIGHTS), dtype="<f4").astype(np.float64)
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
         self.layers = [a.reshape(s) for a, s in zip(np.split(stored, ends[:-1]), shapes)]
