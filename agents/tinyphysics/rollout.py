@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steerlab.agents.tinyphysics.model import AHEAD, Ahead, PreviewPolicy, warmup_steer
+from steerlab.agents.tinyphysics.model import AHEAD, Ahead, Observation, PreviewPolicy, warmup_steer
 from steerlab.envs.tinyphysics.dynamics import MAX_CHANGE, STEPS
 from steerlab.envs.tinyphysics.reward import LATACCEL_WEIGHT
 from steerlab.surrogates.plants.base import CONTEXT
@@ -41,6 +41,17 @@ class Roads:
         road = np.pad(road, ((0, 0), (0, MIN_ROWS + 1 - rows), (0, 0)), mode="edge")
         steer = segments.steer[:, CONTROL_START - CONTEXT :].clip(-2.0, 2.0).astype(np.float32)
         return cls(torch.from_numpy(road), torch.from_numpy(steer))
+
+    def typical(self, seed: int) -> Observation:
+        """Return what a policy would see that follows its target roughly: every tenth step."""
+        rng = torch.Generator().manual_seed(seed)
+        parts = []
+        for time in range(CONTROL_START, COST_END, 10):
+            past = self.road[:, time - CONTEXT : time]
+            near = 0.05 * torch.randn(past.shape[:2], generator=rng)
+            steer = warmup_steer(past[..., 0] + near, past[..., 1])
+            parts.append((self.road[:, time : time + AHEAD], steer, past[..., 0] + near))
+        return Observation(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def __getitem__(self, index: Tensor) -> "Roads":
         return Roads(self.road[index], self.steer[index])

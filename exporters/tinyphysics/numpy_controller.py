@@ -37,7 +37,7 @@ class Controller:
         ]
         stored = np.frombuffer(base64.b64decode(WEIGHTS), dtype="<f4").astype(np.float64)
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-        self.layers = [a.reshape(s) for a, s in zip(np.split(stored, ends[:-1]), shapes)]
+        self.layers = [a.reshape(s) for a, s in zip(np.split(stored, ends[:-1]), shapes, strict=True)]
         self.steer = np.zeros(CONTEXT)
         self.lataccel = np.zeros(CONTEXT)
         self.calls = 0
@@ -50,7 +50,7 @@ class Controller:
             steer = STEER_PER_LATACCEL * (target_lataccel - state.roll_lataccel)
         else:
             now = (target_lataccel, state.roll_lataccel, state.v_ego, state.a_ego)
-            road = [self.ahead(first, rest) for first, rest in zip(now, future_plan)]
+            road = [self.ahead(first, rest) for first, rest in zip(now, future_plan, strict=True)]
             steer = self.policy(*road)
         self.calls += 1
         self.steer[:-1] = self.steer[1:]
