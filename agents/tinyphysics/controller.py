@@ -1,13 +1,14 @@
 """A policy as a controller of the simulator: it keeps the history that the policy sees."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from steerlab.agents.tinyphysics.model import Observation, PreviewPolicy, warmup_steer
+from steerlab.agents.tinyphysics.model import Observation, warmup_steer
 from steerlab.envs.tinyphysics.dynamics import WARMUP_DRAWS, FuturePlan, State
 from steerlab.surrogates.plants.base import CONTEXT
 
@@ -15,10 +16,10 @@ Floats = NDArray[np.float64]
 
 
 class PolicyController:
-    """A batched controller that steers with a policy.
+    """A batched controller that steers with a policy or a planner.
 
     Args:
-        policy: The policy.
+        policy: What makes a steer (N,) of an observation of N rows.
         exploration: Deviation of a random steer on top, from ``rng``.
         rng: Needed for exploration.
     """
@@ -27,7 +28,7 @@ class PolicyController:
 
     def __init__(
         self,
-        policy: PreviewPolicy,
+        policy: Callable[[Observation], Tensor],
         exploration: Floats | float = 0.0,
         rng: np.random.Generator | None = None,
     ) -> None:

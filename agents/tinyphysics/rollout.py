@@ -71,9 +71,9 @@ class SoftRollout:
         rows = len(roads.road)
         self.roads = Roads(roads.road.clone(), roads.steer.clone())
         self.time = torch.full((rows,), CONTROL_START)
-        self.lataccel = torch.zeros(rows, CONTEXT)
-        self._applied = torch.zeros(rows, CONTEXT)  # as the plant sees them
-        self._noted = torch.zeros(rows, CONTEXT)  # as the policy remembers them
+        self.lataccel = roads.road.new_zeros(rows, CONTEXT)
+        self._applied = roads.road.new_zeros(rows, CONTEXT)  # as the plant sees them
+        self._noted = roads.road.new_zeros(rows, CONTEXT)  # as the policy remembers them
         self._rows = torch.arange(rows)[:, None]
         self.reset(torch.arange(rows), roads)
 
