@@ -37,7 +37,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
 from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.run_log import read_log
 from steerlab.agents.supervised import FitConfig, fit
@@ -220,8 +219,9 @@ def put_on_trial(config: Config, output: Path, report: Segments) -> dict[str, An
 
 
 def summary(costs: Mapping[str, Floats]) -> dict[str, Any]:
-    """Return means of the costs (S,), median and 95th percentile of the total, and the interval of
-    its mean: 95 %, bootstrap over routes.
+    """Return means of the costs (S,), and of the total cost median, 95th percentile and interval.
+
+    The interval is that of the mean: 95 %, bootstrap over routes.
     """
     total = costs["total_cost"]
     drawn = bootstrap(

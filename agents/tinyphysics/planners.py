@@ -4,14 +4,16 @@ Each is a function of an :class:`~steerlab.agents.tinyphysics.model.Observation`
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steerlab.agents.classical.pid import PID
 from steerlab.agents.tinyphysics.model import AHEAD, Observation
-from steerlab.envs.tinyphysics.dynamics import MAX_CHANGE, STEER_LIMIT, STEPS
+from steerlab.envs.tinyphysics.dynamics import MAX_CHANGE, STEER_LIMIT, STEPS, FuturePlan, State
 from steerlab.envs.tinyphysics.reward import LATACCEL_WEIGHT
 from steerlab.surrogates.plants.base import CONTEXT
 from steerlab.surrogates.plants.moments import MomentPlant, Transitions
@@ -92,6 +94,33 @@ class LinearModel:
         return np.array(found)
 
 
+class FeedforwardPID(PID):
+    """comma's PID, weaker, on top of the steer that holds the target to come on this road.
+
+    Args:
+        model: Identified from drives.
+        lead: Steps ahead of the target that is steered for.
+        share: Of comma's gains.
+    """
+
+    def __init__(self, model: LinearModel, lead: int = 3, share: float = 0.7) -> None:
+        super().__init__(*(share * gain for gain in (0.195, 0.100, -0.053)))
+        self.lead = lead
+        self._model = model
+
+    def update(
+        self, target: Floats, current: Floats, state: State, plan: FuturePlan
+    ) -> NDArray[Any]:
+        """Return the steer (N,)."""
+        model = self._model
+        shares = model.shares(state.v_ego)
+        remembered = 1 - shares @ model.lataccel.sum(axis=1)
+        ahead = plan.lataccel[:, self.lead - 1], plan.roll_lataccel[:, self.lead - 1]
+        driven = remembered * ahead[0] - shares @ model.roll * ahead[1]
+        held = driven / (shares @ model.steer.sum(axis=1))
+        return held + super().update(target, current, state, plan)
+
+
 class PreviewRegulator:
     """Preview LQR over 50 steps: the first step of the plan that is best for the linear model.
 
@@ -106,7 +135,7 @@ class PreviewRegulator:
 
     REMEMBERED = 12  # steps over which the model's error is averaged
 
-    def __init__(self, model: LinearModel, damping: float = 1.0) -> None:
+    def __init__(self, model: LinearModel, damping: float = 50.0) -> None:
         self.model = model
         gains = [self._gains(knot, damping) for knot in range(len(model.SPEEDS))]
         self._gain = np.stack(gains)

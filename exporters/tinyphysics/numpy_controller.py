@@ -37,7 +37,9 @@ class Controller:
         ]
         stored = np.frombuffer(base64.b64decode(WEIGHTS), dtype="<f4").astype(np.float64)
         ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-        self.layers = [a.reshape(s) for a, s in zip(np.split(stored, ends[:-1]), shapes, strict=True)]
+        self.layers = [
+            a.reshape(s) for a, s in zip(np.split(stored, ends[:-1]), shapes, strict=True)
+        ]
         self.steer = np.zeros(CONTEXT)
         self.lataccel = np.zeros(CONTEXT)
         self.calls = 0
