@@ -43,20 +43,21 @@ from steerlab.agents.supervised import FitConfig, fit
 from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
 from steerlab.agents.tinyphysics.rollout import Roads, SoftRollout
-from steerlab.agents.tinyphysics.train import GradientConfig, improve
+from steerlab.agents.tinyphysics.train import GradientConfig, check, improve
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.render import plot_rollout
 from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate
 from steerlab.errors import InputError
 from steerlab.experiments._exploration import MomentExploration, explore
-from steerlab.experiments._study import study
 from steerlab.exporters.tinyphysics import export_policy, write_controller
 from steerlab.files import atomic_path, writable_folder
 from steerlab.options import option
+from steerlab.seeds import generator_seed, initial_weights
+from steerlab.study import study
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentData, MomentPlant, Transitions, moment_loss
 from steerlab.surrogates.segments.data import Segments
-from steerlab.surrogates.segments.synthetic import find_segments
+from steerlab.surrogates.segments.synthetic import find_segments, synthetic_segments
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +67,9 @@ class Config(GradientConfig):
     """Options of the study."""
 
     plant: str = option("comma", "default, comma, or an ONNX file with comma's signature")
-    segments: str = option("comma", "default, comma, or a folder or zip of comma CSVs")
+    segments: str = option(
+        "comma", "comma, a folder or zip of comma CSVs, default, or synthetic: as many as needed"
+    )
     train_count: int = option(350, "routes to learn from, the first ones")
     select_count: int = option(50, "routes to choose the round on, the next ones")
     report_first: int = option(400, "number of the first route of the report")
@@ -114,20 +117,19 @@ def _rounds(config: Config, output: Path, train: Segments, select: Segments) -> 
     roads, trial = Roads.of(train), Roads.of(select)
     policies: list[PreviewPolicy] = []
     paths: list[Path] = []
-    model = MomentPlant()
+    model: MomentPlant | None = None
     for number in range(config.rounds):
         folder = writable_folder(output / f"round_{number + 1}")
-        seed = config.seed + 1000 * number
+        seed = generator_seed("data", config.seed, number)
         exploration = MomentExploration(
             config.plant, train, config.rollouts, seed, policies[-1] if policies else None
         )
         processes = config.processes or os.cpu_count() or 1
         paths += explore(exploration, writable_folder(folder / "drives"), processes)
-        model = learn_plant(model, paths, config.plant_epochs, seed, folder / "plant", number == 0)
-        torch.manual_seed(config.seed)
-        policy = PreviewPolicy(
-            PolicyShape(config.hidden, config.preview, config.history, config.delta)
-        )
+        model = learn_plant(model, paths, config, number, folder / "plant")
+        shape = PolicyShape(config.hidden, config.preview, config.history, config.delta)
+        with initial_weights(config.seed):
+            policy = PreviewPolicy(shape)
         if policies:
             policy.load_state_dict(policies[-1].state_dict())
         else:
@@ -138,35 +140,48 @@ def _rounds(config: Config, output: Path, train: Segments, select: Segments) -> 
             exact = _selection_cost(config, policy, select)
             return {"soft_cost": float(soft.mean()), "total_cost": exact}
 
-        policies.append(improve(policy, model, roads, config, folder / "policy", metrics))
+        policies.append(improve(policy, model, roads, config, folder / "policy", metrics, number))
     return policies
 
 
 def learn_plant(
-    model: MomentPlant, paths: Sequence[Path], epochs: int, seed: int, output: Path, fresh: bool
+    model: MomentPlant | None, paths: Sequence[Path], config: Config, part: int, output: Path
 ) -> MomentPlant:
-    """Return the model after learning from all drives; every twentieth file validates it."""
+    """Return a model that learned from all drives; every twentieth file validates it.
+
+    Args:
+        model: Where learning starts; None for a new one.
+        paths: Files of drives.
+        config: Options of the study.
+        part: Tells trainings of one run apart.
+        output: Folder of the results.
+    """
     drives = [Transitions.load(path) for path in paths]
-    held = drives[::20] if len(drives) > 1 else drives
     kept = [d for i, d in enumerate(drives) if i % 20] or drives
-    train, valid = MomentData(Transitions.join(kept)), MomentData(Transitions.join(held))
-    if fresh:
-        torch.manual_seed(seed)
-        model = MomentPlant()
-        some = torch.randint(len(train), (20_000,), generator=torch.Generator().manual_seed(seed))
-        model.fit_normaliser(train[some])
+    train, valid = (MomentData(Transitions.join(some)) for some in (kept, drives[::20]))
+    if model is None:
+        with initial_weights(config.seed):
+            model = MomentPlant()
+        rng = torch.Generator().manual_seed(generator_seed("data", config.seed, part, 1))
+        model.fit_normaliser(train[torch.randint(len(train), (20_000,), generator=rng)])
     model = deepcopy(model).requires_grad_(True)
-    config = FitConfig(
-        epochs=epochs, batch_size=1024, learning_rate=4e-3, warmup_steps=50, seed=seed, device="cpu"
+    options = FitConfig(
+        epochs=config.plant_epochs,
+        batch_size=1024,
+        learning_rate=4e-3,
+        warmup_steps=50,
+        seed=config.seed + part,
+        device="cpu",
     )
-    fit(model, moment_loss, train, valid, config, output)
+    fit(model, moment_loss, train, valid, options, output)
     return model.requires_grad_(False)
 
 
 @torch.no_grad()
 def soft_costs(policy: PreviewPolicy, plant: MomentPlant, roads: Roads) -> torch.Tensor:
     """Return the total_cost (N,) of every route in the model, always with the same noise."""
-    noise = torch.randn(STEPS, len(roads.road), generator=torch.Generator().manual_seed(0))
+    rng = torch.Generator().manual_seed(generator_seed("validation"))
+    noise = torch.randn(STEPS, len(roads.road), generator=rng)
     return torch.stack(list(SoftRollout(plant, roads).drive(policy, noise))).sum(dim=0)
 
 
@@ -225,7 +240,11 @@ def summary(costs: Mapping[str, Floats]) -> dict[str, Any]:
     """
     total = costs["total_cost"]
     drawn = bootstrap(
-        (total,), np.mean, method="percentile", n_resamples=10_000, rng=np.random.default_rng(0)
+        (total,),
+        np.mean,
+        method="percentile",
+        n_resamples=10_000,
+        rng=np.random.default_rng(generator_seed("evaluation")),
     )
     return {
         **{name: float(values.mean()) for name, values in costs.items()},
@@ -264,7 +283,8 @@ def plot_drives(path: Path, found: Evaluation) -> None:
     order = np.argsort(found.costs.total_cost)
     figure = plt.figure(figsize=(10, 11), layout="constrained")
     places = (0, len(order) // 2, len(order) - 1)
-    for part, place in zip(np.atleast_1d(figure.subfigures(3, 1)), places, strict=True):
+    parts: Any = figure.subfigures(3, 1)
+    for part, place in zip(parts, places, strict=True):
         i = int(order[place])
         plot_rollout(part, found.names[i], found.target[i], found.lataccel[i], found.steer[i])
         part.axes[0].set_title(
@@ -277,8 +297,11 @@ def plot_drives(path: Path, found: Evaluation) -> None:
 
 def _routes(config: Config) -> tuple[Segments, Segments, Segments | None]:
     """Return the routes of training, selection and report; no route is in two of them."""
-    segments = find_segments(config.segments)
     ends = (config.train_count + config.select_count, config.report_first + config.report_count)
+    if config.segments == "synthetic":
+        segments = synthetic_segments(max(ends), generator_seed("data", config.seed))
+    else:
+        segments = find_segments(config.segments)
     if max(ends) > len(segments):
         raise InputError(
             f"segments={config.segments!r} has {len(segments)} routes, and train_count, "
@@ -295,6 +318,7 @@ def _routes(config: Config) -> tuple[Segments, Segments, Segments | None]:
 
 
 def _check(config: Config) -> None:
+    check(config)
     bounds = {
         **dict.fromkeys(("rounds", "rollouts", "plant_epochs", "hidden"), (1, None)),
         **dict.fromkeys(("train_count", "select_count"), (1, None)),

@@ -15,6 +15,7 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from steerlab.agents.classical.pid import PID, Zero
+from steerlab.agents.tinyphysics import SHIPPED
 from steerlab.errors import InputError
 
 BUILT_IN: dict[str, Callable[[], Any]] = {"pid": PID, "zero": Zero}
@@ -151,12 +152,15 @@ def controller_factory(name: str) -> Callable[[], Any]:
     """Return a function that makes controllers by name, or from a controller file.
 
     Args:
-        name: "pid", "zero" or the path of a file written for comma's repository.
+        name: "pid", "zero", "steerlab" (the one that comes with the package) or the path of a file
+            written for comma's repository.
 
     Raises:
         InputError: There is no such controller; raised here, before work starts.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if name == "steerlab":
+        name = str(SHIPPED)
     load_controller_class(Path(name))
     return partial(CommaController, name)

@@ -24,6 +24,7 @@ from steerlab.agents.tinyphysics.rollout import Roads, SoftRollout
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.errors import InputError
 from steerlab.options import option
+from steerlab.seeds import generator_seed
 from steerlab.surrogates.plants.moments import MomentPlant
 
 CHECKPOINT = "last.pt"
@@ -55,6 +56,7 @@ def improve(
     config: GradientConfig,
     output: str | Path,
     metrics: Metrics = lambda policy: {},
+    part: int = 0,
 ) -> PreviewPolicy:
     """Train a policy in a plant and return the average of its last weights.
 
@@ -68,24 +70,31 @@ def improve(
         config: Options.
         output: Folder of the results.
         metrics: Called every ``evaluate_every`` updates and at the end.
+        part: Tells trainings of one run apart: each has other routes and noise.
 
     Raises:
         InputError: An option is out of range.
     """
-    _check(config)
+    check(config)
     output = Path(output)
     plant.requires_grad_(False)
-    rng = torch.Generator().manual_seed(config.seed)
+    rng = torch.Generator().manual_seed(generator_seed("training", config.seed, part))
     drives = _Drives(plant, roads, config, rng)
     average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    kept: PreviewPolicy = average.module  # type: ignore[assignment]
     optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.updates)
-    parts = {"policy": policy, "average": average, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {
+        "policy": policy,
+        "average": average,
+        "optimizer": optimizer,
+        "schedule": schedule,
+    }
     first, seconds = 0, 0.0
     if (output / CHECKPOINT).exists():
         state = load_checkpoint(output / CHECKPOINT)
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
+        for name, thing in parts.items():
+            thing.load_state_dict(state[name])
         rng.set_state(state["rng"])
         drives.load_state_dict(state["drives"])
         first, seconds = state["updates"], state["seconds"]
@@ -110,14 +119,14 @@ def improve(
                 scalars = {"train/total_cost": float(torch.stack(recent).mean())}
                 recent = []
                 scalars["train/seconds"] = time.perf_counter() - start
-                scalars |= {f"valid/{k}": v for k, v in metrics(average.module).items()}
+                scalars |= {f"valid/{k}": v for k, v in metrics(kept).items()}
                 log.scalars(update + 1, scalars)
                 bar.set_postfix({k.rpartition("/")[2]: f"{v:.2f}" for k, v in scalars.items()})
-                state = {name: part.state_dict() for name, part in parts.items()}
+                state = {name: thing.state_dict() for name, thing in parts.items()}
                 state |= {"rng": rng.get_state(), "drives": drives.state_dict()}
                 state |= {"updates": update + 1, "seconds": time.perf_counter() - start}
                 save_checkpoint(output / CHECKPOINT, state | {"config": asdict(config)})
-    return average.module
+    return kept
 
 
 class _Drives:
@@ -173,7 +182,12 @@ def varied(roads: Roads, share: float, rng: torch.Generator) -> Roads:
     return Roads(roads.road * factors[:, None], (roads.steer * factors[:, :1]).clamp(-2.0, 2.0))
 
 
-def _check(config: GradientConfig) -> None:
+def check(config: GradientConfig) -> None:
+    """Check the options.
+
+    Raises:
+        InputError: One is out of range.
+    """
     if config.horizon < 1 or STEPS % config.horizon:
         raise InputError(f"horizon={config.horizon} must divide the {STEPS} steps of a route")
     if not 0 <= config.lookahead < config.horizon:

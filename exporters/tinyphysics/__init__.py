@@ -31,12 +31,14 @@ def write_controller(policy: PreviewPolicy, path: str | Path, about: str = "") -
     flat = np.concatenate([a.detach().numpy().ravel() for a in arrays]).astype("<f4")
     sizes = {n: getattr(shape, n) for n in ("hidden", "preview", "history", "delta")}
     filled = {
-        "SHAPE": repr(sizes).replace("'", '"'),
+        "SHAPE: dict[str, int]": repr(sizes).replace("'", '"'),
         "WEIGHTS": f'"{base64.b64encode(flat.tobytes()).decode()}"  # noqa: E501',
     }
     text = Path(numpy_controller.__file__).read_text(encoding="utf-8")
     for name, value in filled.items():
-        text, found = re.subn(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        text, found = re.subn(
+            rf"^{re.escape(name)} = .*$", f"{name} = {value}", text, flags=re.MULTILINE
+        )
         assert found == 1
     comment = "".join(f"# {line}\n" for line in about.splitlines())
     with atomic_path(path) as temporary:

@@ -5,11 +5,12 @@ It uses nothing but the arguments of ``update``: no knowledge of routes, simulat
 """
 
 import base64
+from typing import Any
 
 import numpy as np
 
 # What follows is filled in by the export: sizes, and float32 arrays one after the other in base64.
-SHAPE = {"hidden": 0, "preview": 0, "history": 0, "delta": True}
+SHAPE: dict[str, int] = {"hidden": 0, "preview": 0, "history": 0, "delta": True}
 WEIGHTS = ""
 
 CONTEXT = 20  # steps of its own past that it keeps
@@ -23,7 +24,7 @@ STEER_LIMIT = 2.0
 class Controller:
     """Steers with a small network from the preview and from its own history."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         hidden, self.preview, self.history = (SHAPE[k] for k in ("hidden", "preview", "history"))
         self.coarse = np.array([k for k in COARSE if k < self.preview])
         inputs = 2 * self.preview + 3 * len(self.coarse) + 2 * (self.history - 1) + 10
@@ -44,12 +45,14 @@ class Controller:
         self.lataccel = np.zeros(CONTEXT)
         self.calls = 0
 
-    def update(self, target_lataccel, current_lataccel, state, future_plan):
+    def update(
+        self, target_lataccel: float, current_lataccel: float, state: Any, future_plan: Any
+    ) -> float:
         """Return the steer for the next step."""
         self.lataccel[:-1] = self.lataccel[1:]
         self.lataccel[-1] = current_lataccel
         if self.calls < WARMUP_CALLS:
-            steer = STEER_PER_LATACCEL * (target_lataccel - state.roll_lataccel)
+            steer = float(STEER_PER_LATACCEL * (target_lataccel - state.roll_lataccel))
         else:
             now = (target_lataccel, state.roll_lataccel, state.v_ego, state.a_ego)
             road = [self.ahead(first, rest) for first, rest in zip(now, future_plan, strict=True)]
@@ -57,9 +60,9 @@ class Controller:
         self.calls += 1
         self.steer[:-1] = self.steer[1:]
         self.steer[-1] = steer
-        return float(steer)
+        return steer
 
-    def ahead(self, now, plan):
+    def ahead(self, now: float, plan: Any) -> Any:
         """Return a signal now and in the steps of the preview, the last known one repeated."""
         values = np.empty(self.preview)
         values[0] = now
@@ -68,7 +71,7 @@ class Controller:
         values[known + 1 :] = values[known]
         return values
 
-    def policy(self, target, roll, v, a):
+    def policy(self, target: Any, roll: Any, v: Any, a: Any) -> float:
         """Return the network's steer."""
         steer, now, last = self.steer[-1], self.lataccel[-1], self.lataccel[-2]
         past = slice(-self.history, -1)
@@ -92,9 +95,9 @@ class Controller:
         hidden = silu(second @ silu(sums[:-1]) + second_bias)
         answer = sums[-1] + (third @ hidden + third_bias)[0]
         new = steer + ACTION_SCALE * answer if SHAPE["delta"] else answer
-        return min(max(new, -STEER_LIMIT), STEER_LIMIT)
+        return float(min(max(new, -STEER_LIMIT), STEER_LIMIT))
 
 
-def silu(x):
+def silu(x: Any) -> Any:
     """Return x times its logistic function."""
     return x / (1 + np.exp(-x))

@@ -14,11 +14,13 @@ from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
 from steerlab.agents.tinyphysics.rollout import Roads
-from steerlab.envs.tinyphysics.dynamics import FuturePlan, State
+from steerlab.envs.tinyphysics import dynamics
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.exporters.tinyphysics import export_policy, write_controller
 from steerlab.surrogates.segments.synthetic import default_segments
 
+FuturePlan: Any = dynamics.FuturePlan  # comma's scripts give numbers and lists
+State: Any = dynamics.State
 SHAPES = [
     PolicyShape(hidden=16),
     PolicyShape(hidden=7, preview=9, history=3),
@@ -32,7 +34,7 @@ def some_policy(shape: PolicyShape) -> PreviewPolicy:
     policy.fit_normaliser(Roads.of(default_segments()).typical(0))
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape)
+            parameter.add_(0.05 * torch.randn(parameter.shape))
     return policy.requires_grad_(False)
 
 
@@ -110,7 +112,7 @@ def test_file_needs_numpy_alone_and_draws_nothing(tmp_path: Path) -> None:
     write_controller(some_policy(SHAPES[1]), tmp_path / "ours.py")
     tree = ast.parse((tmp_path / "ours.py").read_text())
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
-    assert {alias.name for node in imports for alias in node.names} == {"base64", "numpy"}
+    assert {alias.name for node in imports for alias in node.names} == {"base64", "numpy", "Any"}
     used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
     called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}  # fmt: skip
     assert not used & {"random", "load", "fromfile", "loadtxt", "__dict__", "_getframe"}

@@ -103,9 +103,9 @@ def test_gradient_is_that_of_finite_differences(
         step, sides = 1e-6, []
         for sign in (1, -1):
             with torch.no_grad():
-                parameter += sign * step * direction
+                parameter.add_(sign * step * direction)
                 sides.append(float(cost()))
-                parameter -= sign * step * direction
+                parameter.sub_(sign * step * direction)
         assert along == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-5, abs=1e-6)
 
 

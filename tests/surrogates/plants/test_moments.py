@@ -34,12 +34,9 @@ def some_drives(rows: int, steps: int = 60) -> Transitions:
         tokens = encode(lataccel[:, t - 20 : t])
         drawn = recorder.sample(states.astype(np.float32), tokens, rng.random(rows))
         lataccel[:, t] = BINS[drawn]
-    parts = (steer, lataccel, road)
-    return Transitions(
-        *(part.astype(np.float32) for part in parts),
-        np.stack(recorder.mean, axis=1),
-        np.stack(recorder.deviation, axis=1),
-    )
+    steer32, lataccel32, road32 = (part.astype(np.float32) for part in (steer, lataccel, road))
+    mean, deviation = (np.stack(x, axis=1) for x in (recorder.mean, recorder.deviation))
+    return Transitions(steer32, lataccel32, road32, mean, deviation)
 
 
 def test_recorder_notes_the_moments_of_the_draws() -> None:
