@@ -48,9 +48,9 @@ from steerlab.experiments._intervals import (
     plot_returns,
     print_intervals,
 )
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.study import study
 
 BLOCK = 250  # episodes that are driven side by side
 #: The driver that is trained to teach where none is given: compare-cvar's settings.
