@@ -39,10 +39,11 @@ from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot.contracts import contract
-from steerlab.exporters.openpilot.export import Exported, export_model
-from steerlab.exporters.openpilot.runner import Network, load_network
+from steerlab.exporters.openpilot import Exported, export_model
 from steerlab.files import atomic_path
+from steerlab.openpilot.contracts import contract
+from steerlab.openpilot.engines import Network, load_network
+from steerlab.seeds import initial_weights
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
 BLOCK = 20  # episodes that a process drives side by side
@@ -135,8 +136,7 @@ def drive_preview(episodes: int, others: HeldOut | None = None) -> Record:
 
 def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None) -> Record:
     """Drive the held-out episodes with a network with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with initial_weights(0):
         network = PolicyNet(contract_)
     return drive_held_out(
         torch_driver(network.eval()), episodes, "untrained network", block=500, others=others
