@@ -26,9 +26,9 @@ from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._film import film_drive
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.study import study
 
 
 class ZeroDriver:

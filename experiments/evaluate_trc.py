@@ -38,9 +38,9 @@ from steerlab.experiments._planning import (
     print_table,
     write_json,
 )
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.study import study
 
 Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ Examples:
   steerlab train-tinyphysics-ppo plant=comma segments=comma runtime=fast total_steps=2000000
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +23,20 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from steerlab.agents.classical.comma import controller_factory
-from steerlab.agents.run_log import RunLog
-from steerlab.agents.sb3 import ResumableTraining, save_sb3, sb3_logger
+from steerlab.agents.sb3 import train_sb3
 from steerlab.devices import torch_device
 from steerlab.envs.sb3 import make_sb3_vec
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.reward import Costs, official_costs
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.seeds import unchanged_generators
+from steerlab.study import study
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
-
-CHECKPOINT = "last.pt"
 
 
 @dataclass(frozen=True)
@@ -78,28 +76,25 @@ def run(config: Config, output: Path) -> dict[str, float]:
         ),
         gamma=config.gamma,
     )
-    model = PPO(
-        "MlpPolicy",
-        venv,
-        n_steps=STEPS,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        learning_rate=lambda left: config.learning_rate * left,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        seed=config.seed,
-        device=torch_device(config.device),
-        policy_kwargs={
-            "net_arch": [config.hidden, config.hidden],
-            "activation_fn": torch.nn.ReLU,
-            "log_std_init": config.log_std,
-        },
-    )
-    training = ResumableTraining(output / CHECKPOINT, config.total_steps, config.seed)
-    with RunLog(output, training.resume_step()) as log:
-        model.set_logger(sb3_logger(log))
-        model.learn(config.total_steps, callback=training)
-    save_sb3(output / CHECKPOINT, model)
+    with unchanged_generators():
+        model = PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=STEPS,
+            batch_size=config.batch_size,
+            n_epochs=config.n_epochs,
+            learning_rate=lambda left: config.learning_rate * left,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            seed=config.seed,
+            device=torch_device(config.device),
+            policy_kwargs={
+                "net_arch": [config.hidden, config.hidden],
+                "activation_fn": torch.nn.ReLU,
+                "log_std_init": config.log_std,
+            },
+        )
+    train_sb3(model, output, config.total_steps, asdict(config), seed=config.seed)
     costs, returns = drive(model, plant, segments)
     gap = float(np.max(np.abs(returns + costs.total_cost) / costs.total_cost))
     results = {"ppo": float(costs.total_cost.mean())}

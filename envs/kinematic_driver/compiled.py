@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steerlab.compiled import compiled as compile_with
-from steerlab.envs.kinematic_driver import dynamics, roads
-from steerlab.envs.kinematic_driver import scalar_backend as xp
+from steerlab.envs.kinematic_driver import dynamics, roads, scalar_backend as xp
 from steerlab.envs.kinematic_driver.dynamics import State, Vehicle
 from steerlab.envs.kinematic_driver.episodes import EPISODE
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
@@ -113,16 +112,23 @@ class CompiledSimulator(Simulator):
         max_steps: Length of an episode in steps.
         weights: Weights of the reward.
         threads: Threads that share the rows.
+        knots: As for :class:`Simulator`.
     """
 
     chunk = 1 << 62
     derived = (*Simulator.derived, "loops", "numbers", "state", "place", "sums", "seen", "memory")
 
     def __init__(
-        self, rows: int, slots: int, max_steps: int, weights: Reward, threads: int
+        self,
+        rows: int,
+        slots: int,
+        max_steps: int,
+        weights: Reward,
+        threads: int,
+        knots: int | None = None,
     ) -> None:
         self.threads = threads
-        super().__init__(rows, slots, max_steps, weights, NUMPY)
+        super().__init__(rows, slots, max_steps, weights, NUMPY, knots)
 
     def _derive(self) -> None:
         super()._derive()
