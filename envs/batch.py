@@ -483,14 +483,17 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
 
 @cache
 def _arguments(task: type[BatchEnv]) -> frozenset[str]:
-    """Return the names of the arguments of all constructors of a task."""
-    return frozenset(
-        name
-        for kind in task.__mro__
-        if issubclass(kind, BatchEnv) and "__init__" in vars(kind)
-        for name, argument in inspect.signature(vars(kind)["__init__"]).parameters.items()
-        if name != "self" and argument.kind not in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL)
-    )
+    """Return the names that a task's constructor takes, itself or for the one that it extends."""
+    names: set[str] = set()
+    for kind in task.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        arguments = inspect.signature(vars(kind)["__init__"]).parameters.values()
+        passed_on = [a for a in arguments if a.kind in (a.VAR_KEYWORD, a.VAR_POSITIONAL)]
+        names |= {a.name for a in arguments if a not in passed_on and a.name != "self"}
+        if kind is BatchEnv or not passed_on:
+            break
+    return frozenset(names)
 
 
 @cache
