@@ -16,8 +16,8 @@ from gymnasium.vector import AutoresetMode
 
 import steerlab
 from steerlab.compiled import has_numba
-from steerlab.envs import TASKS
 from steerlab.envs.sb3 import make_sb3_vec
+from steerlab.envs.tasks import TASKS
 from steerlab.envs.wrappers.cvar import CVaRReward, CVaRVectorReward
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
 from tests.envs.driving import actions_for, assert_same, record
