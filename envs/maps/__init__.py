@@ -1,0 +1,1 @@
+"""Road maps as plain arrays: compiled once from OpenDRIVE, or generated."""
