@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from steerlab.errors import InputError
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloads and of what is computed once: ``STEERLAB_CACHE``, or the user's."""
+    return Path(os.environ.get("STEERLAB_CACHE") or user_cache_path("steerlab"))
 
 
 @contextmanager

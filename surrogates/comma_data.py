@@ -7,7 +7,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from steerlab.errors import InputError
-from steerlab.surrogates.fetch import Progress, cache_folder, fetch
+from steerlab.files import cache_folder
+from steerlab.surrogates.fetch import Progress, fetch
 
 _REVISION = "be8edfa"
 MODEL_URL = (

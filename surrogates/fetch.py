@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import requests
-from platformdirs import user_cache_path
 
 from steerlab.errors import InputError
 from steerlab.files import writable_folder
@@ -19,11 +18,6 @@ _BLOCK = 1 << 16
 _RETRIED = {408, 429, 500, 502, 503, 504}
 #: Called with bytes (or files) done and in total; a total of 0 is one that nobody told.
 Progress = Callable[[int, int], None]
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloads: ``STEERLAB_CACHE``, or the user's cache folder."""
-    return Path(os.environ.get("STEERLAB_CACHE") or user_cache_path("steerlab"))
 
 
 class Fetcher:

@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from steerlab.errors import InputError, unknown_name
+from steerlab.files import cache_folder as downloads
 from steerlab.files import writable_folder
 from steerlab.surrogates.fetch import Fetcher, without_query
-from steerlab.surrogates.fetch import cache_folder as downloads
 
 API_HOST = "https://api.commadotai.com"
 LOG_KINDS = ("auto", "rlog", "qlog")
