@@ -1,11 +1,14 @@
 """Buildings, trees, lamp posts, signs and the housings of traffic lights, placed along the road."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.envs.cameras.mesh import Mesh, boxes, merge, quads
+from steerlab.envs.cameras.mesh import Mesh, boxes, facing, merge, quads
 from steerlab.envs.cameras.terrain import DROP, Surroundings, edges
 from steerlab.envs.maps.road_map import SIGNAL_KINDS, RoadMap
 
@@ -14,7 +17,14 @@ Floats = NDArray[np.float64]
 SPACING = 11.0  # m between places along an edge where something may stand
 BUILT_UP = 16.0  # m/s, limit up to which a road has buildings
 WALLS = np.array(
-    [[206, 170, 140], [178, 120, 96], [214, 208, 196], [160, 160, 164], [226, 205, 160], [140, 120, 110]]
+    [
+        [206, 170, 140],
+        [178, 120, 96],
+        [214, 208, 196],
+        [160, 160, 164],
+        [226, 205, 160],
+        [140, 120, 110],
+    ]
 )
 LAMP_HEIGHT, LAMP_SIZE = 4.6, 0.30  # m, of the middle lamp of a traffic light
 LAMP_GAP = 0.36  # m between lamps
@@ -64,7 +74,9 @@ def _buildings(
         return
     sites[:, 2] = surroundings.height(sites[:, :2]) + DROP + 2.0
     sizes[:, 2] += 2.0
-    paint = WALLS[rng.integers(len(WALLS), size=len(sites))] * rng.uniform(0.8, 1.1, (len(sites), 1))
+    paint = WALLS[rng.integers(len(WALLS), size=len(sites))] * rng.uniform(
+        0.8, 1.1, (len(sites), 1)
+    )
     headings = np.arctan2(*_facing(sites, surroundings).T[::-1])
     yield "facade", boxes(sites, sizes, headings, np.clip(paint, 0, 255), scale=14.0)
 
@@ -79,7 +91,10 @@ def _trees(
     places: Floats, out: Floats, surroundings: Surroundings, rng: np.random.Generator, share: float
 ) -> Iterator[tuple[str, Mesh]]:
     sites = np.concatenate(
-        [_scattered(places, out, rng, s, *reach) for s, reach in ((share, (3.5, 12)), (share, (14, 60)))]
+        [
+            _scattered(places, out, rng, s, *reach)
+            for s, reach in ((share, (3.5, 12)), (share, (14, 60)))
+        ]
     )
     sites = sites[surroundings.clear(sites[:, :2]) > 2.5]
     if not len(sites):
@@ -190,6 +205,27 @@ def _standing(road_map: RoadMap, signal: int) -> tuple[Floats, Floats]:
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), road_map.signal_position[signal]
 
 
+class Lamps(NamedTuple):
+    """The lamps of a map's traffic lights: red, yellow, green of one signal after the other."""
+
+    mesh: Mesh
+    signals: NDArray[np.intp]  # (S,) which signals have lamps
+
+
+@lru_cache(maxsize=8)
+def lamps_of(road_map: RoadMap) -> Lamps:
+    """Return the lamps of a map, dark."""
+    signals = np.flatnonzero(road_map.signal_kind == SIGNAL_KINDS.index("traffic_light"))
+    parts = []
+    for signal in signals:
+        turn, foot = _standing(road_map, int(signal))
+        for lamp in range(3):
+            plate = _plate(_disc(8, 0.5 * LAMP_SIZE), (0, 0, 0), 0.14)
+            up = [0.0, 0.0, -(LAMP_HEIGHT + (1 - lamp) * LAMP_GAP)]
+            parts.append(plate.moved(turn, foot + up))
+    return Lamps(facing(merge(parts)), signals)
+
+
 def lamps(road_map: RoadMap, states: NDArray[np.integer]) -> Mesh:
     """Return the lamps of all traffic lights.
 
@@ -197,14 +233,10 @@ def lamps(road_map: RoadMap, states: NDArray[np.integer]) -> Mesh:
         road_map: The map.
         states: Number in :data:`STATES` of each signal (G,).
     """
-    parts = []
-    for signal in np.flatnonzero(road_map.signal_kind == SIGNAL_KINDS.index("traffic_light")):
-        turn, foot = _standing(road_map, int(signal))
-        for lamp in range(3):
-            on = states[signal] == lamp
-            colour = (LAMPS_ON if on else LAMPS_OFF)[lamp]
-            plate = _plate(_disc(8, 0.5 * LAMP_SIZE), colour, 0.14)
-            parts.append(
-                plate.moved(turn, foot + [0, 0, -(LAMP_HEIGHT + (1 - lamp) * LAMP_GAP)])
-            )
-    return merge(parts)
+    mesh, signals = lamps_of(road_map)
+    if not len(signals):
+        return mesh
+    on = states[signals][:, None] == np.arange(3)
+    colours = np.where(on[..., None], LAMPS_ON, LAMPS_OFF).astype(np.uint8)
+    each = len(mesh.vertices) // (3 * len(signals))
+    return replace(mesh, colours=np.repeat(colours.reshape(-1, 3), each, axis=0))

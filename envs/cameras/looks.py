@@ -82,8 +82,8 @@ class Look:
         high = np.clip(np.sin(w.sun_elevation) / 0.6, 0.0, 1.0)
         clear = 1.0 - 0.85 * w.cloud
         warm = np.array([1.0, 0.78 + 0.22 * high, 0.55 + 0.45 * high])
-        sunlight = warm * clear * (0.45 + 0.35 * high)
-        level = 0.36 + 0.22 * high + 0.12 * w.cloud
+        sunlight = warm * clear * (0.40 + 0.30 * high)
+        level = 0.50 + 0.18 * high + 0.14 * w.cloud
         skylight = np.array([0.95, 1.0, 1.08 - 0.06 * w.cloud]) * level
         return sunlight.astype(np.float32), skylight.astype(np.float32)
 
@@ -92,7 +92,7 @@ class Look:
         """Return the sky; haze has the horizon's colour."""
         w, rng = self.weather, np.random.default_rng([self.seed, 1])
         rows, columns = SKY
-        elevation = np.linspace(float(LOWEST), np.pi / 2, rows)[:, None]
+        elevation = np.linspace(LOWEST, np.pi / 2, rows)[:, None]
         azimuth = np.linspace(-np.pi, np.pi, columns, endpoint=False)[None]
         high = np.clip(np.sin(w.sun_elevation) / 0.6, 0.0, 1.0)
         level = 0.55 + 0.45 * high
@@ -200,5 +200,7 @@ def _facade(rng: np.random.Generator) -> Bytes:
         for j in range(count):
             top, left = i * step + int(step * (1 - tall) / 2), j * step + int(step * (1 - wide) / 2)
             glass = rng.uniform([40, 52, 66], [105, 125, 150])
-            picture[max(top, 2) : top + int(step * tall), max(left, 2) : left + int(step * wide)] = glass
+            picture[
+                max(top, 2) : top + int(step * tall), max(left, 2) : left + int(step * wide)
+            ] = glass
     return picture

@@ -52,6 +52,19 @@ def merge(meshes: Sequence[Mesh]) -> Mesh:
     )
 
 
+def facing(mesh: Mesh) -> Mesh:
+    """Return the mesh with the corners of each triangle counter-clockwise, seen from its normals.
+
+    What faces away from a camera is then left out.
+    """
+    a, b, c = (mesh.vertices[mesh.triangles[:, k]] for k in range(3))
+    outward = mesh.normals[mesh.triangles].sum(axis=1)
+    wrong = (np.cross(b - a, c - a) * outward).sum(axis=1) < 0
+    triangles = mesh.triangles.copy()
+    triangles[wrong] = triangles[wrong][:, ::-1]
+    return Mesh(mesh.vertices, mesh.normals, mesh.colours, mesh.uv, triangles)
+
+
 def quads(corners: Any, colours: Any, uv: Any = None) -> Mesh:
     """Return flat quadrilaterals.
 
@@ -127,7 +140,9 @@ def boxes(centres: Any, sizes: Any, headings: Any, colours: Any, scale: float = 
     corners = _CUBE * (sizes * [0.5, 0.5, 1.0])[:, None]
     cosine, sine = np.cos(headings), np.sin(headings)
     turn = np.stack([cosine, -sine, sine, cosine], -1).reshape(-1, 2, 2)
-    corners[..., :2] = np.einsum("bij,bkj->bki", np.broadcast_to(turn, (count, 2, 2)), corners[..., :2])
+    corners[..., :2] = np.einsum(
+        "bij,bkj->bki", np.broadcast_to(turn, (count, 2, 2)), corners[..., :2]
+    )
     corners += centres[:, None]
     faces = corners[:, _FACES].reshape(-1, 4, 3)
     walls = np.linalg.norm(faces[:, 1] - faces[:, 0], axis=-1) / scale

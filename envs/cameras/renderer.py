@@ -20,17 +20,17 @@ from steerlab.envs.cameras.compose import compose, haze_alpha
 from steerlab.envs.cameras.geometry import Pinhole, View
 from steerlab.envs.cameras.looks import Look
 from steerlab.envs.cameras.mesh import Mesh
-from steerlab.envs.cameras.scene import LAYERS, Scene, Tile
+from steerlab.envs.cameras.scene import LAYERS, Scene
 from steerlab.errors import InputError, unknown_name
 
-NEAR, FAR = 0.8, 400.0  # m
+NEAR, FAR = 0.8, 320.0  # m
 SUPERSAMPLING = 2
 SCENES = 4  # maps whose geometry is kept
 BACKENDS = {"software": "p3tinydisplay", "egl": "p3headlessgl"}
 BACKEND_VARIABLE = "STEERLAB_RENDERER"
-#: Pixels of the raw frame by which vertices come out too low and too far left: the software renderer
-#: cuts their fractions off. Measured, see tests/envs/cameras/test_renderer.py.
-SNAP = {"software": (0.5, 0.5), "egl": (0.0, 0.0)}
+#: Pixels of the picture by which things come out too far left and too low: the software renderer
+#: cuts off the fractions of corners. Measured by tests/envs/cameras/test_renderer.py.
+SNAP = {"software": 0.125, "egl": 0.0}
 
 Bytes = NDArray[np.uint8]
 
@@ -72,8 +72,7 @@ class Renderer:
         from panda3d import core
 
         self.core, self.backend = core, backend
-        core.load_prc_file_data("steerlab", "notify-level-display error\n")
-        self.pipe = core.GraphicsPipeSelection.get_global_ptr().make_module_pipe(BACKENDS[backend])
+        self.pipe = _pipe(core, BACKENDS[backend])
         if self.pipe is None:
             raise InputError(
                 f"{BACKEND_VARIABLE}={backend}: {BACKENDS[backend]} does not start here; "
@@ -91,11 +90,14 @@ class Renderer:
         loaded = self._load(shot.scene)
         loaded.relight(shot.look)
         eye = shot.views[0].origin
-        for batch in loaded.near(eye):
-            batch.haze(eye, shot.look.visibility)
+        loaded.show(shot.views, shot.look)
         for layer, mesh in (("plain", shot.moving), ("shadow", shot.shadows)):
-            self.moving[layer].fill(mesh, shot.look)
-            self.moving[layer].haze(eye, shot.look.visibility)
+            colours = np.empty((len(mesh.vertices), 4), np.uint8)
+            colours[:, :3] = shot.look.shade(mesh)
+            whole = np.array([[0, len(colours)]])
+            haze_alpha(mesh.vertices, colours, whole, eye, shot.look.visibility)
+            self.moving[layer].fill(mesh)
+            self.moving[layer].colour(colours)
         used = [self._camera(view.camera) for view in shot.views]
         for camera in self.cameras.values():
             camera.buffer.set_active(camera in used)
@@ -126,14 +128,25 @@ class Renderer:
         return wanted
 
 
+def _pipe(core: Any, module: str) -> Any:
+    """Return the door to a graphics system that needs no display, or None."""
+    core.load_prc_file_data("steerlab", f"load-display {module}\nnotify-level-display error\n")
+    selection = core.GraphicsPipeSelection.get_global_ptr()
+    for kind in selection.get_pipe_types():
+        if "Offscreen" in kind.get_name():
+            return selection.make_pipe(kind)
+    return selection.make_module_pipe(module)
+
+
 class _Camera:
     """A buffer for pictures of one size, and the lens that fills it."""
 
     def __init__(self, renderer: Renderer, camera: Pinhole) -> None:
         core = renderer.core
         self.camera, self.core = camera, core
-        self.snap = SNAP[renderer.backend]
-        size = core.WindowProperties.size(*(SUPERSAMPLING * n for n in (camera.width, camera.height)))
+        size = core.WindowProperties.size(
+            *(SUPERSAMPLING * n for n in (camera.width, camera.height))
+        )
         kind = core.FrameBufferProperties()
         kind.set_rgba_bits(8, 8, 8, 8)
         kind.set_depth_bits(24)
@@ -153,12 +166,10 @@ class _Camera:
         self.lens.set_near_far(NEAR, FAR)
         self.lens.set_film_size(camera.width, camera.height)
         self.lens.set_focal_length(camera.focal)
-        # The raw frame's pixel j is at coordinate (j - 1/2) / 2 of the picture, whose middle is thus
-        # half a pixel left of (and above) where pixels counted from 0 have it.
-        right, up = (n / SUPERSAMPLING for n in self.snap)
+        # Pixel i of the picture shows what is at i, so that its left rim is at i - 1/2.
+        shift = 0.5 + SNAP[renderer.backend]
         self.lens.set_film_offset(
-            0.5 * (camera.width - 1) - camera.cx - right + 0.5,
-            camera.cy - 0.5 * (camera.height - 1) - up + 0.5,
+            0.5 * camera.width - camera.cx - shift, camera.cy - 0.5 * camera.height + shift
         )
         self.node = renderer.root.attach_new_node(core.Camera("camera", self.lens))
         self.buffer.make_display_region().set_camera(self.node)
@@ -166,8 +177,9 @@ class _Camera:
     def look(self, view: View) -> None:
         """Turn to ``view``; Panda3D's axes are right, forward, up."""
         right, down, ahead = view.view_from_world
-        rows = [_turned(right), _turned(ahead), -_turned(down), _turned(view.origin)]
-        self.node.set_mat(self.core.LMatrix4(*(float(x) for r, w in zip(rows, (0, 0, 0, 1), strict=True) for x in (*r, w))))
+        matrix = np.eye(4)
+        matrix[:, :3] = _turned(np.stack([right, ahead, -down, view.origin]))
+        self.node.set_mat(self.core.LMatrix4(*matrix.ravel().tolist()))
 
     def raw(self) -> Bytes:
         """Return the raw frame (2 h, 2 w, 4) BGRA, rows upwards."""
@@ -187,66 +199,51 @@ class _Batch:
         self.core = core
         self.geometry = core.GeomNode(layer)
         self.node = parent.attach_new_node(self.geometry)
-        self.node.set_two_sided(True)
         self.node.set_depth_offset(LAYERS[layer])
-        self.mesh: Mesh | None = None
-        self.colours = np.zeros((0, 4), np.uint8)
-        self.vertices = np.zeros((0, 3), np.float32)
-        self.data: Any = None
 
-    def fill(self, mesh: Mesh, look: Look) -> None:
+    def fill(self, mesh: Mesh) -> None:
         """Take the triangles of ``mesh``."""
         core = self.core
         self.geometry.remove_all_geoms()
-        self.mesh, self.vertices = mesh, mesh.vertices
-        self.colours = np.empty((len(mesh.vertices), 4), np.uint8)
-        self.relight(look)
         if not len(mesh.triangles):
             return
-        self.data = core.GeomVertexData("", _format(core), core.Geom.UH_dynamic)
-        self.data.unclean_set_num_rows(len(mesh.vertices))
-        _write(self.data.modify_array(0), np.hstack([_turned(mesh.vertices), mesh.uv]))
+        data = core.GeomVertexData("", _format(core), core.Geom.UH_dynamic)
+        data.unclean_set_num_rows(len(mesh.vertices))
+        _write(data.modify_array(0), np.hstack([_turned(mesh.vertices), mesh.uv]))
         triangles = core.GeomTriangles(core.Geom.UH_static)
         triangles.set_index_type(core.Geom.NT_uint32)
         index = triangles.modify_vertices()
         index.unclean_set_num_rows(mesh.triangles.size)
         _write(index, mesh.triangles.astype(np.uint32))
-        geometry = core.Geom(self.data)
+        geometry = core.Geom(data)
         geometry.add_primitive(triangles)
         self.geometry.add_geom(geometry)
-        self.data = self.geometry.modify_geom(0).modify_vertex_data()
 
-    def relight(self, look: Look) -> None:
-        """Colour the vertices for another light."""
-        assert self.mesh is not None
-        self.colours[:, :3] = look.shade(self.mesh)
-
-    def haze(self, eye: Any, visibility: float) -> None:
-        """Put the haze before the triangles, as seen from ``eye``."""
-        if len(self.colours):
-            haze_alpha(self.vertices, self.colours, eye, visibility)
-            self.data = self.geometry.modify_geom(0).modify_vertex_data()
-            _write(self.data.modify_array(1), self.colours)
+    def colour(self, colours: Bytes) -> None:
+        """Give the vertices ``colours`` (V, 4)."""
+        if self.geometry.get_num_geoms():
+            data = self.geometry.modify_geom(0).modify_vertex_data()
+            _write(data.modify_array(1), colours)
 
 
 class _Loaded:
-    """A scene in Panda3D's arrays."""
+    """A scene in Panda3D's arrays; what the tiles share lies in one array, cut by ``start``."""
 
     def __init__(self, core: Any, root: Any, scene: Scene) -> None:
         self.core, self.tiles = core, scene.tiles
         self.node = root.attach_new_node(scene.key)
         self.node.stash()
-        self.batches = [self._batch(tile) for tile in scene.tiles]
+        self.batches = [_Batch(core, self.node, tile.material) for tile in scene.tiles]
         self.centres = np.array([tile.centre for tile in scene.tiles])
         self.radii = np.array([tile.radius for tile in scene.tiles])
+        self.vertices = np.concatenate([tile.mesh.vertices for tile in scene.tiles])
+        self.colours = np.zeros((len(self.vertices), 4), np.uint8)
+        self.start = np.cumsum([0, *(len(tile.mesh.vertices) for tile in scene.tiles)])
         self.look: Look | None = None
+        self.filled = np.zeros(len(self.tiles), bool)
         self.lit = np.zeros(len(self.tiles), bool)
+        self.seen = np.ones(len(self.tiles), bool)
         self.textures: dict[str, Any] = {}
-
-    def _batch(self, tile: Tile) -> _Batch:
-        batch = _Batch(self.core, self.node, tile.material)
-        batch.mesh = tile.mesh
-        return batch
 
     def relight(self, look: Look) -> None:
         """Take the colours and textures of ``look``, from now on as tiles come near."""
@@ -272,25 +269,39 @@ class _Loaded:
                     batch.node.set_texture(texture)
         self.textures[material].set_ram_image(np.ascontiguousarray(pixels[::-1, :, ::-1]).tobytes())
 
-    def near(self, eye: Any) -> list[_Batch]:
-        """Return what may be seen from ``eye``, lit; what is farther away is hidden."""
-        assert self.look is not None
-        away = np.linalg.norm(self.centres - eye, axis=1) - self.radii
-        close = away < min(FAR, self.look.visibility * 1.5)
-        found = []
-        for i, batch in enumerate(self.batches):
-            if not close[i]:
-                batch.node.hide()
-                continue
-            batch.node.show()
-            if not self.lit[i]:
-                if len(batch.colours):
-                    batch.relight(self.look)
-                else:
-                    batch.fill(self.tiles[i].mesh, self.look)
-                self.lit[i] = True
-            found.append(batch)
-        return found
+    def show(self, views: Sequence[View], look: Look) -> None:
+        """Show what can be in one of the ``views``, lit and in haze, and hide the rest."""
+        seen = np.zeros(len(self.tiles), bool)
+        reach = min(FAR, look.visibility)
+        for view in views:
+            seen |= _in_sight(view, self.centres, self.radii, reach)
+        for i in np.flatnonzero(seen != self.seen):
+            (self.batches[i].node.show if seen[i] else self.batches[i].node.hide)()
+        self.seen = seen
+        shown = np.flatnonzero(seen)
+        for i in shown[~self.filled[shown]]:
+            self.batches[i].fill(self.tiles[i].mesh)
+        self.filled |= seen
+        for i in shown[~self.lit[shown]]:
+            part = slice(self.start[i], self.start[i + 1])
+            self.colours[part, :3] = look.shade(self.tiles[i].mesh)
+        self.lit |= seen
+        ranges = np.stack([self.start[shown], self.start[shown + 1]], axis=1)
+        haze_alpha(self.vertices, self.colours, ranges, views[0].origin, look.visibility)
+        for i, (begin, end) in zip(shown, ranges, strict=True):
+            self.batches[i].colour(self.colours[begin:end])
+
+
+def _in_sight(view: View, centres: Any, radii: Any, reach: float) -> NDArray[np.bool_]:
+    """Return which balls reach into a view, up to ``reach`` m away."""
+    at = (centres - view.origin) @ view.view_from_world.T
+    inside = (at[:, 2] > -radii) & (at[:, 2] < reach + radii)
+    camera = view.camera
+    for axis, centre, size in ((0, camera.cx, camera.width), (1, camera.cy, camera.height)):
+        for sign, side in ((-1.0, centre + 1), (1.0, size - centre + 1)):
+            slope = side / camera.focal
+            inside &= sign * at[:, axis] - slope * at[:, 2] < radii * np.hypot(1, slope)
+    return np.asarray(inside)
 
 
 @cache

@@ -1,6 +1,7 @@
 """Tarmac and the lines on it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +130,7 @@ def _line(
             if broken:
                 left, other = edges
                 corners = np.stack([left[:, 1], other[:, 1], other[:, 0], left[:, 0]], axis=1)
-                yield "marking", _upward(quads(corners, paint))
+                yield "marking", facing_up(quads(corners, paint))
             else:
                 yield "marking", strip(*edges, paint)
 
@@ -152,9 +153,7 @@ def _like(share: Floats, values: Floats) -> Floats:
     return share[..., None] if values.ndim == 2 else share
 
 
-def _upward(mesh: Mesh) -> Mesh:
+def facing_up(mesh: Mesh) -> Mesh:
     """Return a mesh of the ground with its normals up."""
     normals = np.where(mesh.normals[:, 2:] > 0, -mesh.normals, mesh.normals)
-    return Mesh(mesh.vertices, normals, mesh.colours, mesh.uv, mesh.triangles)
-
-
+    return replace(mesh, normals=normals)

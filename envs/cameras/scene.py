@@ -8,13 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.envs.cameras import furniture, roadway, terrain
-from steerlab.envs.cameras.mesh import Mesh, merge
+from steerlab.envs.cameras.mesh import Mesh, facing, merge
 from steerlab.envs.maps.road_map import RoadMap
 
 TILE = 60.0  # m, size of the squares that are drawn or left out as a whole
-#: Materials, and the order in which those that lie on one another win.
+#: Materials, and how much nearer than they are those count that lie on others: in 1 / 65536 of the
+#: range of depths. Between a marking and tarmac that is 1 cm at 5 m and 1.4 m at 60 m: markings can be
+#: seen that far behind the foot of something, but for some centimetres of height only. None is
+#: negative: depths at the far end of the range would turn over.
 LAYERS = {
-    "ground": -1, "asphalt": 0, "concrete": 0, "facade": 0, "plain": 0, "marking": 1, "shadow": 2,
+    "ground": 0, "asphalt": 10, "concrete": 10, "facade": 10, "plain": 10, "marking": 30,
+    "shadow": 40,
 }  # fmt: skip
 
 
@@ -55,7 +59,9 @@ def scene_of(road_map: RoadMap) -> Scene:
     ):
         for material, mesh in parts:
             meshes[material].append(mesh)
-    tiles = [tile for material in LAYERS for tile in _cut(material, merge(meshes[material]))]
+    tiles = [
+        tile for material in LAYERS for tile in _cut(material, facing(merge(meshes[material])))
+    ]
     return Scene(road_map.hash, tuple(tiles))
 
 
@@ -64,9 +70,7 @@ def _cut(material: str, mesh: Mesh) -> list[Tile]:
     if not len(mesh.triangles):
         return []
     middles = mesh.vertices[mesh.triangles, :2].mean(axis=1)
-    squares, where = np.unique(
-        np.floor(middles / TILE).astype(int), axis=0, return_inverse=True
-    )
+    squares, where = np.unique(np.floor(middles / TILE).astype(int), axis=0, return_inverse=True)
     order = np.argsort(where.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(where.ravel(), minlength=len(squares)))
     tiles = []

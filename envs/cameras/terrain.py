@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, minimum_filter1d
 from scipy.spatial import cKDTree
 
 from steerlab.envs.cameras.mesh import Mesh, strip
-from steerlab.envs.cameras.roadway import CONCRETE_SCALE, KERB
+from steerlab.envs.cameras.roadway import CONCRETE_SCALE, KERB, facing_up
 from steerlab.envs.maps.road_map import EDGE_KINDS, LANE_KINDS, PAVED, RoadMap
 
 Floats = NDArray[np.float64]
@@ -108,13 +108,13 @@ def verges(road_map: RoadMap, surroundings: Surroundings) -> Iterator[tuple[str,
             back = _shifted(line, outward, stations, rise)
             yield "plain", strip(line, top, (176, 174, 168))
             uv = np.stack([top, back], 1)[..., :2] / CONCRETE_SCALE
-            yield "concrete", _facing_up(strip(top, back, (205, 203, 198), uv))
+            yield "concrete", facing_up(strip(top, back, (205, 203, 198), uv))
             line = back
         slope = _room(surroundings, line, outward, SLOPE)
         fall = np.minimum(0.25 * slope, DROP + rise + 0.4)
         foot = _shifted(line, outward, slope, -fall)
         uv = np.stack([line, foot], 1)[..., :2] / GROUND_SCALE
-        yield "ground", _facing_up(strip(line, foot, (215, 215, 208), uv))
+        yield "ground", facing_up(strip(line, foot, (215, 215, 208), uv))
 
 
 def _room(surroundings: Surroundings, line: Floats, outward: Floats, width: float) -> Floats:
@@ -122,8 +122,8 @@ def _room(surroundings: Surroundings, line: Floats, outward: Floats, width: floa
     steps = np.linspace(0.25, 1.0, 4) * width
     places = line[:, None, :2] + steps[:, None] * outward[:, None]
     free = surroundings.clear(places.reshape(-1, 2)).reshape(len(line), -1) > 0.3 * steps - 0.4
-    reach = np.cumprod(free, axis=1)
-    return np.asarray((reach * np.diff(steps, prepend=0.0)).sum(axis=1))
+    reach = (np.cumprod(free, axis=1) * np.diff(steps, prepend=0.0)).sum(axis=1)
+    return np.asarray(minimum_filter1d(reach, 7, mode="nearest"))  # no teeth
 
 
 def _shifted(line: Floats, outward: Floats, distance: Floats, rise: float | Floats) -> Floats:
@@ -131,9 +131,3 @@ def _shifted(line: Floats, outward: Floats, distance: Floats, rise: float | Floa
     moved[:, :2] += outward * distance[:, None]
     moved[:, 2] -= rise
     return moved
-
-
-def _facing_up(mesh: Mesh) -> Mesh:
-    """Return a mesh of the ground with its normals up."""
-    normals = np.where(mesh.normals[:, 2:] > 0, -mesh.normals, mesh.normals)
-    return Mesh(mesh.vertices, normals, mesh.colours, mesh.uv, mesh.triangles)

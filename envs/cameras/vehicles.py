@@ -1,13 +1,13 @@
 """The shapes of other vehicles, and the shadows under them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.envs.cameras.geometry import rotation
-from steerlab.envs.cameras.mesh import EMPTY, Mesh, boxes, merge, quads
+from steerlab.envs.cameras.mesh import EMPTY, Mesh, boxes, facing, merge, quads
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +51,15 @@ def _body(style: str) -> tuple[Mesh, NDArray[np.bool_]]:
     if style == "truck":
         load = boxes([[-0.12, 0, -0.22]], (0.76, 1.0, 0.78), [0.0], [(255, 255, 255)])
         cab = boxes([[0.39, 0, -0.1]], (0.22, 0.96, 0.62), [0.0], [(255, 255, 255)])
-        pane = quads([[[0.501, y, z] for y, z in ((-0.42, -0.42), (0.42, -0.42), (0.42, -0.66), (-0.42, -0.66))]], GLASS)
+        pane = quads(
+            [
+                [
+                    [0.501, y, z]
+                    for y, z in ((-0.42, -0.42), (0.42, -0.42), (0.42, -0.66), (-0.42, -0.66))
+                ]
+            ],
+            GLASS,
+        )
         parts, painted = [load, cab], [pane]
     else:
         low = boxes([[0, 0, -0.16]], (1.0, 1.0, 0.42), [0.0], [(255, 255, 255)])
@@ -61,7 +69,7 @@ def _body(style: str) -> tuple[Mesh, NDArray[np.bool_]]:
     body, rest = merge(parts), merge(painted)
     wears = np.zeros(len(body.vertices) + len(rest.vertices), bool)
     wears[: len(body.vertices)] = True
-    return merge([body, rest]), wears
+    return facing(merge([body, rest])), wears
 
 
 def _cabin(low: tuple[float, float], high: tuple[float, float]) -> tuple[Mesh, Mesh]:
@@ -74,12 +82,9 @@ def _cabin(low: tuple[float, float], high: tuple[float, float]) -> tuple[Mesh, M
     walls = [[bottom[i], bottom[(i + 1) % 4], top[(i + 1) % 4], top[i]] for i in range(4)]
     glass, roof = quads(walls, GLASS), quads([top], (255, 255, 255))
     outward = glass.vertices * [1.0, 1.0, 0.0]
-    sign = np.sign((outward * glass.normals).sum(axis=1, keepdims=True))
+    sign = np.sign((outward * glass.normals).sum(axis=1, keepdims=True)).astype(np.float32)
     up = np.broadcast_to(np.float32([0, 0, -1]), roof.normals.shape)
-    return (
-        Mesh(glass.vertices, (glass.normals * sign).astype(np.float32), glass.colours, glass.uv, glass.triangles),
-        Mesh(roof.vertices, up, roof.colours, roof.uv, roof.triangles),
-    )
+    return replace(glass, normals=glass.normals * sign), replace(roof, normals=up)
 
 
 def _wheels() -> Mesh:
@@ -89,12 +94,14 @@ def _wheels() -> Mesh:
 
 def _lamps() -> Mesh:
     """Return two lamps in front, and two behind, which come last."""
+
     def pair(x: float, colour: tuple[int, int, int]) -> Mesh:
-        return quads(
+        made = quads(
             [[[x, s * a, z] for a, z in ((0.28, -0.36), (0.46, -0.36), (0.46, -0.48), (0.28, -0.48))]
              for s in (-1, 1)],
             colour,
         )  # fmt: skip
+        return replace(made, normals=np.broadcast_to(np.float32([np.sign(x), 0, 0]), (8, 3)))
 
     return merge([pair(0.503, FRONT_LAMP), pair(-0.503, REAR_LAMP)])
 
@@ -118,11 +125,10 @@ def bodies(vehicles: Vehicles) -> Mesh:
         colours[wears] = PAINTS[vehicles.paint[i] % len(PAINTS)]
         if vehicles.braking[i]:
             colours[-8:] = BRAKE_LAMP
-        sized = Mesh(
-            body.vertices * vehicles.size[i].astype(np.float32),
-            body.normals, colours, body.uv, body.triangles,
-        )  # fmt: skip
-        parts.append(sized.moved(turn, vehicles.position[i]))
+        sized = body.vertices * vehicles.size[i].astype(np.float32)
+        parts.append(
+            replace(body, vertices=sized, colours=colours).moved(turn, vehicles.position[i])
+        )
     return merge(parts)
 
 
@@ -136,4 +142,4 @@ def shadows(vehicles: Vehicles) -> Mesh:
     placed = np.einsum("mij,mkj->mki", vehicles.rotations, flat) + vehicles.position[:, None]
     made = quads(placed, SHADOW)
     up = np.broadcast_to(np.float32([0, 0, -1]), made.normals.shape)
-    return Mesh(made.vertices, up, made.colours, made.uv, made.triangles)
+    return facing(replace(made, normals=up))
