@@ -9,6 +9,9 @@ from setuptools import find_packages, setup
 FOLDERS = ("agents", "envs", "experiments", "exporters", "surrogates")
 found = find_packages(include=[pattern for f in FOLDERS for pattern in (f, f + ".*")])
 setup(
-    packages=["steerlab", *("steerlab." + package for package in found)],
+    packages=[
+        *find_packages(include=["steerlab", "steerlab.openpilot*"]),
+        *("steerlab." + package for package in found),
+    ],
     package_dir={"steerlab": "steerlab", **{"steerlab." + f: f for f in FOLDERS}},
 )

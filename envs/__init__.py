@@ -27,13 +27,13 @@ TASKS = {
         reward_bounds=(-inf, 0.0),
     ),
     "DoubleIntegrator-v0": Task(
-        "steerlab.envs.double_integrator:DoubleIntegratorEnv",
-        "steerlab.envs.double_integrator:DoubleIntegratorVectorEnv",
+        "steerlab.envs.tracking.double_integrator:DoubleIntegratorEnv",
+        "steerlab.envs.tracking.double_integrator:DoubleIntegratorVectorEnv",
         reward_bounds=(-inf, 0.0),
     ),
     "VanDerPol-v0": Task(
-        "steerlab.envs.van_der_pol:VanDerPolEnv",
-        "steerlab.envs.van_der_pol:VanDerPolVectorEnv",
+        "steerlab.envs.tracking.van_der_pol:VanDerPolEnv",
+        "steerlab.envs.tracking.van_der_pol:VanDerPolVectorEnv",
         reward_bounds=(-inf, 0.0),
     ),
     "KinematicDriver-v0": Task(

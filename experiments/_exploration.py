@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 from steerlab.agents.classical.pid import PID
 from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
 from steerlab.envs.tinyphysics.rollout import rollout
-from steerlab.surrogates.dataset import Sequences, distil
-from steerlab.surrogates.plant import Plant, load_plant
-from steerlab.surrogates.segments import Segments
+from steerlab.surrogates.plants.base import Plant
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.training.dataset import Sequences, distil
 
 CHUNK = 50  # rollouts in a file
 

@@ -24,11 +24,11 @@ from steerlab.agents.classical.qp import condense
 from steerlab.agents.trc.data import PlanData, load_plans
 from steerlab.agents.trc.evaluate import optimal_cases
 from steerlab.agents.trc.model import Planner
-from steerlab.agents.trc.train import export_planner
-from steerlab.envs.problems import make_problem
-from steerlab.envs.tracking import TrackingProblem
-from steerlab.exporters.onnx import session
+from steerlab.envs.tracking.problem import TrackingProblem
+from steerlab.envs.tracking.problems import make_problem
+from steerlab.exporters.planner import export_planner
 from steerlab.files import atomic_path
+from steerlab.openpilot.engines import session
 from steerlab.options import option
 
 Floats = NDArray[np.float64]

@@ -39,10 +39,10 @@ from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot.contracts import contract
-from steerlab.exporters.openpilot.export import Exported, export_model
-from steerlab.exporters.openpilot.runner import Network, load_network
+from steerlab.exporters.openpilot import Exported, export_model
 from steerlab.files import atomic_path
+from steerlab.openpilot.contracts import contract
+from steerlab.openpilot.engines import Network, load_network
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
 BLOCK = 20  # episodes that a process drives side by side

@@ -13,7 +13,7 @@ import steerlab
 from steerlab.envs.tinyphysics.render import plot_rollout
 from steerlab.envs.tinyphysics.rollout import Evaluation
 from steerlab.files import atomic_path
-from steerlab.surrogates.segments import CONTROL_START, DT
+from steerlab.surrogates.segments.data import CONTROL_START, DT
 
 _SAMPLES = 5
 _COLORS = ("#0b5fa5", "#8a3ffc")

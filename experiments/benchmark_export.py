@@ -27,13 +27,13 @@ from tqdm.auto import tqdm
 
 from steerlab.errors import InputError
 from steerlab.experiments._study import study
-from steerlab.exporters.onnx import session
-from steerlab.exporters.openpilot.contracts import Contract, Model, contract, contract_ids
-from steerlab.exporters.openpilot.export import export_model
-from steerlab.exporters.openpilot.in_graph import HistoryInGraph, Packed
-from steerlab.exporters.openpilot.sample import SampleNetwork
-from steerlab.exporters.openpilot.verify import PASS, Check, Options, failed, verify
+from steerlab.exporters.openpilot import export_model
+from steerlab.exporters.sample import SampleNetwork
 from steerlab.exporters.sb3 import export_sb3
+from steerlab.exporters.verify import PASS, Check, Options, failed, verify_export
+from steerlab.openpilot.contracts import Contract, Model, contract, contract_ids
+from steerlab.openpilot.engines import session
+from steerlab.openpilot.in_graph import HistoryInGraph, Packed
 from steerlab.options import option
 
 
@@ -89,7 +89,7 @@ def _one(config: Config, c: Contract, name: str, folder: Path) -> list[Check]:
     model = c.model(name)
     done = export_model(_network(model, config.gru), c, model, folder, tinygrad=config.tinygrad)
     options = Options(tinygrad=config.tinygrad, trust_pickle=True)  # made a moment ago
-    return verify(done.onnx, c, name, options)
+    return verify_export(done.onnx, c, name, options)
 
 
 def _network(model: Model, gru: int) -> nn.Module:

@@ -24,10 +24,10 @@ from rich.table import Table
 from steerlab.errors import InputError
 from steerlab.experiments._study import study
 from steerlab.options import option
-from steerlab.surrogates.extract import ExtractOptions
-from steerlab.surrogates.logs import load_schema, zstandard
-from steerlab.surrogates.pipeline import extract_all
-from steerlab.surrogates.routes import LogFile, find_logs
+from steerlab.surrogates.logs.extract import ExtractOptions
+from steerlab.surrogates.logs.pipeline import extract_all
+from steerlab.surrogates.logs.reader import load_schema, zstandard
+from steerlab.surrogates.logs.routes import LogFile, find_logs
 
 
 @dataclass(frozen=True)

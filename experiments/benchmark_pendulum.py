@@ -35,8 +35,8 @@ from steerlab.experiments._pendulum import (
     sampler_of,
 )
 from steerlab.experiments._study import study
-from steerlab.exporters.onnx import session
 from steerlab.files import atomic_path
+from steerlab.openpilot.engines import session
 from steerlab.options import option
 
 

@@ -22,7 +22,8 @@ from steerlab.experiments._study import study
 from steerlab.experiments.compare_surrogates import speed
 from steerlab.files import atomic_path
 from steerlab.options import option
-from steerlab.surrogates.plant import Plant, load_plant
+from steerlab.surrogates.plants.base import Plant
+from steerlab.surrogates.plants.load import load_plant
 
 
 @dataclass(frozen=True)

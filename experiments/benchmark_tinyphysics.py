@@ -31,9 +31,9 @@ from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
 from steerlab.experiments._study import study
 from steerlab.options import option
-from steerlab.surrogates import comma_data
-from steerlab.surrogates.segments import Segments
-from steerlab.surrogates.synthetic import find_segments
+from steerlab.surrogates.segments import comma
+from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.segments.synthetic import find_segments
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
         import pandas  # noqa: F401
     except ImportError as error:
         raise InputError("the official peer needs pandas: pip install pandas") from error
-    plant = comma_data.fetched(comma_data.model_path()) if config.plant == "comma" else config.plant
+    plant = comma.fetched(comma.model_path()) if config.plant == "comma" else config.plant
     segments = find_segments(config.segments, config.num_segments)
     few = segments[: config.peer_segments]
     runners: dict[str, Callable[[], Result]] = {
@@ -116,7 +116,7 @@ def ours(
     warm: bool = False,
 ) -> Result:
     """Time :func:`evaluate`, the start of its processes included."""
-    from steerlab.surrogates.plant import load_plant
+    from steerlab.surrogates.plants.load import load_plant
 
     loaded: Any = plant
     if warm:  # the capture of a CUDA graph is paid once for each batch size

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from steerlab.agents.classical.qp import choose_solver
-from steerlab.agents.trc.model import SIZES, TRC, MlpPlanner
-from steerlab.envs.problems import make_problem
+from steerlab.agents.trc.model import SIZES, MlpPlanner, TinyRecursiveControl
+from steerlab.envs.tracking.problems import make_problem
 from steerlab.errors import InputError
 from steerlab.experiments._planning import (
     BATCHES,
@@ -59,7 +59,7 @@ def _plans(seconds: float) -> dict[str, Any]:
     choose_solver("daqp")  # says what to install if it is missing
     problem = make_problem(TASK)
     solver = solver_latency(problem)
-    networks = {name: TRC.of_size(name, problem) for name in SIZES}
+    networks = {name: TinyRecursiveControl.of_size(name, problem) for name in SIZES}
     medium = networks["medium"].parameter_count()
     plain = {f"mlp-{c // 1000}k": MlpPlanner.with_parameters(problem, c) for c in (19_000, medium)}
     found: dict[str, Any] = {"daqp": {"solve": solver}}

@@ -27,7 +27,7 @@ import torch
 from steerlab.agents.policynet.evaluate import TARGETS, Figures, figures
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
-from steerlab.agents.policynet.rollout import Pilot
+from steerlab.agents.policynet.rollout import BatchedPolicyDriver
 from steerlab.agents.policynet.train import (
     POLICY,
     ImitationConfig,
@@ -200,7 +200,7 @@ class _Study:
         if not told.exists():
             policy = train()
             record = shared.drive_held_out(
-                lambda env: Pilot(policy, env), self.config.roads, name, block=BLOCK
+                lambda env: BatchedPolicyDriver(policy, env), self.config.roads, name, block=BLOCK
             )
             end = record.end
             folder.mkdir(exist_ok=True)

@@ -38,10 +38,11 @@ from steerlab.errors import InputError
 from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
-from steerlab.surrogates.dataset import from_segments
-from steerlab.surrogates.plant import CONTEXT, TEMPERATURE, Logits, Plant, load_plant
-from steerlab.surrogates.segments import Segments
-from steerlab.surrogates.synthetic import find_segments
+from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Logits, Plant
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.segments.synthetic import find_segments
+from steerlab.surrogates.training.dataset import from_segments
 
 BATCH = 50
 
@@ -77,7 +78,7 @@ class Figures:
     speed_ratio: float
 
 
-class Jury(Plant):
+class TeacherComparison(Plant):
     """A teacher whose every prediction is held against those of some students."""
 
     def __init__(self, teacher: Plant, students: Sequence[Plant]) -> None:
@@ -152,7 +153,7 @@ def compare(
     """
     names = ["teacher", "teacher, other noise", *students]
     plants = [teacher, teacher, *students.values()]
-    jury = Jury(teacher, plants)
+    jury = TeacherComparison(teacher, plants)
     factory = controller_factory(controller)
     drives = [
         evaluate(factory, segments, plant, seeds=seeds, batch_size=BATCH, progress=progress)

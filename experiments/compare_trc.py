@@ -28,7 +28,7 @@ from steerlab.agents.trc.data import load_plans
 from steerlab.agents.trc.evaluate import gaps, judge
 from steerlab.agents.trc.model import Planner
 from steerlab.agents.trc.train import load_planner
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
 from steerlab.experiments._memory import peak_megabytes
 from steerlab.experiments._planning import (

@@ -20,8 +20,8 @@ from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._film import film_drive
 from steerlab.experiments._study import study
-from steerlab.exporters.openpilot.contracts import contract
-from steerlab.exporters.openpilot.runner import load_network
+from steerlab.openpilot.contracts import contract
+from steerlab.openpilot.engines import load_network
 from steerlab.options import option
 
 BESIDE = ("preview", "untrained")

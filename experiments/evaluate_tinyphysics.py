@@ -34,9 +34,9 @@ from steerlab.experiments._study import study
 from steerlab.experiments._tinyphysics_report import write_report
 from steerlab.files import atomic_path
 from steerlab.options import option
-from steerlab.surrogates.plant import load_plant
-from steerlab.surrogates.segments import Segments
-from steerlab.surrogates.synthetic import find_segments
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.segments.synthetic import find_segments
 
 #: Below this many segments the start of worker processes costs more than it saves.
 _WORTH_PROCESSES = 64

@@ -26,7 +26,7 @@ from steerlab.agents.trc.evaluate import (
 from steerlab.agents.trc.model import Planner
 from steerlab.agents.trc.train import load_planner
 from steerlab.devices import torch_device
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
 from steerlab.experiments._planning import (
     JUDGED_COLUMNS,

@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 from steerlab.errors import InputError
 from steerlab.experiments._study import study
 from steerlab.options import option
-from steerlab.surrogates.extract import ExtractOptions
-from steerlab.surrogates.pipeline import Extraction, extract_all
-from steerlab.surrogates.routes import CommaApi, LogFile, find_logs, read_routes_file
+from steerlab.surrogates.logs.extract import ExtractOptions
+from steerlab.surrogates.logs.pipeline import Extraction, extract_all
+from steerlab.surrogates.logs.routes import CommaApi, LogFile, find_logs, read_routes_file
 
 
 @dataclass(frozen=True)

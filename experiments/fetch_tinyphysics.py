@@ -15,18 +15,18 @@ from tqdm.auto import tqdm
 
 from steerlab.experiments._study import study
 from steerlab.options import option
-from steerlab.surrogates import comma_data
 from steerlab.surrogates.fetch import Progress
+from steerlab.surrogates.segments import comma
 
 
 @dataclass(frozen=True)
 class Config:
     """Options of the study."""
 
-    model: str = option(comma_data.MODEL_URL, "URL, mirror or local path of the model; '' skips it")
-    model_sha256: str = option(comma_data.MODEL_SHA256, "expected hash of the model; '' = any")
+    model: str = option(comma.MODEL_URL, "URL, mirror or local path of the model; '' skips it")
+    model_sha256: str = option(comma.MODEL_SHA256, "expected hash of the model; '' = any")
     data: str = option(
-        comma_data.DATA_URL, "URL, mirror or local path of the zip of routes (0.6 GB); '' skips it"
+        comma.DATA_URL, "URL, mirror or local path of the zip of routes (0.6 GB); '' skips it"
     )
     data_sha256: str = option("", "expected hash of the zip; '' = any")
     num_segments: int = option(0, "routes to unpack, the first ones by name; 0 = all")
@@ -36,11 +36,11 @@ def run(config: Config, output: Path) -> None:
     """Fetch what is asked for and say where it is."""
     if config.model:
         with _bar("model") as move:
-            path = comma_data.fetch_model(config.model, config.model_sha256, progress=move)
+            path = comma.fetch_model(config.model, config.model_sha256, progress=move)
         print(f"model:  {path}")
     if config.data:
         with _bar("routes") as move, _bar("unpacking", "file") as count:
-            path = comma_data.fetch_data(
+            path = comma.fetch_data(
                 config.data,
                 config.data_sha256,
                 limit=config.num_segments,

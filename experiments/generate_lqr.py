@@ -24,8 +24,8 @@ from steerlab.agents.classical.tracking import (
 )
 from steerlab.agents.trc.data import PlanData, make_arrays, save_plans
 from steerlab.agents.trc.evaluate import judge
-from steerlab.envs.double_integrator import DoubleIntegrator
-from steerlab.envs.tracking import TrackingProblem, final_error
+from steerlab.envs.tracking.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking.problem import TrackingProblem, final_error
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._planning import PLANS_FILE, ProblemOptions, chosen_problem, percent
 from steerlab.experiments._study import study

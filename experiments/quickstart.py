@@ -23,7 +23,7 @@ from steerlab.agents.policynet.train import ImitationConfig, check, train_imitat
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._film import film_drive
 from steerlab.experiments._study import study
-from steerlab.exporters.openpilot.verify import FAIL, Check, Options, failed, verify
+from steerlab.exporters.verify import FAIL, Check, Options, failed, verify_export
 from steerlab.options import option
 
 #: The default training fits into the ten minutes.
@@ -61,7 +61,7 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     stage("2. export")
     done = shared.export_policy(network, output, output.name, config.tinygrad)
     stage("3. checks of the files")
-    checks = verify(
+    checks = verify_export(
         done.onnx,
         network.contract,
         network.model.name,

@@ -31,7 +31,7 @@ from steerlab.agents.policynet.train import ImitationConfig, check, train_imitat
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._study import study
-from steerlab.exporters.openpilot.runner import Network, load_network
+from steerlab.openpilot.engines import Network, load_network
 from steerlab.options import option
 
 EPISODE = 500  # steps
@@ -42,7 +42,9 @@ ENV = "KinematicDriver-v0"
 class Config(ImitationConfig):
     """Options of the study."""
 
-    recipe: str = option("dagger", "dagger (imitate the teacher) or ppo (be paid)")
+    recipe: str = option(
+        "dagger", "dagger (imitate the teacher) or ppo (fine-tune by reinforcement)"
+    )
     start: str = option("", "policy_model.pth to begin with, with its widths; '' = random weights")
     ppo: PPOConfig = field(default_factory=PPOConfig)
     env: str = option(ENV, "the task")

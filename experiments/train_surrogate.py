@@ -40,7 +40,14 @@ from steerlab.experiments.compare_surrogates import choose, compare, divergence,
 from steerlab.exporters.onnx import export_onnx
 from steerlab.files import writable_folder
 from steerlab.options import option
-from steerlab.surrogates.dataset import (
+from steerlab.surrogates.plants.base import CONTEXT
+from steerlab.surrogates.plants.gru import FORM, ModelPlant, SurrogateModel, build
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.plants.onnx import OnnxPlant
+from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.segments.synthetic import find_segments
+from steerlab.surrogates.simulated_cars import synthetic_drives
+from steerlab.surrogates.training.dataset import (
     Mixed,
     Sequences,
     Windows,
@@ -51,11 +58,6 @@ from steerlab.surrogates.dataset import (
     split_routes,
     take,
 )
-from steerlab.surrogates.gru import FORM, ModelPlant, SurrogateModel, build
-from steerlab.surrogates.plant import CONTEXT, OnnxPlant, load_plant
-from steerlab.surrogates.segments import Segments
-from steerlab.surrogates.synthetic import find_segments
-from steerlab.surrogates.synthetic_plant import synthetic_drives
 
 SOURCES = ("synthetic", "distil", "segments", "extracted")
 _WATCHED = 20  # routes of the closed loop that is watched during training

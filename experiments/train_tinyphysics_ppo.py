@@ -33,9 +33,10 @@ from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
 from steerlab.experiments._study import study
 from steerlab.options import option
-from steerlab.surrogates.plant import Plant, load_plant
-from steerlab.surrogates.segments import Segments
-from steerlab.surrogates.synthetic import find_segments
+from steerlab.surrogates.plants.base import Plant
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.segments.synthetic import find_segments
 
 CHECKPOINT = "last.pt"
 

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from steerlab.agents.trc.data import load_dataset
-from steerlab.agents.trc.model import SIZES, TRC, MlpPlanner, Planner
+from steerlab.agents.trc.model import SIZES, MlpPlanner, Planner, TinyRecursiveControl
 from steerlab.agents.trc.train import TrainConfig, load_planner, train
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._study import study
 from steerlab.options import option
@@ -49,7 +49,7 @@ def make_planner(config: Config, problem: TrackingProblem) -> Planner:
         names = ("latent_dim", "hidden_dim", "num_blocks", "num_outer_cycles", "num_inner_cycles")
         given = {name: getattr(config, name) for name in names}
         changes = {name: value for name, value in given.items() if value is not None}
-        return TRC.of_size(
+        return TinyRecursiveControl.of_size(
             config.model,
             problem,
             two_level=config.two_level,

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.rule import Rule
 
 from steerlab.agents.trc.model import MlpPlanner
-from steerlab.agents.trc.train import export_planner
 from steerlab.experiments import compare_trc, evaluate_trc, generate_lqr, train_trc
 from steerlab.experiments._planning import PLANS_FILE, ProblemOptions
 from steerlab.experiments._study import study
+from steerlab.exporters.planner import export_planner
 from steerlab.files import writable_folder
 from steerlab.options import option
 

@@ -27,8 +27,7 @@ from steerlab.agents.policynet.evaluate import held_out
 from steerlab.errors import InputError
 from steerlab.experiments._policynet import closed_loop
 from steerlab.experiments._study import study
-from steerlab.exporters.openpilot.contracts import contract
-from steerlab.exporters.openpilot.verify import (
+from steerlab.exporters.verify import (
     FAIL,
     PASS,
     SKIP,
@@ -36,9 +35,10 @@ from steerlab.exporters.openpilot.verify import (
     Options,
     check_names,
     failed,
-    verify,
+    verify_export,
 )
 from steerlab.files import atomic_path
+from steerlab.openpilot.contracts import contract
 from steerlab.options import option
 
 _COLOURS = {PASS: "green", FAIL: "bold red", SKIP: "yellow"}
@@ -89,7 +89,7 @@ def run(config: Config, output: Path) -> list[Check]:
             bar.set_description(name)
             bar.update()
 
-        results = verify(config.model, chosen, config.network, options, progress)
+        results = verify_export(config.model, chosen, config.network, options, progress)
     _print_table(config, results)
     with atomic_path(output / "checks.json") as temporary:
         temporary.write_text(json.dumps([dataclasses.asdict(r) for r in results], indent=1))

@@ -28,8 +28,8 @@ from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
 from steerlab.experiments._study import study
 from steerlab.options import option
-from steerlab.surrogates.segments import Segments
-from steerlab.surrogates.synthetic import find_segments
+from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.segments.synthetic import find_segments
 
 _COLUMNS = ["route", "controller", *Costs._fields]
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
+from steerlab.openpilot.engines import session
 
 
 def export_onnx(
@@ -115,16 +115,6 @@ def half_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
     assert isinstance(half, onnx_ir.Model)
     half.graph.sort()  # the converter appends its casts at the end
     return onnx_ir.to_proto(half)
-
-
-def session(path: str | Path | bytes, threads: int = 1) -> ort.InferenceSession:
-    """Return an onnxruntime session, of a file or its contents, on the CPU with some threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    model = path if isinstance(path, bytes) else str(path)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _largest_difference(

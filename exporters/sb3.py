@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from steerlab.errors import InputError
 from steerlab.exporters.onnx import export_onnx
-from steerlab.exporters.written_cell import WrittenCell
+from steerlab.exporters.unrolled_rnn import UnrolledRNN
 
 
 class DeterministicActor(nn.Module):
@@ -52,7 +52,7 @@ class DeterministicActor(nn.Module):
         if not isinstance(self.policy, BasePolicy):
             raise InputError(f"{type(model).__name__} has no policy network to export")
         rnn = getattr(self.policy, "lstm_actor", None)
-        self.cell = WrittenCell(rnn) if rnn is not None else None
+        self.cell = UnrolledRNN(rnn) if rnn is not None else None
         self.keys = list(self.space.spaces) if isinstance(self.space, spaces.Dict) else []
         normalizer = normalizer or model.get_vec_normalize_env()
         self._keep_statistics(normalizer)

@@ -20,7 +20,7 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import lsq_linear
 
 from steerlab.agents.classical.lqr import linearize
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError, unknown_name
 
 Floats = NDArray[np.float64]

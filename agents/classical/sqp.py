@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from steerlab.agents.classical.lqr import linearize
 from steerlab.agents.classical.qp import box_qp, choose_solver
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
 
 Floats = NDArray[np.float64]

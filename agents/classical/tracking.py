@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from steerlab.agents.classical.lqr import finite_horizon_gains, linearize, lqr_gain
 from steerlab.agents.classical.qp import condense
 from steerlab.agents.classical.sqp import solve_sqp
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
 
 Floats = NDArray[np.float64]
 

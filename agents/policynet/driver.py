@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.agents.policynet.eyes import planes
+from steerlab.agents.policynet.feature_extractor import planes
 from steerlab.agents.policynet.features import encode
 from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, PolicyNet
 from steerlab.envs.kinematic_driver import dynamics
@@ -14,9 +14,10 @@ from steerlab.envs.kinematic_driver.camera import NARROW, WIDE
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
-from steerlab.exporters.openpilot.contracts import Contract
-from steerlab.exporters.openpilot.in_graph import Packed
-from steerlab.exporters.openpilot.runner import Network, Runner, Step, TorchEngine
+from steerlab.openpilot.contracts import Contract
+from steerlab.openpilot.engines import Network, TorchEngine
+from steerlab.openpilot.in_graph import Packed
+from steerlab.openpilot.runner import Runner, Step
 
 
 class OpenpilotDriver:
@@ -29,7 +30,7 @@ class OpenpilotDriver:
     Args:
         env: The environment that is driven.
         contract: The release whose modeld is played.
-        network: The policy, from :func:`~steerlab.exporters.openpilot.runner.load_network`.
+        network: The policy, from :func:`~steerlab.openpilot.engines.load_network`.
         vision: A vision network, which then sees the rendered road instead of the features. The
             set speed is not in its pictures; as in openpilot, the cruise control holds it.
     """

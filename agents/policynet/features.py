@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.envs.kinematic_driver.observation import LAYOUT, LINES, POINTS, X_IDXS
-from steerlab.exporters.openpilot.contracts import FEATURES
+from steerlab.openpilot.contracts import FEATURES
 
 Floats = NDArray[np.float32]
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from steerlab.agents.policynet.model import Frames, Parts, PolicyNet
-from steerlab.agents.policynet.plan import Near
-from steerlab.agents.policynet.rollout import FRAME, Drive, plan_command
+from steerlab.agents.policynet.rollout import FRAME, Rollout, plan_command
 from steerlab.envs.kinematic_driver.dynamics import DT
-from steerlab.exporters.openpilot.contracts import PLAN_COLUMNS, T_IDXS
+from steerlab.openpilot.contracts import PLAN_COLUMNS, T_IDXS
+from steerlab.openpilot.plan import Near
 
 WINDOW, STRIDE = 25, 4
 #: Weights of the losses in their sum.
@@ -21,7 +21,7 @@ PLAN_ERRORS = (2.0, 5.0)  # s ahead
 MOVING = [PLAN_COLUMNS.index(n) for n in ("x", "y", "vx", "vy", "ax", "ay", "yaw", "yaw_rate")]
 
 
-class Look(NamedTuple):
+class WindowBatch(NamedTuple):
     """Windows of a drive and what the network makes of them; B windows of 25 frames."""
 
     at: Tensor  # steps of the frames, (B, 25)
@@ -36,7 +36,7 @@ class Look(NamedTuple):
     weight: Tensor  # how much a frame counts, adding up to 1
 
 
-def look(network: PolicyNet, drive: Drive, steps: Tensor, rows: Tensor) -> Look:
+def look(network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor) -> WindowBatch:
     """Run over the windows that end at ``steps`` (B,) of ``rows`` (B,).
 
     Every frame of a window says something, with the history that it has inside the window.
@@ -63,11 +63,11 @@ def look(network: PolicyNet, drive: Drive, steps: Tensor, rows: Tensor) -> Look:
         "t_longitudinal": torch.full_like(delay, network.t_longitudinal),
     }
     curvature, pedal = plan_command(network, parts, times)
-    return Look(at, rows, known, given, frames, states, parts, curvature, pedal, weight)
+    return WindowBatch(at, rows, known, given, frames, states, parts, curvature, pedal, weight)
 
 
 def imitation_loss(
-    network: PolicyNet, drive: Drive, steps: Tensor, rows: Tensor, generator: torch.Generator
+    network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Return the losses of the windows that end at ``steps`` (B,) of ``rows`` (B,).
 
@@ -87,7 +87,7 @@ def imitation_loss(
 
 
 def hindsight_losses(
-    network: PolicyNet, drive: Drive, seen: Look, generator: torch.Generator
+    network: PolicyNet, drive: Rollout, seen: WindowBatch, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Return the losses of all that the drive itself teaches: motion, desire, spread and plan."""
     given, parts = seen.given, seen.parts
@@ -114,13 +114,13 @@ def hindsight_losses(
     return losses
 
 
-def lateral_bound(network: PolicyNet, seen: Look) -> Tensor:
+def lateral_bound(network: PolicyNet, seen: WindowBatch) -> Tensor:
     """Return the curvature (1/m) that counts as one in the losses, (B, 25)."""
     speed = seen.given["car"][..., 0].clamp(min=network.contract.command.min_speed)
     return (3.6 / speed**2).clamp(max=0.2)
 
 
-def _plan_loss(network: PolicyNet, drive: Drive, seen: Look, frame: Tensor) -> Tensor:
+def _plan_loss(network: PolicyNet, drive: Rollout, seen: WindowBatch, frame: Tensor) -> Tensor:
     """Return the mixture's negative log-likelihood of what was really driven, a value (mean).
 
     Args:
@@ -149,7 +149,7 @@ def _plan_loss(network: PolicyNet, drive: Drive, seen: Look, frame: Tensor) -> T
 
 @torch.no_grad()
 def plan_error(
-    network: PolicyNet, drive: Drive, generator: torch.Generator, windows: int = 256
+    network: PolicyNet, drive: Rollout, generator: torch.Generator, windows: int = 256
 ) -> dict[str, float]:
     """Return how far (m) the best plan is from what was driven, at some times ahead (mean)."""
     length, count = drive.first.shape
@@ -173,7 +173,7 @@ def _last(part: Any) -> Any:
     return Near(*(x[:, -1] for x in part)) if isinstance(part, Near) else part[:, -1]
 
 
-def hindsight(drive: Drive, steps: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def hindsight(drive: Rollout, steps: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the plans (B, 33, 15) that were driven from ``steps`` on, and where they are known."""
     at = steps[:, None] + torch.as_tensor(T_IDXS / DT, dtype=torch.float32)
     end = drive.last[steps, rows][:, None]

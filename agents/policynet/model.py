@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steerlab.agents.policynet.plan import FREE, SHARED, Near, PlanShape
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot.commands import action_times
-from steerlab.exporters.openpilot.contracts import DESIRES, FEATURES, T_IDXS, Contract, contract
+from steerlab.openpilot.commands import action_times
+from steerlab.openpilot.contracts import DESIRES, FEATURES, T_IDXS, Contract, contract
+from steerlab.openpilot.plan import FREE, SHARED, Near, PlanShape
 
 LONGITUDINAL_DELAY = 0.15  # s, the actuator's, as openpilot's car interfaces have it by default
 LATERAL_ACCELERATION = 3.6  # m/s^2, what the controls let through at most
@@ -61,7 +61,7 @@ class PolicyNet(nn.Module):
 
     Inputs that the network uses: features, desire, traffic convention and, where the contract has
     them, ``lateral_control_params`` or ``action_t``. Without these it reads speed and delay from
-    the features. :func:`~steerlab.exporters.openpilot.outputs.pack` lays the tensors out.
+    the features. :func:`~steerlab.openpilot.outputs.pack` lays the tensors out.
     For a supercombo it is the part behind the vision network: see :class:`Supercombo`.
 
     Args:
@@ -253,7 +253,7 @@ class Supercombo(nn.Module):
     """A vision network and a policy as the one network of the 2026-06 contract.
 
     Takes its inputs in their order. For the 2026-09 form, wrap the packed network in
-    :class:`~steerlab.exporters.openpilot.in_graph.HistoryInGraph`.
+    :class:`~steerlab.openpilot.in_graph.HistoryInGraph`.
 
     Args:
         vision: Takes ``img`` and ``big_img``, returns the named tensors of the vision heads,

@@ -1,4 +1,4 @@
-"""PPO on the window policy itself: what it executes through its plan is paid, for the mean or CVaR.
+"""PPO on the window policy itself: the reward is that of the plan it executes; mean or CVaR.
 
 The policy is the command that the contract's rule reads from the plan, plus a disturbance of which each
 step draws a part anew and keeps the rest from the step before (white noise would not get through the
@@ -25,17 +25,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
-from steerlab.agents.policynet.eyes import Vision
+from steerlab.agents.policynet.feature_extractor import Vision
 from steerlab.agents.policynet.losses import (
     SCALE,
     WINDOW,
-    Look,
+    WindowBatch,
     hindsight_losses,
     look,
     plan_error,
 )
 from steerlab.agents.policynet.model import PolicyNet
-from steerlab.agents.policynet.rollout import Drive, Mixture, collect, sway_speed
+from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, collect, sway_speed
 from steerlab.agents.policynet.train import (
     LAST,
     ImitationConfig,
@@ -53,7 +53,7 @@ from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.envs.wrappers.cvar import EXTRA
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot.runner import Network
+from steerlab.openpilot.engines import Network
 from steerlab.options import option
 
 #: Frames that a window must hold before a command counts, unless the episode is younger.
@@ -82,7 +82,7 @@ class PPOConfig:
     lateral: float = option(0.3, "m/s^2, standard deviation of the exploration in steering")
     pedal: float = option(0.3, "m/s^2, standard deviation of the exploration with the pedals")
     keep: float = option(0.95, "share of the exploration that stays from step to step")
-    clip: float = option(0.2, "change of the ratio beyond which nothing more is gained")
+    clip: float = option(0.2, "change of the ratio beyond which the gradient is zero")
     target_kl: float = option(0.03, "divergence from the drive's policy that ends an iteration")
     gamma: float = option(1.0, "discount of the learner, and of the return whose CVaR is meant")
     gae_lambda: float = option(0.95, "decay of the advantage estimate")
@@ -191,7 +191,7 @@ def train_ppo(
         for name, part in kept.items():
             part.load_state_dict(state[name])  # type: ignore[attr-defined]
         first = state["iteration"] + 1
-    mixture = Mixture(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
+    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
     with (
         RunLog(output, first if first else None) as log,
         tqdm(total=iterations, initial=first, unit="drive", desc="training") as bar,
@@ -207,17 +207,22 @@ def train_ppo(
             rising = iteration == ppo.critic_first  # Adam's first steps are its least certain
             # Without an own estimate to lean on, what was really paid is the target.
             decay = 1.0 if only_critic else ppo.gae_lambda
-            critic.normalize_by(drive.watched)
+            critic.normalize_by(drive.critic_obs)
             with torch.no_grad():
-                values = critic(drive.watched)
-            gained = advantages(drive.paid, values, drive.over, ppo.gamma, decay)
-            targets = gained + values[:-1]
+                values = critic(drive.critic_obs)
+            advantage = advantages(drive.rewards, values, drive.dones, ppo.gamma, decay)
+            targets = advantage + values[:-1]
             scalars = {} if only_critic else _improve(
-                network, average, optimizer, drive, gained, ppo, (rate, rising), generator
+                network, average, optimizer, drive, advantage, ppo, (rate, rising), generator
             )  # fmt: skip
-            scalars["critic/explained"] = float(1 - gained.var() / targets.var().clamp(min=1e-9))
+            scalars["critic/explained"] = float(1 - advantage.var() / targets.var().clamp(min=1e-9))
             scalars["critic/loss"] = _fit(
-                critic, critic_optimizer, drive.watched[:-1], targets, ppo.critic_epochs, generator
+                critic,
+                critic_optimizer,
+                drive.critic_obs[:-1],
+                targets,
+                ppo.critic_epochs,
+                generator,
             )
             contents = {name: part.state_dict() for name, part in kept.items()}  # type: ignore[attr-defined]
             save_checkpoint(
@@ -235,25 +240,27 @@ def train_ppo(
         return finish(average.module, output, log, iterations, config.film, vision)
 
 
-def advantages(paid: Tensor, values: Tensor, over: Tensor, gamma: float, decay: float) -> Tensor:
+def advantages(
+    rewards: Tensor, values: Tensor, dones: Tensor, gamma: float, decay: float
+) -> Tensor:
     """Return generalised advantage estimates (T, N) (Schulman et al. 2016).
 
     Args:
-        paid: Rewards, (T, N).
+        rewards: Rewards, (T, N).
         values: Of the states before every step and after the last, (T + 1, N).
-        over: Whether the episode ended with the step, (T, N); nothing comes after it.
+        dones: Whether the episode ended with the step, (T, N); nothing comes after it.
         gamma: Discount.
         decay: 0 leans on the values, 1 on what was paid.
     """
-    found, coming = torch.empty_like(paid), torch.zeros_like(paid[0])
-    for t in range(len(paid) - 1, -1, -1):
-        goes_on = (~over[t]).float()
-        surprise = paid[t] + gamma * goes_on * values[t + 1] - values[t]
+    found, coming = torch.empty_like(rewards), torch.zeros_like(rewards[0])
+    for t in range(len(rewards) - 1, -1, -1):
+        goes_on = (~dones[t]).float()
+        surprise = rewards[t] + gamma * goes_on * values[t + 1] - values[t]
         found[t] = coming = surprise + gamma * decay * goes_on * coming
     return found
 
 
-def moves(new: Look, old: Look, ppo: PPOConfig) -> Tensor:
+def moves(new: WindowBatch, old: WindowBatch, ppo: PPOConfig) -> Tensor:
     """Return how far the commands (B, 25, 2) moved, in standard deviations of what is drawn anew."""
     fresh = math.sqrt(1.0 - ppo.keep**2)
     speed = torch.as_tensor(sway_speed(new.given["speed"][..., 0].numpy()))
@@ -261,7 +268,7 @@ def moves(new: Look, old: Look, ppo: PPOConfig) -> Tensor:
     return torch.stack([steer, (new.pedal - old.pedal) / (ppo.pedal * fresh)], -1)
 
 
-def counting(seen: Look, drive: Drive) -> Tensor:
+def counting(seen: WindowBatch, drive: Rollout) -> Tensor:
     """Return which frames (B, 25) have history enough: HISTORY frames, or all of their episode."""
     count = seen.known.cumsum(1)
     whole = seen.at[:, :1] <= drive.first[seen.at[:, -1], seen.rows][:, None]
@@ -272,8 +279,8 @@ def _improve(
     network: PolicyNet,
     average: AveragedModel,
     optimizer: torch.optim.Optimizer,
-    drive: Drive,
-    gained: Tensor,
+    drive: Rollout,
+    advantage: Tensor,
     ppo: PPOConfig,
     schedule: tuple[float, bool],
     generator: torch.Generator,
@@ -283,20 +290,20 @@ def _improve(
     ``schedule`` is the step size, and whether it rises to that over the iteration.
     """
     old = copy.deepcopy(network)
-    gained = (gained - gained.mean()) / (gained.std() + 1e-6)
-    updates = max(1, round(ppo.passes * gained.numel() / (WINDOW * ppo.batch_size)))
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
+    updates = max(1, round(ppo.passes * advantage.numel() / (WINDOW * ppo.batch_size)))
     sums: dict[str, float] = {}
     done = 0
     for update in range(updates):
         rate, rising = schedule
         for group in optimizer.param_groups:
             group["lr"] = rate * (update + 1) / updates if rising else rate
-        ends = torch.randint(0, len(gained), (ppo.batch_size,), generator=generator)
-        who = torch.randint(0, gained.shape[1], (ppo.batch_size,), generator=generator)
+        ends = torch.randint(0, len(advantage), (ppo.batch_size,), generator=generator)
+        who = torch.randint(0, advantage.shape[1], (ppo.batch_size,), generator=generator)
         seen = look(network, drive, ends, who)
         with torch.no_grad():
             before = look(old, drive, ends, who)
-        losses = policy_losses(seen, before, drive, gained, ppo)
+        losses = policy_losses(seen, before, drive, advantage, ppo)
         if float(losses["kl"].detach()) > ppo.target_kl:
             break
         side = hindsight_losses(network, drive, seen, generator)
@@ -314,7 +321,7 @@ def _improve(
 
 
 def policy_losses(
-    seen: Look, before: Look, drive: Drive, gained: Tensor, ppo: PPOConfig
+    seen: WindowBatch, before: WindowBatch, drive: Rollout, advantage: Tensor, ppo: PPOConfig
 ) -> dict[str, Tensor]:
     """Return PPO's loss over the frames of windows, the divergence, and the share that is clipped.
 
@@ -322,7 +329,7 @@ def policy_losses(
         seen: Windows and what the weights of now say, with gradient.
         before: The same windows with the weights of the drive.
         drive: What was driven.
-        gained: Normalised advantages, (T, N).
+        advantage: Normalised advantages, (T, N).
         ppo: Options.
     """
     who = seen.rows[:, None].expand_as(seen.at)
@@ -331,7 +338,7 @@ def policy_losses(
     moved, drawn = moves(seen, before, ppo), drive.chance[seen.at, who]
     divergence = 0.5 * (moved**2).sum(-1)
     ratio = torch.exp((drawn * moved).sum(-1) - divergence)
-    value = gained[seen.at, who]
+    value = advantage[seen.at, who]
     bounded = ratio.clamp(1 - ppo.clip, 1 + ppo.clip)
     gain = torch.minimum(ratio * value, bounded * value)
     return {

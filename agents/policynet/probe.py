@@ -11,9 +11,9 @@ from steerlab.agents.policynet.model import PolicyNet
 from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
-from steerlab.exporters.openpilot.in_graph import Packed
-from steerlab.exporters.openpilot.probe import Probe
-from steerlab.exporters.openpilot.runner import Network, TorchEngine
+from steerlab.openpilot.engines import Network, TorchEngine
+from steerlab.openpilot.in_graph import Packed
+from steerlab.openpilot.probe import Probe
 
 _SEED = 1_900_000_000  # neither training nor held-out
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerlab.agents.policynet.driver import cruise_acceleration
-from steerlab.agents.policynet.eyes import Encoder, Eyes
+from steerlab.agents.policynet.feature_extractor import Encoder, FeatureExtractor
 from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, Memory, Parts, PolicyNet
 from steerlab.envs.kinematic_driver import dynamics
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
@@ -19,15 +19,15 @@ from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.envs.layout import Layout
 from steerlab.envs.wrappers.cvar import CVaRVectorReward, cvar
-from steerlab.exporters.openpilot.commands import (
+from steerlab.openpilot.commands import (
     Command,
     action_times,
     plan_acceleration,
     plan_curvature,
     smooth,
 )
-from steerlab.exporters.openpilot.contracts import DESIRES, FEATURES, STRIDE, CommandRule
-from steerlab.exporters.openpilot.history import DesirePulse
+from steerlab.openpilot.contracts import DESIRES, FEATURES, STRIDE, CommandRule
+from steerlab.openpilot.history import DesirePulse
 
 Floats = NDArray[Any]
 
@@ -40,7 +40,7 @@ FRAME = Layout(
 
 
 @dataclass
-class Drive:
+class Rollout:
     """T steps of N rows, one episode after the other in each row.
 
     Attributes:
@@ -50,9 +50,9 @@ class Drive:
         last: Last step of it, (T, N).
         figures: What was seen, for the log.
         chance: What was drawn anew for the disturbance of each command, standard normal, (T, N, 2).
-        paid: Rewards, (T, N).
-        over: Whether the episode ended with this step, (T, N).
-        watched: What ``watch`` told before every step and after the last, (T + 1, N, K).
+        rewards: Rewards, (T, N).
+        dones: Whether the episode ended with this step, (T, N).
+        critic_obs: What ``watch`` told before every step and after the last, (T + 1, N, K).
     """
 
     features: Tensor
@@ -61,15 +61,15 @@ class Drive:
     last: Tensor
     figures: dict[str, float] = field(default_factory=dict)
     chance: Tensor = field(default_factory=lambda: torch.empty(0))
-    paid: Tensor = field(default_factory=lambda: torch.empty(0))
-    over: Tensor = field(default_factory=lambda: torch.empty(0))
-    watched: Tensor = field(default_factory=lambda: torch.empty(0))
+    rewards: Tensor = field(default_factory=lambda: torch.empty(0))
+    dones: Tensor = field(default_factory=lambda: torch.empty(0))
+    critic_obs: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-class Senses:
+class ModelInputs:
     """Turns observations into the inputs that modeld would hand to the policy, for N rows."""
 
-    def __init__(self, rows: int, rule: CommandRule, eyes: Eyes) -> None:
+    def __init__(self, rows: int, rule: CommandRule, eyes: FeatureExtractor) -> None:
         self.rule, self.eyes = rule, eyes
         self.pulse = DesirePulse(rows)
         self.pulses = np.zeros((STRIDE, rows, len(DESIRES)), np.float32)
@@ -119,7 +119,7 @@ def plan_command(network: PolicyNet, parts: Parts, given: dict[str, Any]) -> tup
     return plan_curvature(rule, plan, v, t_lateral), plan_acceleration(rule, plan, t_longitudinal)
 
 
-class Pilot:
+class BatchedPolicyDriver:
     """A policy network at the wheel of all rows, without a runner around it: fast, same commands.
 
     Args:
@@ -130,11 +130,14 @@ class Pilot:
     """
 
     def __init__(
-        self, network: PolicyNet, env: KinematicDriverVectorEnv, eyes: Eyes | None = None
+        self,
+        network: PolicyNet,
+        env: KinematicDriverVectorEnv,
+        eyes: FeatureExtractor | None = None,
     ) -> None:
         n, self.rule = env.num_envs, network.contract.command
         self.network, self.env, self.cruises = network, env, eyes is not None
-        self.senses, self.memory = Senses(n, self.rule, eyes or Encoder()), Memory(network, n)
+        self.senses, self.memory = ModelInputs(n, self.rule, eyes or Encoder()), Memory(network, n)
         self.last = Command(np.zeros(n), np.zeros(n), np.zeros(n, bool))
 
     def reset(self, observation: Any, info: dict[str, Any], rows: Any = slice(None)) -> None:
@@ -188,7 +191,7 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True)
-class Mixture:
+class BehaviorMix:
     """Who drives while data are collected."""
 
     teacher: float = 0.0  # share of the time that the teacher drives
@@ -210,10 +213,10 @@ def collect(
     teacher: Teacher | None,
     steps: int,
     seed: int,
-    mixture: Mixture,
-    eyes: Eyes | None = None,
+    mixture: BehaviorMix,
+    eyes: FeatureExtractor | None = None,
     watch: Watch | None = None,
-) -> Drive:
+) -> Rollout:
     """Drive all rows for ``steps`` steps; an episode that ends is followed by a fresh one.
 
     Args:
@@ -231,13 +234,13 @@ def collect(
     assert isinstance(task, KinematicDriverVectorEnv)
     n = env.num_envs
     rng = np.random.default_rng([seed, 7])
-    pilot = Pilot(network, task, eyes)
+    pilot = BatchedPolicyDriver(network, task, eyes)
     features = torch.empty(steps, n, FEATURES, dtype=torch.float16)
     frames = np.zeros((steps, n, FRAME.size), np.float32)
     first = np.zeros((steps, n), np.int64)
     chance = np.zeros((steps, n, 2), np.float32)
-    paid, ended = np.zeros((steps, n), np.float32), np.zeros((steps, n), bool)
-    watched: list[Tensor] = []
+    rewards, ended = np.zeros((steps, n), np.float32), np.zeros((steps, n), bool)
+    critic_obs: list[Tensor] = []
     begun = np.zeros(n, np.int64)
     sums = np.zeros(3)
     ends: list[int] = []  # violations of episodes that are over
@@ -251,7 +254,7 @@ def collect(
     keep = np.array(mixture.keep)[:, None]
     for step in range(steps):
         if watch:
-            watched.append(torch.as_tensor(watch(task, observation, info)))
+            critic_obs.append(torch.as_tensor(watch(task, observation, info)))
         if step % mixture.block == 0:
             taught, noisy = rng.random((2, n)) < np.array([[mixture.teacher], [mixture.noise]])
         now, said = pilot.think(observation)
@@ -288,7 +291,9 @@ def collect(
         error = np.abs(said[0] - steer) / scale
         sums += [np.mean(error**2), np.mean((said[1] - pedal) ** 2), np.mean(np.abs(info["cte"]))]
 
-        observation, paid[step], terminated, truncated, info = env.step(actions.astype(np.float32))
+        observation, rewards[step], terminated, truncated, info = env.step(
+            actions.astype(np.float32)
+        )
         # The bicycle's motion over the step, midpoint rule.
         turn = dynamics.DT * info["speed"] * info["curvature"]
         way, course = dynamics.DT * 0.5 * (v + info["speed"]), pose[2] + 0.5 * turn
@@ -307,7 +312,7 @@ def collect(
             pose[:, over] = 0.0
             begun[over] = step + 1
     if watch:
-        watched.append(torch.as_tensor(watch(task, observation, info)))
+        critic_obs.append(torch.as_tensor(watch(task, observation, info)))
     # An episode that is not over counts as if it went on as it went so far.
     longer = info["base_return"] * task.max_episode_steps / steps
     returns = np.where(begun == 0, longer, returns)
@@ -321,7 +326,7 @@ def collect(
         "steer_error": float(np.sqrt(means[0])),
         "pedal_error": float(np.sqrt(means[1])),
     }
-    return Drive(
+    return Rollout(
         features,
         torch.as_tensor(frames),
         torch.as_tensor(first),
@@ -336,9 +341,9 @@ def collect(
         }
         | {name: float(sum(k == i for k in ends)) for i, name in enumerate(VIOLATIONS) if i},
         chance=torch.as_tensor(chance),
-        paid=torch.as_tensor(paid),
-        over=torch.as_tensor(ended),
-        watched=torch.stack(watched).float() if watch else torch.empty(0),
+        rewards=torch.as_tensor(rewards),
+        dones=torch.as_tensor(ended),
+        critic_obs=torch.stack(critic_obs).float() if watch else torch.empty(0),
     )
 
 

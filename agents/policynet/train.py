@@ -19,18 +19,18 @@ from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
-from steerlab.agents.policynet.eyes import Vision
+from steerlab.agents.policynet.feature_extractor import Vision
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
-from steerlab.agents.policynet.rollout import Drive, Mixture, Teacher, collect
+from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
 from steerlab.agents.recurrent_ppo.train import load_driver
 from steerlab.agents.run_log import RunLog
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot.contracts import contract
-from steerlab.exporters.openpilot.runner import Network
+from steerlab.openpilot.contracts import contract
+from steerlab.openpilot.engines import Network
 from steerlab.options import option
 
 LAST, POLICY = "last.pt", "policy_model.pth"
@@ -162,7 +162,7 @@ def train_imitation(
             )
             shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
             noise = config.noise + (config.calm - config.noise) * iteration / iterations
-            mixture = Mixture(teacher=shares[0] if shares else 0.0, noise=noise)
+            mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
             seed = config.seed * 10_000_000 + iteration * config.num_envs
             network.eval()
             eyes = Vision(vision, config.num_envs) if vision else None
@@ -232,7 +232,7 @@ def other_contract(start: str | Path | None, network: PolicyNet) -> InputError:
 def _update(
     network: PolicyNet,
     optimizer: torch.optim.Optimizer,
-    drive: Drive,
+    drive: Rollout,
     windows: int,
     generator: torch.Generator,
 ) -> dict[str, float]:

@@ -1,23 +1,22 @@
 """Tiny recursive control: a small network that plans, looks at its plan, and corrects it.
 
->>> from steerlab.agents.trc import TRC, load_dataset, train
+>>> from steerlab.agents.trc import TinyRecursiveControl, load_dataset, train
 >>> train_set, valid_set = load_dataset("lqr_dataset.npz")  # doctest: +SKIP
->>> model = TRC.of_size("medium", train_set.problem)  # doctest: +SKIP
+>>> model = TinyRecursiveControl.of_size("medium", train_set.problem)  # doctest: +SKIP
 >>> train(model, train_set, valid_set, output="runs/trc", epochs=100)  # doctest: +SKIP
 """
 
 from steerlab.agents.trc.data import PlanData, load_dataset
-from steerlab.agents.trc.model import SIZES, TRC, MlpPlanner, TrcConfig
-from steerlab.agents.trc.train import TrainConfig, export_planner, load_planner, train
+from steerlab.agents.trc.model import SIZES, MlpPlanner, TinyRecursiveControl, TrcConfig
+from steerlab.agents.trc.train import TrainConfig, load_planner, train
 
 __all__ = [
     "SIZES",
-    "TRC",
     "MlpPlanner",
     "PlanData",
+    "TinyRecursiveControl",
     "TrainConfig",
     "TrcConfig",
-    "export_planner",
     "load_dataset",
     "load_planner",
     "train",

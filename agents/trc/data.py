@@ -10,9 +10,9 @@ from torch import Tensor
 
 from steerlab.agents.classical.tracking import optimal_controls
 from steerlab.agents.supervised import TensorData
-from steerlab.envs.double_integrator import DoubleIntegrator
-from steerlab.envs.problems import dump_problem, parse_problem
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking.problem import TrackingProblem
+from steerlab.envs.tracking.problems import dump_problem, parse_problem
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from steerlab.agents.classical.tracking import optimal_controls
 from steerlab.agents.trc.data import PlanData, make_arrays
-from steerlab.envs.tracking import TrackingProblem, final_error
+from steerlab.envs.tracking.problem import TrackingProblem, final_error
 from steerlab.errors import InputError
 
 Floats = NDArray[np.float64]

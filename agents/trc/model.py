@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steerlab.agents.trc.plant import Case, View, make_plant
-from steerlab.envs.double_integrator import DoubleIntegrator
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError, unknown_name
 
 Floats = NDArray[np.float64]
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TrcConfig:
-    """The shape of a :class:`TRC`."""
+    """The shape of a :class:`TinyRecursiveControl`."""
 
     latent_dim: int = 160
     hidden_dim: int = 320
@@ -115,7 +115,7 @@ class Planner(nn.Module):
         return controls.clamp(-limit, limit)
 
 
-class TRC(Planner):
+class TinyRecursiveControl(Planner):
     """Tiny recursive control.
 
     An encoder makes a latent vector of the case, and a decoder makes a first plan of it. Then
@@ -222,7 +222,7 @@ class TRC(Planner):
 
 
 class MlpPlanner(Planner):
-    """A plain network, with the coordinates of :class:`TRC` but without recursion and feedback.
+    """A plain network, with the coordinates of :class:`TinyRecursiveControl` but without recursion and feedback.
 
     For a linear plant it has a head start that TRC has not: its output is added to the optimum
     without bounds, which is linear in start and target and has no weights to learn.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from steerlab.agents.classical.lqr import linearize
 from steerlab.agents.classical.qp import condense
-from steerlab.envs.tracking import TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
 
 
 class Case(NamedTuple):

@@ -1,6 +1,5 @@
 """Training of planning networks, and their files."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.supervised import Batch, FitConfig, FitResult, fit
 from steerlab.agents.trc.data import PlanData
-from steerlab.agents.trc.model import TRC, MlpPlanner, Planner, TrcConfig
-from steerlab.envs.problems import dump_problem, parse_problem
+from steerlab.agents.trc.model import MlpPlanner, Planner, TinyRecursiveControl, TrcConfig
+from steerlab.envs.tracking.problems import dump_problem, parse_problem
 from steerlab.errors import InputError, unknown_name
-from steerlab.exporters.onnx import export_onnx
 from steerlab.options import option
 
 LOSSES = ("cost", "hessian", "mse")
@@ -141,43 +139,9 @@ def load_planner(path: str | Path, device: torch.device | str = "cpu") -> Planne
         raise InputError(f"{str(path)!r} is not the checkpoint of a planner; train one first")
     problem = parse_problem(described["problem"])
     model: Planner = (
-        TRC(problem, TrcConfig(**shape)) if kind == "trc" else MlpPlanner(problem, **shape)
+        TinyRecursiveControl(problem, TrcConfig(**shape))
+        if kind == "trc"
+        else MlpPlanner(problem, **shape)
     )
     model.load_state_dict(state["model"])
     return model.to(device).eval()
-
-
-def export_planner(model: Planner, path: str | Path) -> float:
-    """Write a planner of a linear plant as ONNX, checked against torch.
-
-    Inputs, float32: ``initial_state`` (B, 2), ``target_state`` (B, 2) and ``remaining`` (B,), the
-    steps that are left. Output: ``controls`` (B, T, 1), of which a closed loop applies the first.
-
-    Returns:
-        The largest difference to torch that was found.
-
-    Raises:
-        InputError: The plant is nonlinear: its simulation would unroll into a very large graph.
-    """
-    if not model.problem.linear:
-        raise InputError(
-            f"{type(model.problem).__name__} is nonlinear, and its planner simulates it: there is "
-            "no ONNX export; use the planner from torch"
-        )
-    model = model.cpu().eval()
-    generator = torch.Generator().manual_seed(0)
-    states = 2 * torch.rand(64, 4, generator=generator) - 1
-    remaining = torch.randint(1, model.problem.steps + 1, (64,), generator=generator).float()
-    return export_onnx(
-        model,
-        (
-            states[:, :2] * model.problem.spread,
-            states[:, 2:] * model.problem.target_spread,
-            remaining,
-        ),
-        path,
-        ["initial_state", "target_state", "remaining"],
-        ["controls"],
-        metadata={"problem": dump_problem(model.problem), "model": json.dumps(model.describe())},
-        tolerance=1e-3,
-    )

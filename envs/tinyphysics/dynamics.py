@@ -12,15 +12,15 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
-from steerlab.surrogates.plant import CONTEXT, Plant
-from steerlab.surrogates.segments import (
+from steerlab.surrogates.plants.base import CONTEXT, Plant
+from steerlab.surrogates.plants.tokens import decode, encode
+from steerlab.surrogates.segments.data import (
     CONTROL_START,
     COST_END,
     PLAN_STEPS,
     Segments,
     official_seed,
 )
-from steerlab.surrogates.tokens import decode, encode
 
 STEER_LIMIT = 2.0
 MAX_CHANGE = 0.5  # m/s^2 per step

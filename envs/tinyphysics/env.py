@@ -14,14 +14,10 @@ from steerlab.envs.tinyphysics.dynamics import STEER_LIMIT, Simulator, noise_see
 from steerlab.envs.tinyphysics.render import draw_rollout
 from steerlab.envs.tinyphysics.reward import official_costs, step_costs
 from steerlab.errors import InputError
-from steerlab.surrogates.plant import CONTEXT, Plant, load_plant
-from steerlab.surrogates.segments import (
-    CONTROL_START,
-    COST_END,
-    PLAN_STEPS,
-    Segments,
-)
-from steerlab.surrogates.synthetic import find_segments
+from steerlab.surrogates.plants.base import CONTEXT, Plant
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.segments.data import CONTROL_START, COST_END, PLAN_STEPS, Segments
+from steerlab.surrogates.segments.synthetic import find_segments
 
 OBSERVATION = Layout(
     target=1,  # m/s^2, of the step that the action decides
@@ -50,8 +46,8 @@ class TinyPhysicsVectorEnv(BatchEnv):
 
     Args:
         num_envs: Number of rows.
-        plant: See :func:`~steerlab.surrogates.plant.load_plant`.
-        segments: See :func:`~steerlab.surrogates.synthetic.find_segments`.
+        plant: See :func:`~steerlab.surrogates.plants.load.load_plant`.
+        segments: See :func:`~steerlab.surrogates.segments.synthetic.find_segments`.
         runtime: "exact", "fast" or "torch".
         seeds: "official" for the noise of comma's scripts, which is fixed for each route;
             "random" for fresh noise in every episode, which training should use; any other text

@@ -5,7 +5,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from steerlab.surrogates.segments import CONTROL_START, DT
+from steerlab.surrogates.segments.data import CONTROL_START, DT
 
 Floats = NDArray[np.float64]
 

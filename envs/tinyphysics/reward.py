@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.surrogates.segments import CONTROL_START, COST_END, DT
+from steerlab.surrogates.segments.data import CONTROL_START, COST_END, DT
 
 LATACCEL_WEIGHT = 50.0
 STEPS = COST_END - CONTROL_START

@@ -20,8 +20,9 @@ from steerlab.envs.tinyphysics.dynamics import (
     noise_seeds,
 )
 from steerlab.envs.tinyphysics.reward import Costs, official_costs
-from steerlab.surrogates.plant import CONTEXT, Plant, load_plant
-from steerlab.surrogates.segments import CONTROL_START, Segments
+from steerlab.surrogates.plants.base import CONTEXT, Plant
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.segments.data import CONTROL_START, Segments
 
 
 class Controller(Protocol):
@@ -103,7 +104,7 @@ def evaluate(
     Args:
         make_controller: Makes a controller; it can be pickled if ``processes`` is above 1.
         segments: The segments.
-        plant: See :func:`steerlab.surrogates.plant.load_plant`.
+        plant: See :func:`steerlab.surrogates.plants.load.load_plant`.
         runtime: "exact", "fast" or "torch".
         seeds: "official", or a salt for other noise.
         processes: Worker processes; each computes on one thread.

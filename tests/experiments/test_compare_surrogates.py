@@ -7,8 +7,9 @@ import pytest
 
 from steerlab.errors import InputError
 from steerlab.experiments.compare_surrogates import choose, compare, divergence, likelihood
-from steerlab.surrogates.plant import AnalyticPlant, Logits, Plant
-from steerlab.surrogates.synthetic import synthetic_segments
+from steerlab.surrogates.plants.analytic import AnalyticPlant
+from steerlab.surrogates.plants.base import Logits, Plant
+from steerlab.surrogates.segments.synthetic import synthetic_segments
 
 
 class Uniform(Plant):

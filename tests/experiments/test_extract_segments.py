@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("capnp")
 
 from steerlab.experiments.extract_segments import main
-from tests.surrogates.log_writer import Drive, log
+from tests.surrogates.logs.log_writer import Drive, log
 
 
 def test_extracts_a_folder(

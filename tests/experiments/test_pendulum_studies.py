@@ -30,7 +30,7 @@ from steerlab.experiments._pendulum import (
     randomness,
     sampler_of,
 )
-from steerlab.exporters.onnx import session
+from steerlab.openpilot.engines import session
 
 pytest.importorskip("tokenizers")
 SMALL = ["width=16", "layers=1", "batch_size=64", "device=cpu", "threads=1"]

@@ -22,12 +22,13 @@ from steerlab.experiments import (
     train_policynet,
     verify_export,
 )
-from steerlab.exporters.openpilot.contracts import contract
-from steerlab.exporters.openpilot.export import export_model
-from steerlab.exporters.openpilot.in_graph import HistoryInGraph, Packed
-from steerlab.exporters.openpilot.outputs import unpack
-from steerlab.exporters.openpilot.runner import Runner, load_network
-from steerlab.exporters.openpilot.sample import SampleNetwork
+from steerlab.exporters.openpilot import export_model
+from steerlab.exporters.sample import SampleNetwork
+from steerlab.openpilot.contracts import contract
+from steerlab.openpilot.engines import load_network
+from steerlab.openpilot.in_graph import HistoryInGraph, Packed
+from steerlab.openpilot.outputs import unpack
+from steerlab.openpilot.runner import Runner
 
 
 @pytest.fixture(scope="module")
@@ -274,11 +275,13 @@ def smooth_policy(id: str) -> PolicyNet:
 def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
     """Exported for another release, the file passes its checks and runs in its runner."""
     from steerlab.agents.policynet.evaluate import drive
-    from steerlab.exporters.openpilot.verify import Options, failed, verify
+    from steerlab.exporters.verify import Options, failed, verify_export
 
     network = smooth_policy(id)
     done = _policynet.export_policy(network, tmp_path, "test", tinygrad=False)
-    checks = verify(done.onnx, network.contract, options=Options(tinygrad=False, untrained=True))
+    checks = verify_export(
+        done.onnx, network.contract, options=Options(tinygrad=False, untrained=True)
+    )
     assert not failed(checks), [c for c in checks if c.status == "FAIL"]
     drive(_policynet.PolicyFile(str(done.onnx), id), range(2), max_episode_steps=12)
     row = load_network(done.onnx)
@@ -290,7 +293,7 @@ def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("month", ["06", "09"])
 def test_supercombos_with_policynet_verify_and_drive(month: str, tmp_path: Path) -> None:
     """Both 2026 forms: a small vision network and PolicyNet in one graph, history out and inside."""
-    from steerlab.exporters.openpilot.verify import Options, failed, verify
+    from steerlab.exporters.verify import Options, failed, verify_export
 
     old = contract("openpilot-supercombo-2026-06")
     model = old.model("driving_supercombo")
@@ -301,7 +304,9 @@ def test_supercombos_with_policynet_verify_and_drive(month: str, tmp_path: Path)
         network = HistoryInGraph(Packed(network, model), model.slices["hidden_state"])
     target = release.model("driving_supercombo")
     done = export_model(network, release, target, tmp_path, tinygrad=False)
-    checks = verify(done.onnx, release, options=Options(tinygrad=False, untrained=True, runs=5))
+    checks = verify_export(
+        done.onnx, release, options=Options(tinygrad=False, untrained=True, runs=5)
+    )
     assert not failed(checks), [c for c in checks if c.status == "FAIL"]
     passed = {c.name for c in checks if c.status == "pass"}
     assert {"torch parity", "metadata file", "float16"} <= passed

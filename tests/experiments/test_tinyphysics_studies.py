@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from steerlab.experiments import evaluate_tinyphysics, fetch_tinyphysics, train_tinyphysics_ppo
-from steerlab.surrogates.segments import write_segment
-from steerlab.surrogates.synthetic import synthetic_segment
+from steerlab.surrogates.segments.data import write_segment
+from steerlab.surrogates.segments.synthetic import synthetic_segment
 
 CONTROLLER = (
     "class Controller:\n    def update(self, t, c, s, future_plan):\n        return 0.3 * t\n"

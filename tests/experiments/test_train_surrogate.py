@@ -13,9 +13,10 @@ from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.experiments import train_surrogate
 from steerlab.experiments._exploration import Exploration, explore, vary
 from steerlab.experiments.train_surrogate import main
-from steerlab.surrogates.plant import AnalyticPlant, OnnxPlant
-from steerlab.surrogates.segments import Segments, write_segment
-from steerlab.surrogates.synthetic import synthetic_segment, synthetic_segments
+from steerlab.surrogates.plants.analytic import AnalyticPlant
+from steerlab.surrogates.plants.onnx import OnnxPlant
+from steerlab.surrogates.segments.data import Segments, write_segment
+from steerlab.surrogates.segments.synthetic import synthetic_segment, synthetic_segments
 
 SMALL = ["size=small", "epochs=2", "batch_size=32", "warmup_steps=5", "device=cpu"]
 

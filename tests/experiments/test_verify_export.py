@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from steerlab.experiments.verify_export import main
-from steerlab.exporters.openpilot.contracts import contract
-from steerlab.exporters.openpilot.metadata import metadata_of, onnx_properties, write_metadata
+from steerlab.exporters.metadata import metadata_of, onnx_properties, write_metadata
+from steerlab.openpilot.contracts import contract
 
 
 @pytest.fixture

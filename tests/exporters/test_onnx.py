@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from steerlab.errors import InputError
-from steerlab.exporters.onnx import export_onnx, half_precision, session
+from steerlab.exporters.onnx import export_onnx, half_precision
+from steerlab.openpilot.engines import session
 
 
 def test_round_trip_with_free_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

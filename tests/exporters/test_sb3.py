@@ -19,10 +19,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from steerlab.errors import InputError
-from steerlab.exporters.onnx import session
-from steerlab.exporters.openpilot.contracts import TINYGRAD_UNSUPPORTED
 from steerlab.exporters.sb3 import export_sb3
-from steerlab.exporters.written_cell import WrittenCell
+from steerlab.exporters.unrolled_rnn import UnrolledRNN
+from steerlab.openpilot.contracts import TINYGRAD_UNSUPPORTED
+from steerlab.openpilot.engines import session
 
 
 class Drift(gym.Env[Any, Any]):
@@ -209,7 +209,7 @@ def test_written_cells_are_torchs(kind: Any, layers: int, bias: bool, rows: int,
     with torch.no_grad():
         given = tuple(states) if kind is nn.LSTM else states[0]
         expected, after = rnn(x[None], given)
-        found, *new = WrittenCell(rnn)(x, *(s.transpose(0, 1) for s in states))
+        found, *new = UnrolledRNN(rnn)(x, *(s.transpose(0, 1) for s in states))
     torch.testing.assert_close(found, expected[0])
     for a, b in zip(new, after if kind is nn.LSTM else [after], strict=True):
         torch.testing.assert_close(a.transpose(0, 1), b)
@@ -217,4 +217,4 @@ def test_written_cells_are_torchs(kind: Any, layers: int, bias: bool, rows: int,
 
 def test_what_cannot_be_written_out_is_named() -> None:
     with pytest.raises(InputError, match="one-way"):
-        WrittenCell(nn.LSTM(3, 4, bidirectional=True))
+        UnrolledRNN(nn.LSTM(3, 4, bidirectional=True))

@@ -11,16 +11,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from steerlab.errors import InputError
-from steerlab.exporters import tinygrad
-from steerlab.exporters.onnx import session
-from steerlab.exporters.openpilot.contracts import TINYGRAD_UNSUPPORTED, contract
-from steerlab.exporters.openpilot.export import export_model
-from steerlab.exporters.openpilot.runner import Runner, load_network
-from steerlab.exporters.openpilot.sample import SampleNetwork
-from steerlab.exporters.openpilot.verify import Options, failed, verify
-from steerlab.exporters.tinygrad import (
+from steerlab.exporters.openpilot import export_model
+from steerlab.exporters.sample import SampleNetwork
+from steerlab.exporters.tinygrad import compile_tinygrad
+from steerlab.exporters.verify import Options, failed, verify_export
+from steerlab.openpilot import tinygrad
+from steerlab.openpilot.contracts import TINYGRAD_UNSUPPORTED, contract
+from steerlab.openpilot.engines import load_network, session
+from steerlab.openpilot.runner import Runner
+from steerlab.openpilot.tinygrad import (
     TinygradEngine,
-    compile_tinygrad,
     holds_jit,
     missing_compiler,
     supported_operators,
@@ -126,7 +126,7 @@ def test_a_whole_policy(tmp_path: Path) -> None:
     model = c.model("driving_policy")
     done = export_model(SampleNetwork(model), c, model, tmp_path)
     assert done.tinygrad is not None
-    results = verify(done.onnx, c, options=Options(trust_pickle=True, runs=5))
+    results = verify_export(done.onnx, c, options=Options(trust_pickle=True, runs=5))
     assert not failed(results)
     status = {r.name: r.status for r in results}
     assert status["tinygrad pickle"] == status["tinygrad"] == "pass"

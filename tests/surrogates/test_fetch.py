@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from steerlab.errors import InputError
-from steerlab.surrogates import comma_data
 from steerlab.surrogates.fetch import Fetcher, fetch
-from steerlab.surrogates.plant import load_plant
-from steerlab.surrogates.segments import write_segment
-from steerlab.surrogates.synthetic import find_segments, synthetic_segment
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.segments import comma
+from steerlab.surrogates.segments.data import write_segment
+from steerlab.surrogates.segments.synthetic import find_segments, synthetic_segment
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 QUICK = Fetcher(retries=4, backoff=0.001)
@@ -169,10 +169,10 @@ def test_commas_routes_from_a_mirror(
         file.writestr("SYNTHETIC_V0/README.md", "about")
     server.files["/file"] = archive.read_bytes()
     counts: list[tuple[int, int]] = []
-    comma_data.fetch_data(server.url, limit=2, unpacked=lambda *c: counts.append(c))
+    comma.fetch_data(server.url, limit=2, unpacked=lambda *c: counts.append(c))
     assert counts == [(1, 2), (2, 2)]
     assert find_segments("comma").names == ("00000", "00001")
-    comma_data.fetch_data(server.url)
+    comma.fetch_data(server.url)
     assert find_segments("comma", 0).names == ("00000", "00001", "00002")
     assert len(server.requests) == 1
 
@@ -180,5 +180,5 @@ def test_commas_routes_from_a_mirror(
 def test_damaged_archive(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEERLAB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"damaged.*thrown away"):
-        comma_data.fetch_data(server.url)
-    assert not comma_data.data_path().with_suffix(".zip").exists()
+        comma.fetch_data(server.url)
+    assert not comma.data_path().with_suffix(".zip").exists()

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.linalg import solve_discrete_are
 
 from steerlab.agents.classical.lqr import finite_horizon_gains, linearize, lqr_gain
-from steerlab.envs.double_integrator import DoubleIntegrator
-from steerlab.envs.van_der_pol import VanDerPol
+from steerlab.envs.tracking.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking.van_der_pol import VanDerPol
 from steerlab.errors import InputError
 
 DT = 1 / 3

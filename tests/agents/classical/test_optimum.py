@@ -16,9 +16,9 @@ from steerlab.agents.classical.tracking import (
     optimal_controls,
     random_controls,
 )
-from steerlab.envs.double_integrator import DoubleIntegrator
-from steerlab.envs.tracking import final_error
-from steerlab.envs.van_der_pol import VanDerPol
+from steerlab.envs.tracking.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking.problem import final_error
+from steerlab.envs.tracking.van_der_pol import VanDerPol
 from steerlab.errors import InputError
 
 OPTIMAL = DoubleIntegrator()

@@ -11,7 +11,8 @@ from steerlab.agents.chunk_policies import LinearChunks, MLPChunks
 from steerlab.agents.pi0.model import Pi0, Pi0Config, Pi0Sampler, antithetic, consensus, pi0_loss
 from steerlab.agents.supervised import FitConfig, TensorData, fit
 from steerlab.errors import InputError
-from steerlab.exporters.onnx import export_onnx, session
+from steerlab.exporters.onnx import export_onnx
+from steerlab.openpilot.engines import session
 
 SMALL = Pi0Config(horizon=4, patch=2, width=32, layers=1)
 

@@ -18,7 +18,8 @@ from steerlab.agents.pi0_fast.model import (
 from steerlab.agents.pi0_fast.tokenizer import BOS, EOS, PAD, FastTokenizer
 from steerlab.agents.supervised import FitConfig, TensorData, fit
 from steerlab.errors import InputError
-from steerlab.exporters.onnx import export_onnx, session
+from steerlab.exporters.onnx import export_onnx
+from steerlab.openpilot.engines import session
 
 pytest.importorskip("tokenizers")
 SIZE = Pi0FastConfig(width=32, layers=2, heads=4)

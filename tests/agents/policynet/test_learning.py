@@ -13,11 +13,11 @@ import torch
 from steerlab.agents.policynet import train
 from steerlab.agents.policynet.losses import hindsight, imitation_loss
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
-from steerlab.agents.policynet.rollout import FRAME, Drive, Mixture, collect
+from steerlab.agents.policynet.rollout import FRAME, BehaviorMix, Rollout, collect
 from steerlab.agents.policynet.train import ImitationConfig, load_policy, train_imitation
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot.contracts import T_IDXS, plan_column
+from steerlab.openpilot.contracts import T_IDXS, plan_column
 
 TINY = ImitationConfig(
     num_envs=6, steps=50, total_steps=2 * 6 * 50, batch_size=8, passes=2.0, reduced=8, hidden=8,
@@ -25,7 +25,7 @@ TINY = ImitationConfig(
 )  # fmt: skip
 
 
-def circle(steps: int, speed: float, yaw_rate: float) -> Drive:
+def circle(steps: int, speed: float, yaw_rate: float) -> Rollout:
     """Return a drive of two rows that turns at a constant rate; row 1 begins anew at step 60."""
     t = 0.05 * np.arange(steps)
     frames = np.zeros((steps, 2, FRAME.size), np.float32)
@@ -37,7 +37,7 @@ def circle(steps: int, speed: float, yaw_rate: float) -> Drive:
     parts["speed"][:], parts["yaw_rate"][:] = speed, yaw_rate
     first, last = np.zeros((steps, 2), int), np.full((steps, 2), steps - 1)
     first[60:, 1], last[:60, 1] = 60, 59
-    return Drive(
+    return Rollout(
         torch.zeros(steps, 2, 512, dtype=torch.float16), torch.as_tensor(frames),
         torch.as_tensor(first), torch.as_tensor(last),
     )  # fmt: skip
@@ -88,7 +88,7 @@ def test_the_loss_goes_down_on_one_drive() -> None:
     network = PolicyNet("openpilot-0.10.0", PolicySize(16, 16, 16))
     env = KinematicDriverVectorEnv(8, autoreset_mode="Disabled")
     teacher = train.preview_teacher(TINY)(env)
-    drive = collect(network.eval(), env, teacher, 60, 3, Mixture(teacher=1.0, noise=0.5))
+    drive = collect(network.eval(), env, teacher, 60, 3, BehaviorMix(teacher=1.0, noise=0.5))
     assert drive.figures["violations"] == 0  # the teacher drives well, disturbed or not
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
@@ -107,7 +107,7 @@ def test_a_share_of_the_drives_is_hard_and_disturbances_fade(
     delays, noises = [], []
     original = train.collect
 
-    def watch(network: PolicyNet, env: KinematicDriverVectorEnv, *rest: Any) -> Drive:
+    def watch(network: PolicyNet, env: KinematicDriverVectorEnv, *rest: Any) -> Rollout:
         drive = original(network, env, *rest)
         delays.append(drive.frames[..., FRAME["car"].start + 1].min().item())
         noises.append(rest[3].noise)
@@ -137,7 +137,7 @@ def test_training_resumes_to_the_same_weights(
     whole = train_imitation(TINY, tmp_path / "whole")
     original, calls = train.collect, 0
 
-    def stop_at_the_second(*arguments: object, **more: object) -> Drive:
+    def stop_at_the_second(*arguments: object, **more: object) -> Rollout:
         nonlocal calls
         calls += 1
         if calls == 2:

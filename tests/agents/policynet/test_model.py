@@ -16,17 +16,22 @@ from steerlab.agents.policynet.model import (
     Supercombo,
     policy_from,
 )
-from steerlab.agents.policynet.rollout import Mixture, Pilot, collect, plan_command
+from steerlab.agents.policynet.rollout import (
+    BatchedPolicyDriver,
+    BehaviorMix,
+    collect,
+    plan_command,
+)
 from steerlab.agents.policynet.train import ImitationConfig, preview_teacher
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot.contracts import contract
-from steerlab.exporters.openpilot.in_graph import Packed
-from steerlab.exporters.openpilot.outputs import pack
-from steerlab.exporters.openpilot.probe import example_inputs
-from steerlab.exporters.openpilot.runner import Network, TorchEngine
-from steerlab.exporters.openpilot.sample import SampleNetwork
+from steerlab.exporters.sample import SampleNetwork
+from steerlab.openpilot.contracts import contract
+from steerlab.openpilot.engines import Network, TorchEngine
+from steerlab.openpilot.in_graph import Packed
+from steerlab.openpilot.outputs import pack
+from steerlab.openpilot.probe import example_inputs
 
 SPLIT = ("openpilot-0.10.0", "sunnypilot-2025-08", "openpilot-0.10.1", "openpilot-0.11.0")
 SMALL = PolicySize(16, 12, 16)
@@ -118,7 +123,7 @@ def test_training_drives_as_the_runner_does(id: str) -> None:
     n, steps = 4, 60
     env = KinematicDriverVectorEnv(n, autoreset_mode="Disabled")
     config = ImitationConfig(contract=id)
-    driven = collect(network, env, preview_teacher(config)(env), steps, 5, Mixture(0.0, 0.0))
+    driven = collect(network, env, preview_teacher(config)(env), steps, 5, BehaviorMix(0.0, 0.0))
     ended = driven.first.max().item() > 0
     env = KinematicDriverVectorEnv(n)
     engine = TorchEngine(Packed(network, network.model), list(network.model.inputs))
@@ -145,7 +150,7 @@ def test_without_a_runner_the_same_is_driven() -> None:
     network = net()
     with torch.no_grad():
         network.heads.bias[:2] = torch.tensor([0.02, 0.1])
-    makers = (torch_driver(network), lambda env: Pilot(network, env))
+    makers = (torch_driver(network), lambda env: BatchedPolicyDriver(network, env))
     a, b = (drive(make, range(5, 9), max_episode_steps=60) for make in makers)
     for name in ("steps", "violation"):
         np.testing.assert_array_equal(a.end[name], b.end[name])

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerlab.agents.policynet.plan import FREE, SHARED, Near, PlanShape
-from steerlab.exporters.openpilot.commands import plan_acceleration, plan_curvature
-from steerlab.exporters.openpilot.contracts import T_IDXS, contract, contract_ids, plan_column
+from steerlab.openpilot.commands import plan_acceleration, plan_curvature
+from steerlab.openpilot.contracts import T_IDXS, contract, contract_ids, plan_column
+from steerlab.openpilot.plan import FREE, SHARED, Near, PlanShape
 
 
 def near(**values: float) -> Near:

@@ -28,7 +28,7 @@ from steerlab.agents.policynet.ppo import (
     train_ppo,
     true_state,
 )
-from steerlab.agents.policynet.rollout import FRAME, Drive, Mixture, collect
+from steerlab.agents.policynet.rollout import FRAME, BehaviorMix, Rollout, collect
 from steerlab.agents.policynet.train import ImitationConfig, train_imitation
 from steerlab.agents.recurrent_ppo.train import make_driver_env
 from steerlab.envs.kinematic_driver.observation import LAYOUT
@@ -48,26 +48,26 @@ def network() -> PolicyNet:
 
 
 @pytest.fixture(scope="module")
-def drive(network: PolicyNet) -> Drive:
+def drive(network: PolicyNet) -> Rollout:
     """Sixteen rows that drive 130 steps with exploration; many episodes end."""
     env = make_driver_env(16, 130, "Disabled", alpha=1.0)
-    mixture = Mixture(0.0, 1.0, PPO.lateral, PPO.pedal, (PPO.keep, PPO.keep))
+    mixture = BehaviorMix(0.0, 1.0, PPO.lateral, PPO.pedal, (PPO.keep, PPO.keep))
     return collect(network, env, None, 130, 3, mixture, watch=true_state)
 
 
-def test_the_ratio_is_one_before_the_first_step(network: PolicyNet, drive: Drive) -> None:
+def test_the_ratio_is_one_before_the_first_step(network: PolicyNet, drive: Rollout) -> None:
     ends, rows = torch.tensor([129, 100, 20, 5]), torch.arange(4)
-    gained = torch.randn(drive.paid.shape, generator=torch.Generator().manual_seed(0))
+    advantage = torch.randn(drive.rewards.shape, generator=torch.Generator().manual_seed(0))
     seen, old = look(network, drive, ends, rows), look(copy.deepcopy(network), drive, ends, rows)
-    found = policy_losses(seen, old, drive, gained, PPO)
+    found = policy_losses(seen, old, drive, advantage, PPO)
     assert found["kl"].item() == found["clipped"].item() == 0.0
     who = rows[:, None].expand_as(seen.at)
     mask = counting(seen, drive)
-    expected = -(gained[seen.at, who] * mask).sum() / mask.sum()
+    expected = -(advantage[seen.at, who] * mask).sum() / mask.sum()
     assert found["policy"].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_the_ratio_is_that_of_the_densities(network: PolicyNet, drive: Drive) -> None:
+def test_the_ratio_is_that_of_the_densities(network: PolicyNet, drive: Rollout) -> None:
     """With other weights: the same number as from two normal densities of the executed command."""
     other = copy.deepcopy(network)
     with torch.no_grad():
@@ -93,7 +93,9 @@ def test_the_ratio_is_that_of_the_densities(network: PolicyNet, drive: Drive) ->
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
 
 
-def test_what_is_executed_is_the_plan_and_what_was_drawn(network: PolicyNet, drive: Drive) -> None:
+def test_what_is_executed_is_the_plan_and_what_was_drawn(
+    network: PolicyNet, drive: Rollout
+) -> None:
     """The command that is kept, less the disturbance rebuilt from ``chance``, is the network's."""
     noise, fresh = torch.zeros(16, 2), math.sqrt(1 - PPO.keep**2)
     for step in range(20):
@@ -111,9 +113,9 @@ def test_what_is_executed_is_the_plan_and_what_was_drawn(network: PolicyNet, dri
         torch.testing.assert_close(found[alive, -1], expected[alive], atol=2e-3, rtol=2e-3)
 
 
-def test_only_frames_with_history_count(network: PolicyNet, drive: Drive) -> None:
+def test_only_frames_with_history_count(network: PolicyNet, drive: Rollout) -> None:
     ends, rows = torch.tensor([129, 30]), torch.tensor([0, 0])
-    fresh = Drive(drive.features, drive.frames, torch.zeros_like(drive.first), drive.last)
+    fresh = Rollout(drive.features, drive.frames, torch.zeros_like(drive.first), drive.last)
     late, early = counting(look(network, fresh, ends, rows), fresh)
     assert late.tolist() == [False] * (HISTORY - 1) + [True] * (25 - HISTORY + 1)
     # The episode began within the second window: all its frames have all the history there is.
@@ -125,34 +127,34 @@ def test_only_frames_with_history_count(network: PolicyNet, drive: Drive) -> Non
 def test_advantages(seed: int, gamma: float) -> None:
     """Decay 1: what comes until the end of the episode, less the value; decay 0: one step."""
     rng = torch.Generator().manual_seed(seed)
-    paid, values = torch.rand(9, 3, generator=rng), torch.randn(10, 3, generator=rng)
+    rewards, values = torch.rand(9, 3, generator=rng), torch.randn(10, 3, generator=rng)
     over = torch.rand(9, 3, generator=rng) < 0.2
     to_go = values[-1]
     for t in range(8, -1, -1):
-        to_go = paid[t] + gamma * torch.where(over[t], torch.zeros(3), to_go)
+        to_go = rewards[t] + gamma * torch.where(over[t], torch.zeros(3), to_go)
         coming = torch.where(over[t], torch.zeros(3), values[t + 1])
-        one, whole = (advantages(paid, values, over, gamma, decay)[t] for decay in (0.0, 1.0))
-        torch.testing.assert_close(one, paid[t] + gamma * coming - values[t])
+        one, whole = (advantages(rewards, values, over, gamma, decay)[t] for decay in (0.0, 1.0))
+        torch.testing.assert_close(one, rewards[t] + gamma * coming - values[t])
         torch.testing.assert_close(whole, to_go - values[t], atol=1e-4, rtol=1e-4)
 
 
-def test_the_critic(drive: Drive) -> None:
-    assert drive.watched.shape == (131, 16, INPUTS)
+def test_the_critic(drive: Rollout) -> None:
+    assert drive.critic_obs.shape == (131, 16, INPUTS)
     critic = Critic(INPUTS)
-    critic.normalize_by(drive.watched[:50])
-    critic.normalize_by(drive.watched[50:])
-    whole = drive.watched.flatten(0, 1).double()
+    critic.normalize_by(drive.critic_obs[:50])
+    critic.normalize_by(drive.critic_obs[50:])
+    whole = drive.critic_obs.flatten(0, 1).double()
     torch.testing.assert_close(critic.mean, whole.mean(0))
     torch.testing.assert_close(critic.var, whole.var(0, unbiased=False), rtol=1e-6, atol=1e-9)
-    values = critic(drive.watched)
-    assert (values[-1][drive.over[-1]] != 0).all()  # a fresh episode has begun there
-    ended = drive.watched.clone()
+    values = critic(drive.critic_obs)
+    assert (values[-1][drive.dones[-1]] != 0).all()  # a fresh episode has begun there
+    ended = drive.critic_obs.clone()
     ended[..., -1] = 0.0
     assert (critic(ended) == 0).all()
 
 
-def test_the_budget_reaches_the_critic_and_not_the_policy(drive: Drive) -> None:
-    budget, left = drive.watched[..., -2], drive.watched[..., -1]
+def test_the_budget_reaches_the_critic_and_not_the_policy(drive: Rollout) -> None:
+    budget, left = drive.critic_obs[..., -2], drive.critic_obs[..., -1]
     torch.testing.assert_close(budget[0], torch.full((16,), 2.0))
     torch.testing.assert_close(left[:3, 0], torch.tensor([1.0, 129 / 130, 128 / 130]))
     assert drive.features.shape[-1] == 512
@@ -164,10 +166,10 @@ def test_what_is_paid_is_the_budget_that_is_used_up(network: PolicyNet) -> None:
     env = make_driver_env(
         8, 60, "Disabled", alpha=0.1, threshold=3.0, per_alpha=False, first_only=True
     )
-    drive = collect(network, env, None, 60, 3, Mixture(0.0, 0.0), watch=true_state)
+    drive = collect(network, env, None, 60, 3, BehaviorMix(0.0, 0.0), watch=true_state)
     returns = list(env.risk.returns)
     first = drive.first == 0
-    paid = (drive.paid * first).sum(0)
+    paid = (drive.rewards * first).sum(0)
     assert len(returns) == 8  # first episodes only, however many followed
     expected = sorted(3.0 - max(3.0 - r, 0.0) for r in returns)
     np.testing.assert_allclose(sorted(paid.tolist()), expected, atol=1e-4)
@@ -179,7 +181,7 @@ def test_training_resumes_to_the_same_numbers(
     whole = train_ppo(SMALL, PPO, tmp_path / "whole")
     original, calls = ppo_module.collect, 0
 
-    def stop_at_the_third(*arguments: object, **more: object) -> Drive:
+    def stop_at_the_third(*arguments: object, **more: object) -> Rollout:
         nonlocal calls
         calls += 1
         if calls == 3:
@@ -212,7 +214,7 @@ def test_training_resumes_to_the_same_numbers(
         assert word in lines[0]
 
 
-def test_a_better_command_is_learned(network: PolicyNet, drive: Drive) -> None:
+def test_a_better_command_is_learned(network: PolicyNet, drive: Rollout) -> None:
     """With advantages that are the drawn steering itself, the policy comes to steer to that side."""
     learner = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(learner.parameters(), 1e-3)
@@ -263,6 +265,6 @@ def test_bad_options(tmp_path: Path, change: dict[str, float], words: str) -> No
     assert not any(tmp_path.iterdir())
 
 
-def test_plan_error_of_a_plan_that_is_driven(network: PolicyNet, drive: Drive) -> None:
+def test_plan_error_of_a_plan_that_is_driven(network: PolicyNet, drive: Rollout) -> None:
     found = plan_error(network, drive, torch.Generator().manual_seed(0))
     assert 0 < found["error_2s"] < found["error_5s"] or found["error_5s"] == 0.0

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerlab.agents.classical.tracking import optimal_controls
-from steerlab.agents.trc import SIZES, TRC, MlpPlanner, TrcConfig, export_planner
+from steerlab.agents.trc import SIZES, MlpPlanner, TinyRecursiveControl, TrcConfig
 from steerlab.agents.trc.model import Planner, _InwardClamp
 from steerlab.agents.trc.plant import Plant, make_plant
-from steerlab.envs.double_integrator import DoubleIntegrator
-from steerlab.envs.tracking import TrackingProblem
-from steerlab.envs.van_der_pol import VanDerPol
+from steerlab.envs.tracking.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking.problem import TrackingProblem
+from steerlab.envs.tracking.van_der_pol import VanDerPol
 from steerlab.errors import InputError
-from steerlab.exporters.onnx import session
+from steerlab.exporters.planner import export_planner
+from steerlab.openpilot.engines import session
 
 LINEAR, NONLINEAR = DoubleIntegrator(), VanDerPol(steps=8, horizon=1.0)
 PROBLEMS = {"linear": LINEAR, "nonlinear": NONLINEAR}
@@ -115,8 +116,10 @@ def test_safe_steps_never_raise_the_cost(problem: TrackingProblem, seed: int, sc
     ("size", "count"), [("small", 105_000), ("medium", 530_000), ("large", 2_600_000)]
 )
 def test_sizes(size: str, count: int) -> None:
-    assert TRC.of_size(size).parameter_count() == pytest.approx(count, rel=0.05)
-    assert TRC.of_size(size, two_level=True).parameter_count() == pytest.approx(count, rel=0.05)
+    assert TinyRecursiveControl.of_size(size).parameter_count() == pytest.approx(count, rel=0.05)
+    assert TinyRecursiveControl.of_size(size, two_level=True).parameter_count() == pytest.approx(
+        count, rel=0.05
+    )
 
 
 @BOTH
@@ -125,7 +128,7 @@ def test_sizes(size: str, count: int) -> None:
 def test_no_weight_is_dead(problem: TrackingProblem, two_level: bool, safe_steps: bool) -> None:
     torch.manual_seed(0)
     config = TrcConfig(8, 12, 2, two_level=two_level, safe_steps=safe_steps)
-    model = TRC(problem, config).train()
+    model = TinyRecursiveControl(problem, config).train()
     initial, targets, _, left = (t.float() for t in cases(problem, 64))
     left[0] = problem.steps
     case = model.plant.case(initial, targets, left)
@@ -141,7 +144,7 @@ def test_no_weight_is_dead(problem: TrackingProblem, two_level: bool, safe_steps
 def test_no_iterate_of_any_network_is_worse(problem: TrackingProblem, seed: int) -> None:
     """Not only of a trained one: the weights are random and large."""
     torch.manual_seed(seed)
-    model = TRC(problem, TINY)
+    model = TinyRecursiveControl(problem, TINY)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
@@ -162,7 +165,7 @@ def test_clamp_lets_the_gradient_back_in() -> None:
 
 def test_dropout_is_for_training_only() -> None:
     torch.manual_seed(0)
-    model = TRC.of_size("small", latent_dim=8, hidden_dim=8, dropout=0.5)
+    model = TinyRecursiveControl.of_size("small", latent_dim=8, hidden_dim=8, dropout=0.5)
     model.train()
     initial, targets = LINEAR.sample(np.random.default_rng(0), 4)
     np.testing.assert_array_equal(model.plan(initial, targets), model.plan(initial, targets))
@@ -188,7 +191,9 @@ def test_plain_networks_of_a_given_size() -> None:
 def test_exported_planner_drives_the_task_as_in_torch(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(1)
     config = TrcConfig(8, 8, 1, num_outer_cycles=1, two_level=kind == "two_level")
-    model: Planner = MlpPlanner(LINEAR, 8) if kind == "mlp" else TRC(LINEAR, config)
+    model: Planner = (
+        MlpPlanner(LINEAR, 8) if kind == "mlp" else TinyRecursiveControl(LINEAR, config)
+    )
     path = tmp_path / "planner.onnx"
     assert export_planner(model, path) < 1e-3
     runtime = session(path)
@@ -208,7 +213,7 @@ def test_exported_planner_drives_the_task_as_in_torch(tmp_path: Path, kind: str)
 def test_exported_planner_that_has_nothing_to_correct(tmp_path: Path) -> None:
     """Every input is at its bound and stays there: a move of nothing, over a cost of nothing."""
     torch.manual_seed(0)
-    model = TRC(LINEAR, TrcConfig(8, 8, 1, num_outer_cycles=1))
+    model = TinyRecursiveControl(LINEAR, TrcConfig(8, 8, 1, num_outer_cycles=1))
     with torch.no_grad():
         for bias in (model.first[-1].bias, model.correct[-1].bias):
             assert isinstance(bias, torch.Tensor)
@@ -224,16 +229,16 @@ def test_exported_planner_that_has_nothing_to_correct(tmp_path: Path) -> None:
 
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'medium'"):
-        TRC.of_size("medum")
+        TinyRecursiveControl.of_size("medum")
     with pytest.raises(InputError, match="did you mean 'latent_dim'"):
-        TRC.of_size("small", latent_dims=3)
+        TinyRecursiveControl.of_size("small", latent_dims=3)
     with pytest.raises(InputError, match="num_outer_cycles=0"):
-        TRC.of_size("small", num_outer_cycles=0)
+        TinyRecursiveControl.of_size("small", num_outer_cycles=0)
     with pytest.raises(InputError, match="dropout"):
-        TRC.of_size("small", dropout=1.0)
+        TinyRecursiveControl.of_size("small", dropout=1.0)
     with pytest.raises(InputError, match="hidden_dim"):
         MlpPlanner(LINEAR, 0)
     with pytest.raises(InputError, match="nonlinear"):
-        export_planner(TRC(NONLINEAR, TINY), tmp_path / "x.onnx")
+        export_planner(TinyRecursiveControl(NONLINEAR, TINY), tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
     assert set(SIZES) == {"small", "medium", "large"}

@@ -15,9 +15,9 @@ from steerlab.agents.classical.tracking import (
     random_controls,
 )
 from steerlab.agents.trc import (
-    TRC,
     MlpPlanner,
     PlanData,
+    TinyRecursiveControl,
     TrainConfig,
     TrcConfig,
     load_dataset,
@@ -27,9 +27,9 @@ from steerlab.agents.trc import (
 from steerlab.agents.trc.data import load_plans, make_arrays, save_plans
 from steerlab.agents.trc.evaluate import drive, judge, judge_iterates, optimal_cases
 from steerlab.agents.trc.train import LOSSES, _examples, make_loss
-from steerlab.envs.double_integrator import DoubleIntegrator
-from steerlab.envs.problems import dump_problem, make_problem, parse_problem
-from steerlab.envs.van_der_pol import VanDerPol
+from steerlab.envs.tracking.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking.problems import dump_problem, make_problem, parse_problem
+from steerlab.envs.tracking.van_der_pol import VanDerPol
 from steerlab.errors import InputError
 
 PROBLEM = DoubleIntegrator()
@@ -196,7 +196,7 @@ def test_tails_of_optimal_plans_are_optimal(data: PlanData) -> None:
 @pytest.mark.parametrize("kind", ["trc", "mlp"])
 def test_training_lowers_the_loss(tmp_path: Path, data: PlanData, loss: str, kind: str) -> None:
     torch.manual_seed(0)
-    model = TRC(PROBLEM, TINY) if kind == "trc" else MlpPlanner(PROBLEM, 16)
+    model = TinyRecursiveControl(PROBLEM, TINY) if kind == "trc" else MlpPlanner(PROBLEM, 16)
     train_set, valid_set = split(data)
     arrays = valid_set.arrays
     config = TrainConfig(
@@ -256,7 +256,7 @@ def test_small_network_comes_near_the_optimum(tmp_path: Path) -> None:
     torch.manual_seed(0)
     train_set, valid_set = split(optimal_cases(PROBLEM, 200, 1))
     train_set = optimal_cases(PROBLEM, 4000, 42)
-    model = TRC.of_size("small")
+    model = TinyRecursiveControl.of_size("small")
     train(model, train_set, valid_set, output=tmp_path, epochs=20, device="cpu")
     test = optimal_cases(PROBLEM, 500, 123)
     arrays = test.arrays

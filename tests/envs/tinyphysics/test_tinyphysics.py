@@ -15,9 +15,9 @@ from steerlab.envs.tinyphysics.dynamics import Simulator
 from steerlab.envs.tinyphysics.env import OBSERVATION
 from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate
 from steerlab.errors import InputError
-from steerlab.surrogates.plant import AnalyticPlant
-from steerlab.surrogates.segments import Segments, load_segments, write_segment
-from steerlab.surrogates.synthetic import synthetic_segment, synthetic_segments
+from steerlab.surrogates.plants.analytic import AnalyticPlant
+from steerlab.surrogates.segments.data import Segments, load_segments, write_segment
+from steerlab.surrogates.segments.synthetic import synthetic_segment, synthetic_segments
 
 COSTS = ("lataccel_cost", "jerk_cost", "total_cost")
 
@@ -303,7 +303,7 @@ def test_draws_of_a_controller_shift_the_noise_as_officially(repository: Path) -
     state = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
     result = evaluate(controller_factory(str(repository / "noisy.py")), segments, AnalyticPlant())
     for index, name in enumerate(segments.names):
-        from steerlab.surrogates.segments import official_seed
+        from steerlab.surrogates.segments.data import official_seed
 
         assert result.lataccel[index].tolist() == official_loop(
             segments, index, official_seed(name)

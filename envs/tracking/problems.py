@@ -1,0 +1,45 @@
+"""The tracking problems by the id of their task, and as plain values in files."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from steerlab.envs.tracking.double_integrator import DoubleIntegrator
+from steerlab.envs.tracking.problem import TrackingProblem
+from steerlab.envs.tracking.van_der_pol import VanDerPol
+from steerlab.errors import InputError, unknown_name
+
+PROBLEMS: dict[str, type[TrackingProblem]] = {
+    "DoubleIntegrator-v0": DoubleIntegrator,
+    "VanDerPol-v0": VanDerPol,
+}
+
+
+def make_problem(task: str, preset: str = "optimal", **changes: Any) -> TrackingProblem:
+    """Return the problem of a task.
+
+    Raises:
+        InputError: The task, the preset or a parameter is unknown.
+    """
+    if task not in PROBLEMS:
+        raise unknown_name("tracking task", task, PROBLEMS)
+    return PROBLEMS[task].preset(preset, **changes)
+
+
+def dump_problem(problem: TrackingProblem) -> str:
+    """Return the problem as a line of JSON."""
+    task = next(name for name, kind in PROBLEMS.items() if kind is type(problem))
+    return json.dumps({"task": task, **asdict(problem)})
+
+
+def parse_problem(text: str) -> TrackingProblem:
+    """Return the problem that :func:`dump_problem` wrote.
+
+    Raises:
+        InputError: ``text`` describes no problem.
+    """
+    try:
+        values = dict(json.loads(text))
+        return make_problem(values.pop("task"), **values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{text!r} describes no tracking problem ({error})") from error

@@ -1,1 +1,0 @@
-"""openpilot's driving-model contracts: tables, packing, runner, export, verification."""

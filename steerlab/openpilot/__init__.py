@@ -1,0 +1,1 @@
+"""openpilot's model interface: contracts as data, inputs, outputs, plans, commands, and what runs a model."""

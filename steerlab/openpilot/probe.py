@@ -1,0 +1,122 @@
+"""Inputs of a network with what it means for them, kept beside an exported file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerlab.errors import InputError
+from steerlab.files import atomic_path
+from steerlab.openpilot.contracts import Model
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """K sets of inputs and what the network means.
+
+    ``meaning`` has the names of :func:`~steerlab.openpilot.outputs.parse`.
+    """
+
+    inputs: Mapping[str, Array]  # (K, *shape)
+    outputs: Array  # (K, N), of torch; empty if unknown
+    meaning: Mapping[str, Array] = field(default_factory=dict)
+    driven_curvature: Array | None = None  # (K,) 1/m, positive to the right
+    v_ego: Array | None = None  # (K,) m/s
+    raw_frames: Array | None = None  # (K, 2, 384, 512) uint8, I420, what `img` was packed from
+
+    @property
+    def count(self) -> int:
+        """Sets of inputs."""
+        return len(next(iter(self.inputs.values())))
+
+    def row(self, model: Model, k: int) -> dict[str, Array]:
+        """Return one set with the shapes and types of the contract."""
+        return {
+            n: np.asarray(self.inputs[n][k], dtype=i.dtype).reshape(i.shape)
+            for n, i in model.inputs.items()
+        }
+
+
+def write_probe(path: str | Path, probe: Probe) -> None:
+    """Write a probe as npz."""
+    arrays = {f"input/{n}": a for n, a in probe.inputs.items()}
+    arrays |= {f"meaning/{n}": a for n, a in probe.meaning.items()}
+    arrays["outputs"] = probe.outputs
+    for name in ("driven_curvature", "v_ego", "raw_frames"):
+        value = getattr(probe, name)
+        if value is not None:
+            arrays[name] = value
+    with atomic_path(path) as temporary:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+
+
+def read_probe(path: str | Path, model: Model) -> Probe:
+    """Read a probe and check it against the inputs of a network.
+
+    Raises:
+        InputError: The file is absent or no probe, or lacks an input.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"probe={str(path)!r} cannot be read as npz: {error}") from error
+    groups: dict[str, dict[str, Array]] = {"input": {}, "meaning": {}}
+    for name, values in arrays.items():
+        group, _, rest = name.partition("/")
+        if rest and group in groups:
+            groups[group][rest] = values
+    for name, spec in model.inputs.items():
+        if name not in groups["input"]:
+            raise InputError(f"probe={str(path)!r} has no array 'input/{name}'; record it too")
+        values = groups["input"][name]
+        if not len(values) or values[0].size != np.prod(spec.shape):
+            raise InputError(
+                f"'input/{name}' of probe={str(path)!r} has shape {values.shape}, not "
+                f"(K, {', '.join(map(str, spec.shape))})"
+            )
+    return Probe(
+        groups["input"],
+        arrays.get("outputs", np.empty((0, model.length), np.float32)),
+        groups["meaning"],
+        *(arrays.get(name) for name in ("driven_curvature", "v_ego", "raw_frames")),
+    )
+
+
+def example_inputs(model: Model, count: int = 0, seed: int = 0, scale: float = 1.0) -> Any:
+    """Return plausible random inputs (K, *shape): one-hot traffic, rare desires, normal features.
+
+    Args:
+        model: The network.
+        count: K; 0 takes 8, or 2 where images make them large.
+        seed: Seed of the draw.
+        scale: Standard deviation of features and states.
+    """
+    rng = np.random.default_rng(seed)
+    count = count or (2 if any(i.dtype == "uint8" for i in model.inputs.values()) else 8)
+    found: dict[str, Array] = {}
+    for name, spec in model.inputs.items():
+        shape = (count, *spec.shape)
+        if spec.dtype == "uint8":
+            found[name] = rng.integers(0, 256, shape).astype(np.uint8)
+            continue
+        if spec.feed == "traffic_convention":
+            values = np.eye(2)[rng.integers(0, 2, count)]
+        elif spec.feed in ("desire", "desire_now") or name == "state_desire_q":
+            values = (rng.random(shape) < 0.02).astype(float)
+            values[..., 0] = 0.0
+        elif spec.feed == "lateral_control_params":
+            values = np.stack([rng.uniform(0, 35, count), rng.uniform(0.1, 0.5, count)], 1)
+        elif spec.feed == "action_t":
+            values = rng.uniform(0.2, 0.6, shape)
+        elif spec.feed == "previous_curvature":
+            values = spec.gain * rng.normal(0, 0.01, shape)
+        else:
+            values = rng.normal(0, scale, shape)
+        found[name] = values.reshape(shape).astype(np.float32)
+    return found

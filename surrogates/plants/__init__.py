@@ -1,0 +1,1 @@
+"""Plants: models of the next lateral acceleration, and what runs them."""

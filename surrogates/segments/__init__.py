@@ -1,0 +1,1 @@
+"""Route segments: comma's CSV format, comma's routes, and synthetic ones."""

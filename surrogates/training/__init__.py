@@ -1,0 +1,1 @@
+"""What plants are trained on."""
