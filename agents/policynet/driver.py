@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from steerlab.agents.policynet.feature_extractor import planes
 from steerlab.agents.policynet.features import encode
 from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, PolicyNet
+from steerlab.envs.cameras.geometry import NARROW, WIDE
 from steerlab.envs.kinematic_driver import dynamics
-from steerlab.envs.kinematic_driver.camera import NARROW, WIDE
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT

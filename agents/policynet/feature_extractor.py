@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.agents.policynet.features import encode
-from steerlab.envs.kinematic_driver.camera import NARROW, WIDE, Camera, picture, yuv
+from steerlab.envs.cameras.geometry import NARROW, WIDE, Pinhole
+from steerlab.envs.kinematic_driver.camera import picture
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import IMAGE_LAG
 from steerlab.openpilot.engines import Network
 from steerlab.openpilot.history import Queue
-from steerlab.openpilot.images import image_pair, pack_yuv
+from steerlab.openpilot.images import image_pair, pack_rgb
 from steerlab.openpilot.outputs import parse
 from steerlab.openpilot.runner import PLANES
 
@@ -79,7 +80,7 @@ class Vision:
         return parse(self.network.slices, raw)["hidden_state"].astype(np.float32)
 
 
-def planes(env: KinematicDriverVectorEnv, camera: Camera) -> Array:
+def planes(env: KinematicDriverVectorEnv, camera: Pinhole) -> Array:
     """Return what ``camera`` sees in every row, as the vision network takes it, (N, 6, 128, 256)."""
     rows = range(env.num_envs)
-    return np.stack([pack_yuv(*yuv(picture(env.simulator, row, camera))) for row in rows])
+    return np.stack([pack_rgb(picture(env.simulator, row, camera)) for row in rows])

@@ -6,18 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steerlab.errors import InputError
-<<<<<<< HEAD:tests/exporters/openpilot/test_images.py
-from steerlab.exporters.openpilot import images
-from steerlab.exporters.openpilot.images import (
+from steerlab.openpilot import images
+from steerlab.openpilot.images import (
     image_pair,
     pack_i420,
     pack_rgb,
     pack_yuv,
     unpack_yuv,
 )
-=======
-from steerlab.openpilot.images import image_pair, pack_i420, pack_yuv, unpack_yuv
->>>>>>> main:tests/openpilot/test_images.py
 
 
 def test_order_of_the_phases() -> None:
