@@ -15,14 +15,17 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm.auto import tqdm
 
 from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
 from steerlab.agents.run_log import RunLog
-
-_SEED_STRIDE = 1_000_003  # keeps the seeds of neighbouring runs apart
+from steerlab.seeds import (
+    episode_seed,
+    generator_seed,
+    seed_generators,
+    unchanged_generators,
+)
 
 
 def save_sb3(path: str | Path, model: OnPolicyAlgorithm, **describe: Any) -> None:
@@ -80,6 +83,12 @@ def sb3_logger(log: RunLog) -> Logger:
     return Logger(folder=None, output_formats=[_LogWriter(log)])
 
 
+def learn(model: OnPolicyAlgorithm, total_steps: int, training: "ResumableTraining") -> None:
+    """Train ``model``; stable-baselines3 draws from global generators, which are put back."""
+    with unchanged_generators():
+        model.learn(total_steps, callback=training)
+
+
 class ResumableTraining(BaseCallback):
     """Checkpoints after every iteration, a progress bar, and randomness by iteration.
 
@@ -121,9 +130,9 @@ class ResumableTraining(BaseCallback):
         self._updated = True
         steps = self.model.num_timesteps
         rows = self.training_env.num_envs
-        seed = (self.seed * _SEED_STRIDE + steps) % 2**31
-        set_random_seed(seed)
-        self.training_env.seed(seed)
+        seed_generators(generator_seed("training", self.seed, steps))
+        episodes = steps // self.model.n_steps  # type: ignore[attr-defined]
+        self.training_env.seed(episode_seed("training", self.seed, episodes, rows))
         self.model._last_obs = self.training_env.reset()  # type: ignore[assignment]
         self.model._last_episode_starts = np.ones(rows, dtype=bool)
         normalizer = self.model.get_vec_normalize_env()

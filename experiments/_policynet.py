@@ -43,6 +43,7 @@ from steerlab.exporters.openpilot import Exported, export_model
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network, load_network
+from steerlab.seeds import initial_weights
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
 BLOCK = 20  # episodes that a process drives side by side
@@ -135,8 +136,7 @@ def drive_preview(episodes: int, others: HeldOut | None = None) -> Record:
 
 def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None) -> Record:
     """Drive the held-out episodes with a network with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with initial_weights(0):
         network = PolicyNet(contract_)
     return drive_held_out(
         torch_driver(network.eval()), episodes, "untrained network", block=500, others=others

@@ -33,8 +33,7 @@ from steerlab.experiments._intervals import (
 from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
-
-HELD_OUT = 10_000_000  # seeds of the roads that no training uses
+from steerlab.seeds import HELD_OUT_ROADS
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def one(
         model = train_driver(training, folder, output / "start.pt")
         with tqdm(total=config.episode_steps, unit="step", desc="evaluation") as bar:
             found = evaluate_driver(
-                model, config.roads, config.episode_steps, HELD_OUT, progress=bar.update
+                model, config.roads, config.episode_steps, HELD_OUT_ROADS, progress=bar.update
             )
         with atomic_path(done) as path:
             np.savez(path, returns=found["base_return"], violation=found["violation"])

@@ -63,6 +63,7 @@ from steerlab.experiments._pendulum import (
 from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.seeds import initial_weights
 
 #: What differs from the plant of the data, by name; each is an argument of the task.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -238,8 +239,8 @@ def train_mlp(pairs: Pairs, config: Config, seed: int, output: Path) -> MLPChunk
     for part in ("training", "validation"):
         states, chunks = (torch.as_tensor(a, dtype=torch.float32) for a in pairs.part(part))
         sets.append(TensorData(state=states, chunk=chunks))
-    torch.manual_seed(seed)
-    model = MLPChunks(pairs.targets.shape[1])
+    with initial_weights(seed):
+        model = MLPChunks(pairs.targets.shape[1])
     model.normalizer.adapt(*sets[0].tensors.values())
     options = FitConfig(
         epochs=config.mlp_epochs, batch_size=256, learning_rate=2e-3, seed=seed, device="cpu"

@@ -27,8 +27,7 @@ from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
 from steerlab.experiments._study import study
 from steerlab.options import option
-
-HELD_OUT = 10_000_000  # seeds of the roads that no training uses
+from steerlab.seeds import HELD_OUT_ROADS
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ def run(config: Config, output: Path) -> dict[str, float]:
     model = train_driver(config, output)
     with tqdm(total=config.episode_steps, unit="step", desc="evaluation") as bar:
         learned = evaluate_driver(
-            model, config.roads, config.episode_steps, HELD_OUT, progress=bar.update
+            model, config.roads, config.episode_steps, HELD_OUT_ROADS, progress=bar.update
         )
     env = KinematicDriverVectorEnv(config.roads, config.episode_steps)
-    found = {"learned": learned, "preview": drive_once(env, PreviewDriver, HELD_OUT)}
+    found = {"learned": learned, "preview": drive_once(env, PreviewDriver, HELD_OUT_ROADS)}
     table = Table(
         "driver", "return", "CVaR_0.05", "violations", "CTE P95", "jerk RMS", "progress",
         header_style="bold", title=f"{config.roads} held-out roads",

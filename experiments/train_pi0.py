@@ -16,6 +16,7 @@ from steerlab.agents.supervised import FitConfig, TensorData
 from steerlab.experiments._pendulum import load_pairs, train_member
 from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.seeds import initial_weights
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ def run(config: Config, output: Path) -> Path:
         })
         for name in ("training", "validation", "test")
     }  # fmt: skip
-    torch.manual_seed(config.seed)
     size = {"patch": config.patch, "width": config.width, "layers": config.layers}
-    model = Pi0(Pi0Config(horizon=pairs.targets.shape[1], **size))
+    with initial_weights(config.seed):
+        model = Pi0(Pi0Config(horizon=pairs.targets.shape[1], **size))
     model.normalizer.adapt(*sets["training"].tensors.values())
     describe = {"kind": "pi0", "model": {"horizon": pairs.targets.shape[1], **size}}
     return train_member("tinypi0", model, pi0_loss, sets, config, describe, output)

@@ -17,6 +17,7 @@ from steerlab.agents.supervised import FitConfig, TensorData
 from steerlab.experiments._pendulum import load_pairs, train_member
 from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.seeds import initial_weights
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ def run(config: Config, output: Path) -> Path:
         sets[name] = TensorData(
             state=torch.as_tensor(states, dtype=torch.float32), tokens=torch.as_tensor(tokens)
         )
-    torch.manual_seed(config.seed)
     size = {"width": config.width, "layers": config.layers}
-    model = Pi0Fast(tokenizer, Pi0FastConfig(**size))
+    with initial_weights(config.seed):
+        model = Pi0Fast(tokenizer, Pi0FastConfig(**size))
     model.normalizer.adapt(sets["training"].tensors["state"])
     describe = {"kind": "pi0_fast", "model": size, "tokenizer": tokenizer.to_dict()}
     return train_member("tinypi0fast", model, pi0_fast_loss, sets, config, describe, output)

@@ -40,6 +40,7 @@ from steerlab.experiments.compare_surrogates import choose, compare, divergence,
 from steerlab.exporters.onnx import export_onnx
 from steerlab.files import writable_folder
 from steerlab.options import option
+from steerlab.seeds import initial_weights
 from steerlab.surrogates.plants.base import CONTEXT
 from steerlab.surrogates.plants.gru import FORM, ModelPlant, SurrogateModel, build
 from steerlab.surrogates.plants.load import load_plant
@@ -98,8 +99,8 @@ def run(config: Config, output: Path) -> FitResult:
     routes, held = _routes(config)
     sequences = _collect(config, output, routes)
     train, valid = _split(config, sequences)
-    torch.manual_seed(config.seed)
-    model = build(config.architecture, config.size)
+    with initial_weights(config.seed):
+        model = build(config.architecture, config.size)
     sample = next(s for s in sequences if len(s))
     model.fit_normaliser(torch.as_tensor(sample.states), torch.as_tensor(sample.tokens).long())
     weights = sum(p.numel() for p in model.parameters())

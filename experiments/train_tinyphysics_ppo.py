@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.run_log import RunLog
-from steerlab.agents.sb3 import ResumableTraining, save_sb3, sb3_logger
+from steerlab.agents.sb3 import ResumableTraining, learn, save_sb3, sb3_logger
 from steerlab.devices import torch_device
 from steerlab.envs.sb3 import make_sb3_vec
 from steerlab.envs.tinyphysics.dynamics import STEPS
@@ -33,6 +33,7 @@ from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
 from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.seeds import unchanged_generators
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
@@ -78,27 +79,28 @@ def run(config: Config, output: Path) -> dict[str, float]:
         ),
         gamma=config.gamma,
     )
-    model = PPO(
-        "MlpPolicy",
-        venv,
-        n_steps=STEPS,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        learning_rate=lambda left: config.learning_rate * left,
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        seed=config.seed,
-        device=torch_device(config.device),
-        policy_kwargs={
-            "net_arch": [config.hidden, config.hidden],
-            "activation_fn": torch.nn.ReLU,
-            "log_std_init": config.log_std,
-        },
-    )
+    with unchanged_generators():
+        model = PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=STEPS,
+            batch_size=config.batch_size,
+            n_epochs=config.n_epochs,
+            learning_rate=lambda left: config.learning_rate * left,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            seed=config.seed,
+            device=torch_device(config.device),
+            policy_kwargs={
+                "net_arch": [config.hidden, config.hidden],
+                "activation_fn": torch.nn.ReLU,
+                "log_std_init": config.log_std,
+            },
+        )
     training = ResumableTraining(output / CHECKPOINT, config.total_steps, config.seed)
     with RunLog(output, training.resume_step()) as log:
         model.set_logger(sb3_logger(log))
-        model.learn(config.total_steps, callback=training)
+        learn(model, config.total_steps, training)
     save_sb3(output / CHECKPOINT, model)
     costs, returns = drive(model, plant, segments)
     gap = float(np.max(np.abs(returns + costs.total_cost) / costs.total_cost))

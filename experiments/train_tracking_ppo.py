@@ -16,7 +16,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from steerlab.agents.run_log import RunLog
-from steerlab.agents.sb3 import ResumableTraining, save_sb3, sb3_logger
+from steerlab.agents.sb3 import ResumableTraining, learn, save_sb3, sb3_logger
 from steerlab.agents.trc.evaluate import drive, optimal_cases
 from steerlab.devices import torch_device
 from steerlab.envs.sb3 import make_sb3_vec
@@ -30,6 +30,7 @@ from steerlab.experiments._planning import (
 )
 from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.seeds import unchanged_generators
 
 Floats = NDArray[np.float64]
 CHECKPOINT = "ppo.pt"
@@ -69,26 +70,27 @@ def run(config: Config, output: Path) -> dict[str, float]:
     )
     # Costs of hundreds early on would drown the critic; the states are of the order of one.
     venv = VecNormalize(rows, norm_obs=False, gamma=1.0, clip_reward=np.inf)
-    model = PPO(
-        "MlpPolicy",
-        venv,
-        n_steps=problem.steps,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        learning_rate=lambda left: config.learning_rate * left,
-        gamma=1.0,
-        gae_lambda=config.gae_lambda,
-        seed=config.seed,
-        device=torch_device(config.device),
-        policy_kwargs={
-            "net_arch": [config.hidden, config.hidden],
-            "activation_fn": torch.nn.Tanh,
-        },
-    )
+    with unchanged_generators():
+        model = PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=problem.steps,
+            batch_size=config.batch_size,
+            n_epochs=config.n_epochs,
+            learning_rate=lambda left: config.learning_rate * left,
+            gamma=1.0,
+            gae_lambda=config.gae_lambda,
+            seed=config.seed,
+            device=torch_device(config.device),
+            policy_kwargs={
+                "net_arch": [config.hidden, config.hidden],
+                "activation_fn": torch.nn.Tanh,
+            },
+        )
     training = ResumableTraining(output / CHECKPOINT, config.total_steps, config.seed)
     with RunLog(output, training.resume_step()) as log:
         model.set_logger(sb3_logger(log))
-        model.learn(config.total_steps, callback=training)
+        learn(model, config.total_steps, training)
     save_sb3(output / CHECKPOINT, model)
 
     def policy(states: Floats, targets: Floats, left: int) -> Floats:

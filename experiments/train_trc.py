@@ -7,7 +7,6 @@ events. The same command with the same output= goes on after an interruption.
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from steerlab.agents.trc.data import load_dataset
@@ -17,6 +16,7 @@ from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.seeds import initial_weights
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ def make_planner(config: Config, problem: TrackingProblem) -> Planner:
     """Return the new network that ``config`` names, with weights from its seed."""
     if config.init:
         return load_planner(config.init)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with initial_weights(config.seed):
         if config.model == "mlp":
             return MlpPlanner(problem, config.hidden_dim or 128)
         if config.model not in SIZES:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steerlab import seeds
 from steerlab.agents.classical.preview import Driver
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges, as_ranges
@@ -63,7 +64,7 @@ class HeldOut:
 
 def hard_episodes() -> HeldOut:
     """Return episodes in :data:`HARD` conditions, to choose by: none of them is a held-out one."""
-    return HeldOut(1_700_000_000, 10_000, held_out().max_episode_steps, HARD, "hard")
+    return HeldOut(seeds.HARD, 10_000, held_out().max_episode_steps, HARD, "hard")
 
 
 @cache

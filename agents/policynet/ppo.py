@@ -55,6 +55,7 @@ from steerlab.envs.wrappers.cvar import EXTRA
 from steerlab.errors import InputError
 from steerlab.openpilot.engines import Network
 from steerlab.options import option
+from steerlab.seeds import episode_seed, generator_seed, initial_weights
 
 #: Frames that a window must hold before a command counts, unless the episode is younger.
 HISTORY = 12
@@ -65,7 +66,6 @@ TRUE_STATE = (
     "drive_lag", "brake_lag", "superelevation", "cruise_speed",
 )  # fmt: skip
 AHEAD = np.array([0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], np.float32)
-_SEEDS = 5_000_000  # between the seeds of this training and those of the imitation before it
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,7 @@ def train_ppo(
     network = load_policy(start) if start else new_policy(config)
     if network.contract.id != config.contract:
         raise other_contract(start, network)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+    with initial_weights(config.seed):
         critic = Critic(INPUTS)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
@@ -198,10 +197,13 @@ def train_ppo(
     ):
         for iteration in range(first, iterations):
             env.risk.set_progress(iteration / iterations)
-            seed = config.seed * 10_000_000 + _SEEDS + iteration * ppo.num_envs
+            first_episode = iteration * ppo.num_envs
+            seed = episode_seed("reinforcement", config.seed, first_episode, ppo.num_envs)
             eyes = Vision(vision, ppo.num_envs) if vision else None
             drive = collect(network, env, None, ppo.steps, seed, mixture, eyes, true_state)
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(
+                generator_seed("reinforcement", config.seed, iteration)
+            )
             only_critic = iteration < ppo.critic_first
             rate = ppo.learning_rate * (1.0 - 0.9 * iteration / iterations)
             rising = iteration == ppo.critic_first  # Adam's first steps are its least certain

@@ -14,8 +14,7 @@ from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.openpilot.engines import Network, TorchEngine
 from steerlab.openpilot.in_graph import Packed
 from steerlab.openpilot.probe import Probe
-
-_SEED = 1_900_000_000  # neither training nor held-out
+from steerlab.seeds import REFERENCE_IO
 
 
 class _Recorder(TorchEngine):
@@ -42,7 +41,7 @@ def record_probe(
     engine = _Recorder(Packed(network, network.model), list(network.model.inputs))
     env = KinematicDriverVectorEnv(rows)
     driver = OpenpilotDriver(env, network.contract, Network(engine, network.model.slices), vision)
-    observation, info = env.reset(seed=_SEED)
+    observation, info = env.reset(seed=REFERENCE_IO)
     driver.reset(observation, info)
     for _ in range(frame):
         observation, *_, info = env.step(driver(observation, info))

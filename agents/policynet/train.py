@@ -32,9 +32,9 @@ from steerlab.errors import InputError
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network
 from steerlab.options import option
+from steerlab.seeds import FILM, episode_seed, generator_seed, initial_weights
 
 LAST, POLICY = "last.pt", "policy_model.pth"
-FILM_SEED = 1_800_000_000  # of the filmed episode, neither training nor held-out
 #: Share of the time that the teacher drives in the first iterations.
 TEACHER_SHARES = (1.0, 1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
 
@@ -163,12 +163,15 @@ def train_imitation(
             shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
             noise = config.noise + (config.calm - config.noise) * iteration / iterations
             mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
-            seed = config.seed * 10_000_000 + iteration * config.num_envs
+            first_episode = iteration * config.num_envs
+            seed = episode_seed("training", config.seed, first_episode, config.num_envs)
             network.eval()
             eyes = Vision(vision, config.num_envs) if vision else None
             drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, eyes)
             network.train()
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(
+                generator_seed("training", config.seed, iteration)
+            )
             sums: dict[str, float] = {}
             for update in range(updates):
                 for group in optimizer.param_groups:
@@ -205,8 +208,7 @@ def _is_hard(iteration: int, share: float) -> bool:
 def new_policy(config: ImitationConfig) -> PolicyNet:
     """Return a policy with random weights."""
     size = PolicySize(config.reduced, config.hidden, config.trunk)
-    with torch.random.fork_rng(devices=[]):  # without touching the caller's generator
-        torch.manual_seed(config.seed)
+    with initial_weights(config.seed):
         return PolicyNet(config.contract, size)
 
 
@@ -217,7 +219,7 @@ def finish(
     save_checkpoint(output / POLICY, {"model": policy.state_dict(), "describe": policy.describe()})
     policy.eval()
     if film:
-        seen = pictures(torch_driver(policy, vision), (FILM_SEED,), max_episode_steps=film)
+        seen = pictures(torch_driver(policy, vision), (FILM,), max_episode_steps=film)
         log.film(step, "drive/film", seen, FRAME_RATE)
     return policy
 

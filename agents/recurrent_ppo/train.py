@@ -17,7 +17,7 @@ from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE, PolicyDriver
 from steerlab.agents.recurrent_ppo.policy import SequencePolicy
 from steerlab.agents.recurrent_ppo.warm_start import imitate
 from steerlab.agents.run_log import RunLog
-from steerlab.agents.sb3 import ResumableTraining, load_sb3, save_sb3, sb3_logger
+from steerlab.agents.sb3 import ResumableTraining, learn, load_sb3, save_sb3, sb3_logger
 from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
@@ -26,6 +26,7 @@ from steerlab.envs.wrappers.cvar import CVaRVectorReward
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
 from steerlab.errors import InputError
 from steerlab.options import option
+from steerlab.seeds import episode_seed, unchanged_generators
 
 CHECKPOINT = "last.pt"
 #: What the sampler may draw differently.
@@ -94,25 +95,26 @@ def make_model(config: DriverConfig, env: CVaRVectorReward) -> RecurrentPPO:
     """
     env.check_discount(config.gamma)
     adapter: Any = SB3VecEnv(env)
-    return RecurrentPPO(
-        SequencePolicy,
-        VecNormalize(VecMonitor(adapter), gamma=config.gamma),
-        n_steps=config.episode_steps,
-        batch_size=config.batch_size,
-        n_epochs=config.n_epochs,
-        learning_rate=lambda left: config.learning_rate * (0.1 + 0.9 * left),
-        gamma=config.gamma,
-        gae_lambda=config.gae_lambda,
-        seed=config.seed,
-        device=torch_device(config.device),
-        policy_kwargs={
-            "cell": config.cell,
-            "lstm_hidden_size": config.hidden,
-            "net_arch": [config.hidden],
-            "enable_critic_lstm": False,
-            "log_std_init": config.log_std,
-        },
-    )
+    with unchanged_generators():
+        return RecurrentPPO(
+            SequencePolicy,
+            VecNormalize(VecMonitor(adapter), gamma=config.gamma),
+            n_steps=config.episode_steps,
+            batch_size=config.batch_size,
+            n_epochs=config.n_epochs,
+            learning_rate=lambda left: config.learning_rate * (0.1 + 0.9 * left),
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
+            seed=config.seed,
+            device=torch_device(config.device),
+            policy_kwargs={
+                "cell": config.cell,
+                "lstm_hidden_size": config.hidden,
+                "net_arch": [config.hidden],
+                "enable_critic_lstm": False,
+                "log_std_init": config.log_std,
+            },
+        )
 
 
 def _freeze(policy: Any) -> None:
@@ -125,8 +127,7 @@ def warm_start(config: DriverConfig, path: Path) -> None:
     """Write a learner to ``path`` that imitates the preview driver; see :mod:`warm_start`."""
     env = make_driver_env(1, config.episode_steps, "SameStep", config.gamma, alpha=1.0)
     model = make_model(config, env)
-    # Seeds that neither a training nor the held-out roads use.
-    seed = 1_000_000_000 + 1_000_000 * config.seed
+    seed = episode_seed("imitation", config.seed)
     rows = make_driver_env(ROWS, config.episode_steps, "NextStep", config.gamma, alpha=1.0)
     imitate(model, rows, config.imitation, PASSES, seed)
     save_sb3(path, model)
@@ -191,7 +192,7 @@ def train_driver(
         env.risk.set_progress((first - 1) / config.total_steps)
     with RunLog(output, first) as log:
         model.set_logger(sb3_logger(log))
-        model.learn(config.total_steps, callback=training)
+        learn(model, config.total_steps, training)
     return model
 
 

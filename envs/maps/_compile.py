@@ -34,6 +34,7 @@ MEMORY = 4 << 30  # bytes of address space that a worker may take
 LONGEST = 100_000.0  # m of a road; more is a mistake in the file
 EDGE = 1e-4  # m that the first and last point of a lane keep from the ends of its section
 LINK = 0.02  # m that are looked beyond a lane's end for what follows
+GAP = 3.0  # m between lanes, beyond which a link is a mistake in the file, or of CARLA
 
 #: CARLA's kinds of special lanes, which are one kind here.
 SPECIAL = ("special1", "special2", "special3")
@@ -195,7 +196,10 @@ def _link(world: Any, entry: _Entry, lane: Lane, lanes: dict[Key, Lane]) -> None
     last = _at(world, entry, 1.0 if number < 0 else 0.0)
     for w in last.next(LINK) if last is not None else ():
         key = (w.road_id, w.section_id, w.lane_id)
-        if key != entry.key and key in lanes and lanes[key].kind in DRIVABLE:
+        if key == entry.key or key not in lanes or lanes[key].kind not in DRIVABLE:
+            continue
+        gap = lanes[key].profile.points[0] - lane.profile.points[-1]
+        if np.linalg.norm(gap) < GAP:
             lane.successors.append(key)
 
 
@@ -211,8 +215,7 @@ def _signals(world: Any, lanes: dict[Key, Lane], entries: dict[Key, _Entry]) -> 
         if SIGNAL_KINDS[kind] == "speed_limit":
             value = mark.value if mark.value > 0 else float(mark.sub_type)
             speed = value * UNITS.get(mark.unit, UNITS["km/h"])
-        # CARLA turns a sign to face the traffic that it is meant for.
-        heading = float(np.radians(mark.transform.rotation.yaw + 90.0))
+        heading = float(np.radians(mark.transform.rotation.yaw))
         signal = found.setdefault(
             mark.id, Signal(kind, (at.x, at.y, -at.z), heading, max(speed, 0.0))
         )

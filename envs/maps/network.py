@@ -25,6 +25,7 @@ from steerlab.envs.maps.road_map import (
 
 STEP, JUNCTION_STEP = 1.0, 0.5  # m, largest distance between the points of a lane
 TOUCH = 2.3  # m between centre lines, below which cars side by side would touch
+BEYOND = 0.3  # m from an edge, where nothing may be paved
 TURN = np.radians(35)  # change of heading that makes a way through a junction a turn
 
 Floats = NDArray[np.float64]
@@ -101,7 +102,10 @@ def build(
     Raises:
         InputError: There is no lane to drive on, or a number is not finite.
     """
+    # In one order, whoever made them, so that the same roads are the same map.
     lanes = [lane for lane in lanes if arc_lengths(lane.profile).sum() > 1e-3]
+    lanes.sort(key=lambda lane: lane.key)
+    signals = sorted(signals, key=_signal_order)
     index = {lane.key: i for i, lane in enumerate(lanes)}
 
     def number(key: Key | None) -> int:
@@ -130,6 +134,12 @@ def build(
     arrays |= _conflicts(view, len(junction_ids))
     arrays |= _signals(view, signals, index, len(junction_ids))
     return validate(RoadMap(name=name, left_hand_traffic=left_hand_traffic, **arrays))
+
+
+def _signal_order(signal: Signal) -> tuple[Any, ...]:
+    signal.stops.sort()
+    keys = [key for key, _ in signal.stops]
+    return signal.kind, keys, [round(value, 1) for value in signal.position]
 
 
 def _starts(counts: Sequence[int]) -> NDArray[np.int32]:
@@ -174,12 +184,22 @@ class _View:
         start = self.geometry["lane_start"]
         return slice(int(start[lane]), int(start[lane + 1]))
 
-    def boundary(self, lane: int, right: bool) -> Floats:
+    def boundary(self, lane: int, right: bool, beyond: float = 0.0) -> Floats:
+        """Return the points of one side of a lane, or of a line ``beyond`` m further out."""
         part = self.part(lane)
-        half = 0.5 * self.geometry["width"][part] * (1 if right else -1)
+        half = (0.5 * self.geometry["width"][part] + beyond) * (1 if right else -1)
         heading = self.geometry["heading"][part]
         shift = np.stack([-half * np.sin(heading), half * np.cos(heading), 0 * half], 1)
         return np.asarray(self.geometry["points"][part] + shift)
+
+
+@dataclass
+class _Edge:
+    """One side of a lane, a line a little further out, and what lies beyond."""
+
+    points: Floats
+    beyond: Floats
+    kind: int
 
 
 def _edges(view: _View, left_hand_traffic: bool) -> dict[str, Any]:
@@ -187,7 +207,7 @@ def _edges(view: _View, left_hand_traffic: bool) -> dict[str, Any]:
     sections: dict[tuple[int, int], list[int]] = {}
     for i, lane in enumerate(view.lanes):
         sections.setdefault(lane.key[:2], []).append(i)
-    lines: list[tuple[Floats, int]] = []
+    lines: list[_Edge] = []
     for members in sections.values():
         # From the left of the reference line to its right.
         members = sorted(members, key=lambda i: -view.lanes[i].key[2])
@@ -203,7 +223,9 @@ def _edges(view: _View, left_hand_traffic: bool) -> dict[str, Any]:
             # Lanes left of the reference line run against it, so that their sides are swapped.
             against = (view.lanes[lane].key[2] > 0) != left_hand_traffic
             right = first != against
-            lines.append((view.boundary(lane, right), _edge_kind(view, lane, right, other)))
+            kind = _edge_kind(view, lane, right, other)
+            beyond = view.boundary(lane, right, BEYOND)
+            lines.append(_Edge(view.boundary(lane, right), beyond, kind))
     return _cut(view, lines)
 
 
@@ -215,41 +237,53 @@ def _edge_kind(view: _View, lane: int, right: bool, other: int | None) -> int:
     return EDGE_KINDS.index("median" if kind == "median" else "verge")
 
 
-def _cut(view: _View, lines: list[tuple[Floats, int]]) -> dict[str, Any]:
-    """Drop the points of edges that lie inside another paved lane; keep runs of two and more."""
-    from scipy.spatial import cKDTree
-
-    kinds = np.repeat([lane.kind for lane in view.lanes], np.diff(view.geometry["lane_start"]))
-    where = np.flatnonzero(np.isin(kinds, PAVED) & (view.geometry["width"] > 0.2))
+def _cut(view: _View, lines: list[_Edge]) -> dict[str, Any]:
+    """Drop the points of edges beyond which another lane is paved; keep runs of two and more."""
     kept, codes = [], []
-    if where.size and lines:
-        centre, heading = view.geometry["points"][where], view.geometry["heading"][where]
-        width = view.geometry["width"][where]
-        edge = np.concatenate([line for line, _ in lines])
-        reach = 0.5 * float(width.max()) + STEP
-        near, at = cKDTree(centre).query(edge, k=min(16, len(where)), distance_upper_bound=reach)
-        near, at = near.reshape(len(edge), -1), at.reshape(len(edge), -1)
-        at = np.where(np.isfinite(near), at, 0)
-        off = edge[:, None] - centre[at]
-        cosine, sine = np.cos(heading[at]), np.sin(heading[at])
-        along = np.abs(off[..., 0] * cosine + off[..., 1] * sine)
-        across = np.abs(off[..., 1] * cosine - off[..., 0] * sine)
-        inside = np.isfinite(near) & (along <= 0.6 * STEP) & (np.abs(off[..., 2]) < 2.0)
-        inside &= across < 0.5 * width[at] - 0.25
-        free = ~inside.any(axis=1)
-        begun = np.cumsum([0, *(len(line) for line, _ in lines)])
-        for (line, kind), begin in zip(lines, begun, strict=False):
-            ok = free[begin : begin + len(line)]
-            turns = np.flatnonzero(np.diff(np.concatenate([[0], ok, [0]])))
-            for first, last in zip(turns[::2], turns[1::2], strict=True):
-                if last - first >= 2:
-                    kept.append(line[first:last])
-                    codes.append(kind)
+    free = ~_covered(view, np.concatenate([np.zeros((0, 3)), *(line.beyond for line in lines)]))
+    begin = 0
+    for line in lines:
+        ok = free[begin : begin + len(line.points)]
+        begin += len(ok)
+        turns = np.flatnonzero(np.diff(np.concatenate([[0], ok, [0]])))
+        for first, last in zip(turns[::2], turns[1::2], strict=True):
+            if last - first >= 2:
+                kept.append(line.points[first:last])
+                codes.append(line.kind)
     return {
         "edge_start": _starts([len(line) for line in kept]),
         "edge_points": np.concatenate([np.zeros((0, 3)), *kept]),
         "edge_kind": np.array(codes, np.int8),
     }
+
+
+def _covered(view: _View, points: Floats) -> NDArray[np.bool_]:
+    """Return which of ``points`` (n, 3) lie on a paved lane."""
+    from scipy.spatial import cKDTree
+
+    kinds = np.repeat([lane.kind for lane in view.lanes], np.diff(view.geometry["lane_start"]))
+    where = np.flatnonzero(np.isin(kinds, PAVED) & (view.geometry["width"] > 0.2))
+    covered = np.zeros(len(points), bool)
+    if not where.size:
+        return covered
+    centre, heading = view.geometry["points"][where], view.geometry["heading"][where]
+    width = view.geometry["width"][where]
+    tree, reach = cKDTree(centre), 0.5 * float(width.max()) + STEP
+    asked, count = np.arange(len(points)), 16
+    while asked.size:
+        near, at = tree.query(points[asked], k=[*range(1, count + 1)], distance_upper_bound=reach)
+        at = np.where(np.isfinite(near), at, 0)
+        off = points[asked, None] - centre[at]
+        cosine, sine = np.cos(heading[at]), np.sin(heading[at])
+        along = np.abs(off[..., 0] * cosine + off[..., 1] * sine)
+        across = np.abs(off[..., 1] * cosine - off[..., 0] * sine)
+        inside = np.isfinite(near) & (along <= 0.6 * STEP) & (np.abs(off[..., 2]) < 2.0)
+        inside &= across < 0.5 * width[at]
+        covered[asked] = inside.any(axis=1)
+        # In a crossing many lanes lie over each other: look at more points where all were near.
+        asked = asked[~covered[asked] & np.isfinite(near[:, -1])]
+        count *= 4
+    return covered
 
 
 def _connections(view: _View) -> dict[str, Any]:

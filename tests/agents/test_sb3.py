@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.run_log import RunLog, read_log
-from steerlab.agents.sb3 import ResumableTraining, load_sb3, sb3_logger
+from steerlab.agents.sb3 import ResumableTraining, learn, load_sb3, sb3_logger
 from steerlab.envs.sb3 import make_sb3_vec
 
 TOTAL = 6 * 3 * 32
@@ -45,10 +45,18 @@ def train(folder: Path, stop_after: int = 0) -> PPO:
         model.set_logger(sb3_logger(log))
         if stop_after:
             with pytest.raises(Stop):
-                model.learn(TOTAL, callback=training)
+                learn(model, TOTAL, training)
         else:
-            model.learn(TOTAL, callback=training)
+            learn(model, TOTAL, training)
     return model
+
+
+def test_the_callers_generators_stay(tmp_path: Path) -> None:
+    model = make()
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    learn(model, 3 * 32, ResumableTraining(tmp_path / "last.pt", 3 * 32, seed=5))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
 def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:
