@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from steerlab.envs.cameras.mesh import Mesh, boxes, facing, merge, quads
 from steerlab.envs.cameras.terrain import DROP, Surroundings, edges
@@ -199,10 +200,18 @@ _BAR = [(-0.25, -0.08), (0.25, -0.08), (0.25, 0.08), (-0.25, 0.08)]
 
 
 def _standing(road_map: RoadMap, signal: int) -> tuple[Floats, Floats]:
-    """Return rotation (3, 3) and foot (3,) of a sign."""
+    """Return rotation (3, 3) and foot (3,) of a sign; maps tell its middle, not its foot."""
     heading = road_map.signal_heading[signal]
     c, s = np.cos(heading), np.sin(heading)
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), road_map.signal_position[signal]
+    x, y = road_map.signal_position[signal, :2]
+    _, nearest = _places(road_map).query([x, y])
+    foot = np.array([x, y, road_map.points[nearest, 2]])
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), foot
+
+
+@lru_cache(maxsize=8)
+def _places(road_map: RoadMap) -> cKDTree:
+    return cKDTree(road_map.points[:, :2])
 
 
 class Lamps(NamedTuple):
