@@ -5,6 +5,7 @@ Made once for a route; what a frame's labels need is then a piece of it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,33 +22,32 @@ SAME_LEVEL = 2.5  # m: what is higher or lower belongs to a bridge or to what pa
 
 
 @dataclass(frozen=True, eq=False)
-class Corridor:
-    """Lines along n places of a route, at most 1 m apart; what is missing is nan."""
+class Path:
+    """A line that cars follow, at n places at most 2 m apart."""
 
-    s: Floats  # (n,) m along the route
-    centre: Floats  # (n, 3) of the route's lane, world
+    s: Floats  # (n,) m
+    centre: Floats  # (n, 3) m, world
     heading: Floats  # (n,) rad, without jumps
     curvature: Floats  # (n,) 1/m
     limit: Floats  # (n,) m/s
-    lines: Floats  # (4, n, 3) far left, left, right, far right
-    painted: NDArray[np.bool_]  # (4, n) whether there is paint on it
-    edges: Floats  # (2, n, 3) left, right
 
-    def locate(self, places: Floats, heading: Floats, near: Floats | None = None) -> Floats:
-        """Return s (k,) m, offset (k,) m right of the middle and heading error (k,) rad.
+    def locate(self, places: Floats, heading: Floats, low: Any, high: Any) -> Floats:
+        """Return s (m), offset right of the line (m) and heading error (rad) of k places, (3, k).
 
         Args:
             places: (k, 2) or (k, 3), world.
             heading: (k,) rad.
-            near: s (k,) about which to look, within 30 m; everywhere by default.
-
-        Returns:
-            (3, k).
+            low: From where on to look, m along the line, (k,) or one for all.
+            high: Up to where: a line may cross itself.
         """
-        gap = np.linalg.norm(places[:, None, :2] - self.centre[None, :, :2], axis=-1)
-        if near is not None:
-            gap = np.where(np.abs(self.s[None] - near[:, None]) < 30.0, gap, np.inf)
-        i = np.clip(gap.argmin(axis=1), 1, len(self.s) - 2)
+        low, high = (np.broadcast_to(x, len(places)) for x in (low, high))
+        i = np.empty(len(places), int)
+        for begin in range(0, len(places), _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            away = places[part, None, :2] - self.centre[None, :, :2]
+            gap = (away**2).sum(axis=-1)
+            outside = (self.s < low[part, None]) | (self.s > high[part, None])
+            i[part] = np.where(outside, np.inf, gap).argmin(axis=1)
         along = np.stack([np.cos(self.heading[i]), np.sin(self.heading[i])], axis=1)
         away = places[:, :2] - self.centre[i, :2]
         ahead, right = (away * along).sum(1), along[:, 0] * away[:, 1] - along[:, 1] * away[:, 0]
@@ -60,8 +60,21 @@ class Corridor:
         return np.stack([self.s[i] + ds, offset, np.arctan2(np.sin(error), np.cos(error))])
 
 
+_CHUNK = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Corridor:
+    """Lines beside n places of a chain of lanes; what is missing is nan."""
+
+    path: Path  # the middle of the lanes
+    lines: Floats  # (4, n, 3) far left, left, right, far right
+    painted: NDArray[np.bool_]  # (4, n) whether there is paint on it
+    edges: Floats  # (2, n, 3) left, right
+
+
 def corridor(road_map: RoadMap, lanes: Sequence[int]) -> Corridor:
-    """Return the corridor of a route.
+    """Return the corridor of a chain of lanes.
 
     Args:
         road_map: The map.
@@ -71,7 +84,7 @@ def corridor(road_map: RoadMap, lanes: Sequence[int]) -> Corridor:
         InputError: No lane is given.
     """
     if not len(lanes):
-        raise InputError("a route needs at least one lane")
+        raise InputError("a corridor needs at least one lane")
     parts = [_piece(road_map, int(lane)) for lane in lanes]
     last = len(parts) - 1
     cut = [slice(None) if i == last else slice(None, -1) for i in range(len(parts))]
@@ -88,10 +101,8 @@ def corridor(road_map: RoadMap, lanes: Sequence[int]) -> Corridor:
     heading = np.unwrap(road_map.heading[where])
     owner = np.searchsorted(road_map.lane_start, where, side="right") - 1
     edges = _edges(road_map, centre, heading, road_map.width[where])
-    return Corridor(
-        s, centre, heading, road_map.curvature[where], road_map.lane_limit[owner], lines, painted,
-        edges,
-    )  # fmt: skip
+    path = Path(s, centre, heading, road_map.curvature[where], road_map.lane_limit[owner])
+    return Corridor(path, lines, painted, edges)
 
 
 def _range(road_map: RoadMap, lane: int) -> tuple[int, int]:

@@ -41,14 +41,14 @@ def lines(
     """Return the labels of a frame.
 
     Args:
-        way: The corridor of the route.
+        way: The corridor of the car's lane.
         s: Where the car is along it, m.
         origin: Of the calibrated frame, the device, world (3,).
         calibrated_from_world: Rotation (3, 3).
         boxes: Other vehicles.
     """
     reach = X_IDXS[-1] + BEHIND + 15.0
-    part = slice(*np.searchsorted(way.s, [s - BEHIND, s + reach]))
+    part = slice(*np.searchsorted(way.path.s, [s - BEHIND, s + reach]))
     world = np.concatenate([way.lines[:, part], way.edges[:, part]])
     local = (world - origin) @ calibrated_from_world.T
     values, valid = zip(*(_at_knots(line) for line in local), strict=True)

@@ -22,7 +22,7 @@ def seen(
     x, y, heading = (float(v[0]) for v in roads.reference(shape, np.array([s])))
     right = middle + offset
     pose = Pose(x - right * np.sin(heading), y + right * np.cos(heading), 0.0, heading + turn)
-    located = way.locate(np.array([[pose.x, pose.y]]), np.array([pose.heading]))
+    located = way.path.locate(np.array([[pose.x, pose.y]]), np.array([pose.heading]), 0.0, np.inf)
     np.testing.assert_allclose(located[1:, 0], [offset, turn], atol=2e-3)
     mount = Mount()
     to_frame = mount.calibrated_from_car @ pose.world_from_car.T
@@ -90,12 +90,12 @@ def test_a_car_hides_the_line_behind_it() -> None:
     np.testing.assert_array_equal(hidden(eye, points, box), [False, True, False, True, False])
     m = roads.road("straight")
     way = corridor(m, [roads.lane_of(m, -1)])
-    pose = Pose(*(float(v) for v in way.centre[50]), float(way.heading[50]))
+    pose = Pose(*(float(v) for v in way.path.centre[50]), float(way.path.heading[50]))
     to_frame = pose.world_from_car.T
     ahead = pose.world_from_car @ [12.0, 1.75, -0.8]
     cars = Boxes(np.array([[pose.x, pose.y, 0.0] + ahead]), np.array([pose.heading]), box.size)
     probs = [
-        lines(way, way.s[50], device_origin(pose, Mount()), to_frame, c).lane_lines_prob
+        lines(way, way.path.s[50], device_origin(pose, Mount()), to_frame, c).lane_lines_prob
         for c in (NO_CARS, cars)
     ]
     assert probs[1][2] < 0.7 * probs[0][2]
@@ -107,5 +107,7 @@ def test_a_route_joins_lanes_without_a_gap() -> None:
     with pytest.raises(InputError, match="at least one lane"):
         corridor(m, [])
     way: Corridor = corridor(m, [roads.lane_of(m, -2)])
-    np.testing.assert_allclose(np.diff(way.s), np.linalg.norm(np.diff(way.centre, axis=0), axis=1))
-    assert way.s[-1] == pytest.approx(400.0)
+    np.testing.assert_allclose(
+        np.diff(way.path.s), np.linalg.norm(np.diff(way.path.centre, axis=0), axis=1)
+    )
+    assert way.path.s[-1] == pytest.approx(400.0)
