@@ -20,7 +20,7 @@ from steerlab.envs.cameras.compose import compose, haze_alpha
 from steerlab.envs.cameras.geometry import Pinhole, View
 from steerlab.envs.cameras.looks import Look
 from steerlab.envs.cameras.mesh import Mesh
-from steerlab.envs.cameras.scene import LAYERS, Scene
+from steerlab.envs.cameras.scenery import LAYERS, Scenery
 from steerlab.errors import InputError, unknown_name
 
 NEAR, FAR = 0.8, 320.0  # m
@@ -39,7 +39,7 @@ Bytes = NDArray[np.uint8]
 class Shot:
     """What one frame shows."""
 
-    scene: Scene
+    scene: Scenery
     look: Look
     moving: Mesh  # vehicles and lamps, in the world
     shadows: Mesh  # on the ground below vehicles
@@ -82,7 +82,7 @@ class Renderer:
         self.root = core.NodePath("scene")
         self.cameras: dict[Pinhole, _Camera] = {}
         self.loaded: OrderedDict[str, _Loaded] = OrderedDict()
-        self.moving = {layer: _Batch(core, self.root, layer) for layer in ("plain", "shadow")}
+        self.moving = {layer: _Batch(core, self.root, layer, -1) for layer in ("plain", "shadow")}
         self.shown: _Loaded | None = None
 
     def render(self, shot: Shot) -> list[Bytes]:
@@ -112,7 +112,7 @@ class Renderer:
             self.cameras[camera] = _Camera(self, camera)
         return self.cameras[camera]
 
-    def _load(self, scene: Scene) -> "_Loaded":
+    def _load(self, scene: Scenery) -> "_Loaded":
         """Show ``scene``, and forget the one that was shown longest ago."""
         if scene.key not in self.loaded:
             self.loaded[scene.key] = _Loaded(self.core, self.root, scene)
@@ -195,10 +195,12 @@ def _turned(points: Any) -> Any:
 class _Batch:
     """Triangles of one material in Panda3D's arrays."""
 
-    def __init__(self, core: Any, parent: Any, layer: str) -> None:
+    def __init__(self, core: Any, parent: Any, layer: str, rank: int) -> None:
         self.core = core
         self.geometry = core.GeomNode(layer)
         self.node = parent.attach_new_node(self.geometry)
+        # One order for ever: where surfaces are equally deep, the first one drawn stays.
+        self.node.set_bin("fixed", rank)
         self.node.set_depth_offset(LAYERS[layer])
 
     def fill(self, mesh: Mesh) -> None:
@@ -229,11 +231,13 @@ class _Batch:
 class _Loaded:
     """A scene in Panda3D's arrays; what the tiles share lies in one array, cut by ``start``."""
 
-    def __init__(self, core: Any, root: Any, scene: Scene) -> None:
+    def __init__(self, core: Any, root: Any, scene: Scenery) -> None:
         self.core, self.tiles = core, scene.tiles
         self.node = root.attach_new_node(scene.key)
         self.node.stash()
-        self.batches = [_Batch(core, self.node, tile.material) for tile in scene.tiles]
+        self.batches = [
+            _Batch(core, self.node, tile.material, rank) for rank, tile in enumerate(scene.tiles)
+        ]
         self.centres = np.array([tile.centre for tile in scene.tiles])
         self.radii = np.array([tile.radius for tile in scene.tiles])
         self.vertices = np.concatenate([tile.mesh.vertices for tile in scene.tiles])

@@ -6,14 +6,14 @@ from steerlab.envs.cameras.geometry import View
 from steerlab.envs.cameras.looks import Look, Weather
 from steerlab.envs.cameras.mesh import EMPTY, Mesh, facing, quads
 from steerlab.envs.cameras.renderer import Shot, render
-from steerlab.envs.cameras.scene import Scene, Tile
+from steerlab.envs.cameras.scenery import Scenery, Tile
 
 CLEAR = Look(Weather(visibility=1e7, cloud=1.0, sun_elevation=1.2), seed=1)
 
 
-def scene(key: str, *meshes: Mesh) -> Scene:
+def scene(key: str, *meshes: Mesh) -> Scenery:
     tiles = [Tile("plain", facing(m), m.vertices.mean(axis=0), 1e4) for m in meshes]
-    return Scene(key, tuple(tiles))
+    return Scenery(key, tuple(tiles))
 
 
 def boards(view: View, places: np.ndarray, half: np.ndarray) -> Mesh:

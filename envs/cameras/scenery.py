@@ -12,13 +12,14 @@ from steerlab.envs.cameras.mesh import Mesh, facing, merge
 from steerlab.envs.maps.road_map import RoadMap
 
 TILE = 60.0  # m, size of the squares that are drawn or left out as a whole
-#: Materials, and how much nearer than they are those count that lie on others: in 1 / 65536 of the
-#: range of depths. Between a marking and tarmac that is 1 cm at 5 m and 1.4 m at 60 m: markings can be
-#: seen that far behind the foot of something, but for some centimetres of height only. None is
-#: negative: depths at the far end of the range would turn over.
+#: Materials, and how much nearer than they are those count that lie on others, in 1 / 65536 of the
+#: range of depths. The renderer rounds corners to its pixels but keeps their depths, which moves a
+#: surface by up to one row of the raw frame; on the road one row of the wide camera is 46. So a
+#: marking can be seen through the lowest half pixel of what stands before it. None is negative:
+#: depths at the far end of the range would turn over.
 LAYERS = {
-    "ground": 0, "asphalt": 10, "concrete": 10, "facade": 10, "plain": 10, "marking": 30,
-    "shadow": 40,
+    "ground": 0, "asphalt": 10, "concrete": 10, "facade": 10, "plain": 10, "marking": 65,
+    "shadow": 100,
 }  # fmt: skip
 
 
@@ -32,7 +33,7 @@ class Tile(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class Scenery:
     """What stands on a map; ``key`` tells which."""
 
     key: str
@@ -45,7 +46,7 @@ class Scene:
 
 
 @lru_cache(maxsize=8)
-def scene_of(road_map: RoadMap) -> Scene:
+def scenery_of(road_map: RoadMap) -> Scenery:
     """Return the scene of a map; the same map always has the same buildings and trees."""
     rng = np.random.default_rng(int(road_map.hash[:12], 16))
     surroundings = terrain.Surroundings(road_map)
@@ -62,7 +63,7 @@ def scene_of(road_map: RoadMap) -> Scene:
     tiles = [
         tile for material in LAYERS for tile in _cut(material, facing(merge(meshes[material])))
     ]
-    return Scene(road_map.hash, tuple(tiles))
+    return Scenery(road_map.hash, tuple(tiles))
 
 
 def _cut(material: str, mesh: Mesh) -> list[Tile]:
