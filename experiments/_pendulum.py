@@ -82,7 +82,7 @@ def play(
     states, actions = [info["state"]], []
     survived = np.ones(env.num_envs, dtype=bool)
     steps = np.zeros(env.num_envs, dtype=int)
-    for _ in range(env.episode_steps):
+    for _ in range(env.max_episode_steps):
         steps += survived
         action = act(observations)
         observations, _, terminated, _, info = env.step(action.astype(np.float32)[:, None])

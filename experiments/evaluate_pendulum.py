@@ -199,7 +199,7 @@ def _task(
         goals=goals,
         obstacle=OBSTACLE if goals else None,
         reset_noise=start,
-        episode_steps=config.episode_steps,
+        max_episode_steps=config.episode_steps,
         **VARIANTS[variant],
     )
 
