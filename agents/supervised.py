@@ -7,11 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -367,7 +364,8 @@ def _write_stats(output: Path, config: FitConfig, result: FitResult, best_loss: 
 
 def plot_curves(history: list[dict[str, Any]], path: str | Path, best_epoch: int) -> None:
     """Draw training and validation loss over the epochs, the best epoch marked."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     epochs = [record["step"] + 1 for record in history]
     for key, label in (("train/loss", "training"), ("valid/loss", "validation")):
         axes.plot(epochs, [record[key] for record in history], label=label)
@@ -378,4 +376,3 @@ def plot_curves(history: list[dict[str, Any]], path: str | Path, best_epoch: int
     axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)

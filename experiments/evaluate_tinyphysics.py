@@ -30,10 +30,10 @@ from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.reward import Costs
 from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.experiments._tinyphysics_report import write_report
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments

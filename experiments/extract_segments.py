@@ -17,8 +17,8 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.logs.extract import ExtractOptions
 from steerlab.surrogates.logs.pipeline import Extraction, extract_all
 from steerlab.surrogates.logs.routes import CommaApi, LogFile, find_logs, read_routes_file

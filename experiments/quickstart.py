@@ -22,9 +22,9 @@ from steerlab.agents.policynet.evaluate import Figures, held_out
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._film import film_drive
-from steerlab.experiments._study import study
 from steerlab.exporters.verify import FAIL, Check, Options, failed, verify_export
 from steerlab.options import option
+from steerlab.study import study
 
 #: The default training fits into the ten minutes.
 QUICK = ImitationConfig()

@@ -30,9 +30,9 @@ from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
-from steerlab.experiments._study import study
 from steerlab.openpilot.engines import Network, load_network
 from steerlab.options import option
+from steerlab.study import study
 
 EPISODE = 500  # steps
 ENV = "KinematicDriver-v0"

@@ -28,9 +28,9 @@ from steerlab.experiments._planning import (
     print_table,
     write_json,
 )
-from steerlab.experiments._study import study
 from steerlab.options import option
 from steerlab.seeds import unchanged_generators
+from steerlab.study import study
 
 Floats = NDArray[np.float64]
 CHECKPOINT = "ppo.pt"

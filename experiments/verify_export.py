@@ -26,7 +26,6 @@ from tqdm.auto import tqdm
 from steerlab.agents.policynet.evaluate import held_out
 from steerlab.errors import InputError
 from steerlab.experiments._policynet import closed_loop
-from steerlab.experiments._study import study
 from steerlab.exporters.verify import (
     FAIL,
     PASS,
@@ -40,6 +39,7 @@ from steerlab.exporters.verify import (
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
+from steerlab.study import study
 
 _COLOURS = {PASS: "green", FAIL: "bold red", SKIP: "yellow"}
 

@@ -7,12 +7,12 @@ installed; numpy gives the same picture but for the rounding of single values.
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steerlab.compiled import compiled, has_numba
 from steerlab.envs.cameras.geometry import View
 
 Bytes = NDArray[np.uint8]
@@ -59,11 +59,9 @@ def _directions(sky: Sky, view: View, h: int, w: int) -> Any:
 
 @cache
 def _composer() -> Callable[..., None]:
-    if find_spec("numba") is None:
+    if not has_numba():
         return _compose_arrays
-    from numba import njit
-
-    return njit(cache=True, nogil=True, fastmath=True)(_compose_pixels)  # type: ignore[no-any-return]
+    return compiled(nogil=True, fastmath=True)(_compose_pixels)
 
 
 def _compose_pixels(raw: Any, panorama: Any, haze: Any, directions: Any, picture: Any) -> None:
@@ -160,11 +158,9 @@ def haze_alpha(vertices: Any, colours: Any, ranges: Any, eye: Any, visibility: f
 
 @cache
 def _hazer() -> Callable[..., None]:
-    if find_spec("numba") is None:
+    if not has_numba():
         return _haze_arrays
-    from numba import njit
-
-    return njit(cache=True, nogil=True, fastmath=True)(_haze_points)  # type: ignore[no-any-return]
+    return compiled(nogil=True, fastmath=True)(_haze_points)
 
 
 def _haze_points(vertices: Any, colours: Any, ranges: Any, eye: Any, rate: Any) -> None:

@@ -86,7 +86,9 @@ def quads(corners: Any, colours: Any, uv: Any = None) -> Mesh:
         corners.reshape(-1, 3),
         np.repeat(-normals, 4, axis=0),
         np.broadcast_to(colours, (count, 4, 3)).reshape(-1, 3),
-        np.zeros((4 * count, 2), np.float32) if uv is None else np.float32(uv).reshape(-1, 2),
+        np.zeros((4 * count, 2), np.float32)
+        if uv is None
+        else np.asarray(uv, np.float32).reshape(-1, 2),
         np.concatenate([at + [0, 1, 2], at + [0, 2, 3]], axis=1).reshape(-1, 3).astype(np.int32),
     )
 

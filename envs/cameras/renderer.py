@@ -324,4 +324,6 @@ def _format(core: Any) -> Any:
 
 def _write(array: Any, values: NDArray[Any]) -> None:
     """Write all of ``values`` into one of Panda3D's arrays."""
-    memoryview(array).cast("B")[:] = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+    np.frombuffer(memoryview(array), np.uint8)[:] = (
+        np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+    )

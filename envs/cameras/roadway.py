@@ -132,7 +132,7 @@ def _line(
                 corners = np.stack([left[:, 1], other[:, 1], other[:, 0], left[:, 0]], axis=1)
                 yield "marking", facing_up(quads(corners, paint))
             else:
-                yield "marking", strip(*edges, paint)
+                yield "marking", strip(edges[0], edges[1], paint)
 
 
 def _grid(coarse_s: Floats, first: float, last: float) -> Floats:

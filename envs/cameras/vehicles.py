@@ -83,7 +83,7 @@ def _cabin(low: tuple[float, float], high: tuple[float, float]) -> tuple[Mesh, M
     glass, roof = quads(walls, GLASS), quads([top], (255, 255, 255))
     outward = glass.vertices * [1.0, 1.0, 0.0]
     sign = np.sign((outward * glass.normals).sum(axis=1, keepdims=True)).astype(np.float32)
-    up = np.broadcast_to(np.float32([0, 0, -1]), roof.normals.shape)
+    up = np.broadcast_to(np.array([0, 0, -1], np.float32), roof.normals.shape)
     return replace(glass, normals=glass.normals * sign), replace(roof, normals=up)
 
 
@@ -101,7 +101,9 @@ def _lamps() -> Mesh:
              for s in (-1, 1)],
             colour,
         )  # fmt: skip
-        return replace(made, normals=np.broadcast_to(np.float32([np.sign(x), 0, 0]), (8, 3)))
+        return replace(
+            made, normals=np.broadcast_to(np.array([np.sign(x), 0, 0], np.float32), (8, 3))
+        )
 
     return merge([pair(0.503, FRONT_LAMP), pair(-0.503, REAR_LAMP)])
 
@@ -141,5 +143,5 @@ def shadows(vehicles: Vehicles) -> Mesh:
     flat = np.insert(corners * out, 2, -0.01, axis=-1)
     placed = np.einsum("mij,mkj->mki", vehicles.rotations, flat) + vehicles.position[:, None]
     made = quads(placed, SHADOW)
-    up = np.broadcast_to(np.float32([0, 0, -1]), made.normals.shape)
+    up = np.broadcast_to(np.array([0, 0, -1], np.float32), made.normals.shape)
     return facing(replace(made, normals=up))

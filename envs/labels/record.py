@@ -58,8 +58,9 @@ class Record:
 
     def pose(self, tick: int) -> Pose:
         """Return where the car is."""
+        x, y, z = (float(a) for a in self.position[tick])
         roll, pitch, heading = (float(a) for a in self.rpy[tick])
-        return Pose(*(float(x) for x in self.position[tick]), heading, pitch, roll)
+        return Pose(x, y, z, heading, pitch, roll)
 
     def frame(self, tick: int) -> tuple[Floats, Floats]:
         """Return the calibrated frame: its origin (3,) and its rotation (3, 3) from the world."""

@@ -38,7 +38,7 @@ class Shard:
     @cached_property
     def mount(self) -> Mount:
         """Return where the device was on the car."""
-        told = self.attributes["mount"]
+        told: dict[str, Any] = self.attributes["mount"]
         return Mount(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
 
     def read(self, name: str, rows: Any = slice(None)) -> Array:

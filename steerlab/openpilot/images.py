@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steerlab.compiled import compiled, has_numba
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import YUV_PHASES
 
@@ -90,11 +90,9 @@ def pack_rgb(picture: Bytes) -> Bytes:
 @cache
 def _rgb_packer() -> Callable[[Bytes, Bytes], None]:
     """Return what packs one picture."""
-    if find_spec("numba") is None:
+    if not has_numba():
         return _pack_arrays
-    from numba import njit
-
-    return njit(cache=True, nogil=True)(_pack_pixels)  # type: ignore[no-any-return]
+    return compiled(nogil=True)(_pack_pixels)
 
 
 def _pack_pixels(picture: Bytes, planes: Bytes) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import cache_folder as downloads
-from steerlab.files import writable_folder
+from steerlab.files import cache_folder as downloads, writable_folder
 from steerlab.surrogates.fetch import Fetcher, without_query
 
 API_HOST = "https://api.commadotai.com"

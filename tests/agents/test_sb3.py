@@ -12,6 +12,7 @@ from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.run_log import RunLog, read_log
 from steerlab.agents.sb3 import ResumableTraining, learn, load_sb3, sb3_logger
 from steerlab.envs.sb3 import make_sb3_vec
+from tests.test_seeds import legacy_state
 
 TOTAL = 6 * 3 * 32
 
@@ -53,10 +54,10 @@ def train(folder: Path, stop_after: int = 0) -> PPO:
 
 def test_the_callers_generators_stay(tmp_path: Path) -> None:
     model = make()
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    before = torch.get_rng_state(), legacy_state()
     learn(model, 3 * 32, ResumableTraining(tmp_path / "last.pt", 3 * 32, seed=5))
     assert torch.equal(torch.get_rng_state(), before[0])
-    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+    np.testing.assert_array_equal(legacy_state(), before[1])
 
 
 def test_resumed_equals_uninterrupted(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from steerlab.openpilot.commands import Command, action_times, command, plan_curvature, smooth
 from steerlab.openpilot.contracts import T_IDXS, contract, contract_ids, plan_column

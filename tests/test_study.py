@@ -10,8 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 
 @dataclass(frozen=True)
