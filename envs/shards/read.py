@@ -38,8 +38,9 @@ class Shard:
     @cached_property
     def mount(self) -> Mount:
         """Return where the device was on the car."""
-        told: dict[str, Any] = self.attributes["mount"]
-        return Mount(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
+        told = self.attributes["mount"]
+        values: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in told.items()}
+        return Mount(**values)
 
     def read(self, name: str, rows: Any = slice(None)) -> Array:
         """Return an array, or some of its rows.

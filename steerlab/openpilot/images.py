@@ -99,7 +99,7 @@ def _pack_pixels(picture: Bytes, planes: Bytes) -> None:
     """Pack one picture pixel by pixel: for numba."""
     for i in range(picture.shape[0] // 2):
         for j in range(picture.shape[1] // 2):
-            red, green, blue = 0, 0, 0
+            red = green = blue = np.int64(0)
             for channel in range(4):  # YUV_PHASES: down first
                 row, column = 2 * i + channel % 2, 2 * j + channel // 2
                 r = np.int64(picture[row, column, 0])
