@@ -193,8 +193,12 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         )
         return seen
 
+    @after_reset
     def scene(self, row: int) -> Scene:
         """Return the true state of everything in a row: what cameras and labels are made from."""
+        return self._scene(row)
+
+    def _scene(self, row: int) -> Scene:
         sim, cars, now = self.simulator, self.cars[row], self.rows[row]
         there = np.flatnonzero(cars[1:, others.LANE] >= 0) + 1
         vehicles = np.zeros((len(there), 6))
@@ -427,7 +431,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
     def _picture(self, row: int) -> NDArray[np.uint8]:
         from steerlab.envs.carla_driver.render import draw
 
-        return draw(self.scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
+        return draw(self._scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
 
 
 def pedals_to_actions(actions: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
