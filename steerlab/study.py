@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 from unittest import mock
 
 import hydra
@@ -41,6 +41,7 @@ def study(
     run: Callable[[Any, Path], Any],
     *,
     resumes: bool = False,
+    free: Sequence[str] = (),
 ) -> Callable[..., None]:
     """Return the ``main`` of a study.
 
@@ -49,6 +50,7 @@ def study(
         run: Called with the options and the output folder, which exists and can be written.
         resumes: The study continues what it finds in an existing output folder. The settings
             saved there must then be the same, so that one result never mixes two settings.
+        free: Options that may be others then, since the result does not depend on them.
     """
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
@@ -61,8 +63,9 @@ def study(
             _print_help(command, module.__doc__ or "", config_type)
             return
         try:
+            arguments = _with_lists(arguments, config_type)
             _check_overrides(arguments, config_type)
-            _run_hydra(name, arguments, config_type, run, resumes)
+            _run_hydra(name, arguments, config_type, run, resumes, free)
         except InputError as error:
             sys.exit(f"steerlab {command}: {error}")
         except (HydraException, OmegaConfBaseException) as error:
@@ -84,6 +87,7 @@ def _run_hydra(
     config_type: type[Any],
     run: Callable[[Any, Path], Any],
     resumes: bool,
+    free: Sequence[str],
 ) -> None:
     """Compose the settings through Hydra and call ``run`` once for each job."""
     _store(name, config_type)
@@ -91,7 +95,7 @@ def _run_hydra(
     def job(settings: DictConfig) -> Any:
         output = Path(HydraConfig.get().runtime.output_dir)
         config = _to_dataclass(config_type, settings)
-        _save_config(settings, writable_folder(output), resumes)
+        _save_config(settings, writable_folder(output), resumes, free)
         try:
             return run(config, output)
         except KeyboardInterrupt:
@@ -165,6 +169,19 @@ def _one_line(error: Exception) -> str:
     return " ".join(": ".join(dict.fromkeys(texts)).split())
 
 
+def _with_lists(arguments: Sequence[str], config_type: type[Any]) -> list[str]:
+    """Return the arguments with brackets around one value that is given for a list."""
+    hints = get_type_hints(config_type)
+    lists = {name for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
+
+    def bracketed(argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        alone = value and value != "null" and not set(value) & set("[](){}$,")
+        return f"{name}=[{value}]" if equals and name in lists and alone else argument
+
+    return [bracketed(argument) for argument in arguments]
+
+
 def _check_overrides(arguments: Sequence[str], config_type: type[Any]) -> None:
     """Reject an option that does not exist, before Hydra starts.
 
@@ -192,7 +209,7 @@ def _check_overrides(arguments: Sequence[str], config_type: type[Any]) -> None:
             writable_folder(str(override.value()))  # Hydra's own complaint would be a traceback
 
 
-def _save_config(settings: DictConfig, output: Path, resumes: bool) -> None:
+def _save_config(settings: DictConfig, output: Path, resumes: bool, free: Sequence[str]) -> None:
     """Write the settings beside the result, or hold them against those of the run to resume."""
     path = output / CONFIG_FILE
     plain = OmegaConf.to_container(settings, resolve=True)
@@ -202,7 +219,9 @@ def _save_config(settings: DictConfig, output: Path, resumes: bool) -> None:
         saved = OmegaConf.to_container(OmegaConf.load(path))
         assert isinstance(saved, dict)
         different = sorted(
-            str(key) for key in plain.keys() | saved.keys() if plain.get(key) != saved.get(key)
+            str(key)
+            for key in plain.keys() | saved.keys()
+            if plain.get(key) != saved.get(key) and key not in free
         )
         if different:
             changes = ", ".join(f"{k}={plain.get(k)} (was {saved.get(k)})" for k in different)
