@@ -51,6 +51,10 @@ TASKS = {
         "steerlab.envs.kinematic_driver.env:KinematicDriverVectorEnv",
         max_episode_steps=500,
     ),
+    "CarlaDriver-v0": Task(
+        "steerlab.envs.carla_driver.env:CarlaDriverEnv",
+        "steerlab.envs.carla_driver.env:CarlaDriverVectorEnv",
+    ),
 }
 
 

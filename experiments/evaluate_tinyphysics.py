@@ -50,7 +50,7 @@ class Config:
     """Options of the study."""
 
     controller: str = option(
-        "pid", "pid, zero, or a controller file written for comma's repository"
+        "pid", "pid, zero, steerlab, or a controller file written for comma's repository"
     )
     baseline: str = option("zero", "controller that the report compares with; '' for none")
     plant: str = option("default", "default, comma, or an ONNX file with comma's signature")

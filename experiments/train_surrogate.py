@@ -332,10 +332,7 @@ def _save_json(path: Path, contents: object) -> None:
     path.write_text(json.dumps(contents, indent=1), encoding="utf-8")
 
 
-#: What can be another when a training goes on: it does not change the weights.
-EXPORT_OPTIONS = ("export_onnx", "onnx_path", "onnx_opset", "processes")
-
-main = study(Config, run, resumes=True, free=EXPORT_OPTIONS)
+main = study(Config, run, resumes=True)
 
 if __name__ == "__main__":
     main()

@@ -67,6 +67,7 @@ class Simulator:
         max_steps: Length of an episode in steps.
         weights: Weights of the reward.
         xp: Backend.
+        knots: Knots of a road; by default as many as those of :mod:`roads` have.
     """
 
     chunk = 1024  # rows to observe at once: the temporaries stay in the cache of a core
@@ -75,9 +76,17 @@ class Simulator:
         "noise", "basis", "ahead", "columns", "episode", "vehicle",
     )  # fmt: skip
 
-    def __init__(self, rows: int, slots: int, max_steps: int, weights: Reward, xp: Any) -> None:
+    def __init__(
+        self,
+        rows: int,
+        slots: int,
+        max_steps: int,
+        weights: Reward,
+        xp: Any,
+        knots: int | None = None,
+    ) -> None:
         self.rows, self.max_steps, self.weights, self.xp = rows, max_steps, weights, xp
-        self.knots = roads.knots(max_steps)
+        self.knots = roads.knots(max_steps) if knots is None else knots
         self.view = xp.zeros(slots * self.knots, 8)
         self.plan = xp.zeros(slots * self.knots, 4)
         self.clock = 0

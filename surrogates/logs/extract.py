@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import atomic_path
+from steerlab.readers.arrays import read_arrays, require, write_arrays
+from steerlab.readers.text import entry, parse_json
 from steerlab.surrogates.logs.reader import LogReport, Message, Schema, read_log
 
 DT = 0.1  # s
@@ -437,13 +438,12 @@ def save_segments(
         "report": report.as_dict(),
         "log": dict(log or {}),
     }
-    with atomic_path(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            table=np.concatenate(tables) if tables else np.zeros((0, len(COLUMNS))),
-            ends=np.cumsum([len(t) for t in tables], dtype=np.int64),
-            meta=np.array(json.dumps(meta)),
-        )
+    arrays = {
+        "table": np.concatenate(tables) if tables else np.zeros((0, len(COLUMNS))),
+        "ends": np.cumsum([len(t) for t in tables], dtype=np.int64),
+        "meta": json.dumps(meta),
+    }
+    write_arrays(path, arrays, compressed=True)
 
 
 def load_labels(path: str | Path) -> tuple[list[NDArray[np.float64]], dict[str, Any]]:
@@ -453,13 +453,44 @@ def load_labels(path: str | Path) -> tuple[list[NDArray[np.float64]], dict[str, 
         InputError: It is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
-            table, ends, meta = data["table"], data["ends"], json.loads(str(data["meta"]))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        table, ends, meta = require(read_arrays(path), ("table", "ends", "meta"), path)
+        described = _described(meta, repr(str(path)))
+    except InputError as error:
         raise InputError(
             f"{str(path)!r} is not a label file ({error}); delete it and extract again"
         ) from error
-    return np.split(table, ends[:-1]) if ends.size else [], meta
+    whole = [0, *ends.tolist()] if ends.ndim == 1 and ends.dtype.kind == "i" else [0, -1]
+    if (
+        table.ndim != 2
+        or table.shape[1] != len(COLUMNS)
+        or table.dtype != np.float64
+        or whole != sorted(whole)
+        or whole[-1] != len(table)
+        or len(described["segments"]) != len(ends)
+    ):
+        raise InputError(
+            f"{str(path)!r} is not a label file (tables {table.dtype} {table.shape}, ends "
+            f"{ends.dtype} {ends.shape}); delete it and extract again"
+        )
+    return np.split(table, ends[:-1]) if ends.size else [], described
+
+
+def _described(meta: NDArray[Any], source: str) -> dict[str, Any]:
+    """Return what a label file says of its segments and of its log."""
+    found = parse_json(str(meta), source)
+    for segment in entry(found, "segments", list, source):
+        start = entry(segment, "start", (int, float), source)
+        if not (isfinite(start) and start >= 0):
+            raise InputError(f"{source}: a segment starts at {start}")
+    report = entry(found, "report", dict, source)
+    for name in ("rows", "skipped"):
+        for kind in entry(report, name, dict, source):
+            entry(report[name], kind, int, source)
+    for name in ("unknown_messages", "malformed_messages"):
+        entry(report, name, int, source)
+    entry(report, "damage", str, source)
+    entry(report, "openpilot", dict, source)
+    return dict(found)
 
 
 def write_csv(path: str | Path, table: NDArray[np.float64]) -> None:

@@ -13,16 +13,18 @@ minute are told by ``identity.py``, which also finds logs that are there twice.
 
 import hashlib
 import json
-import multiprocessing
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from steerlab.errors import InputError
-from steerlab.files import atomic_path, writable_folder
+from steerlab.files import Transaction, atomic_path, owned_folder, transaction, writable_folder
+from steerlab.processes import worker_pool
+from steerlab.readers.text import read_json
 from steerlab.surrogates.logs.extract import (
     ExtractOptions,
     ExtractReport,
@@ -34,9 +36,9 @@ from steerlab.surrogates.logs.extract import (
 from steerlab.surrogates.logs.identity import Labelled, identify
 from steerlab.surrogates.logs.reader import file_chunks, load_schema
 from steerlab.surrogates.logs.routes import Fetcher, LogFile, local_copy
+from steerlab.surrogates.segments.data import INDEX
 
 LABELS = "labels"
-INDEX = "index.json"
 _OPTIONS = "options.json"
 
 
@@ -100,21 +102,23 @@ def extract_all(
     if workers < 1:
         raise InputError(f"extract_workers={workers} must be at least 1")
     load_schema(schema)
-    folder = writable_folder(samples_path)
-    writable_folder(folder / LABELS)
-    _same_options(folder, options, git_commits)
+    folder = Path(samples_path)
     result = Extraction()
     done: list[LogFile] = []
     job = _Job(str(folder), options, git_commits, schema, retries)
-    for log, resumed, error in _run(job, _with_own_names(job, logs), workers):
-        result.logs += 1
-        result.resumed += resumed
-        progress(1)
-        if error:
-            result.problem(log.key, error, "unreadable")
-        else:
-            done.append(log)
-    _number([log.key for log in done], folder, write_samples, result)
+    with owned_folder(folder):
+        writable_folder(folder / LABELS)
+        _same_options(folder, options, git_commits)
+        with closing(_run(job, _with_own_names(job, logs), workers)) as results:
+            for log, resumed, error in results:
+                result.logs += 1
+                result.resumed += resumed
+                progress(1)
+                if error:
+                    result.problem(log.key, error, "unreadable")
+                else:
+                    done.append(log)
+        _number([log.key for log in done], folder, write_samples, result)
     return result
 
 
@@ -173,7 +177,9 @@ class _Job:
         return Path(self.folder, LABELS, f"{log.key}.npz")
 
 
-def _run(job: _Job, logs: Iterable[LogFile], workers: int) -> Iterator[tuple[LogFile, bool, str]]:
+def _run(
+    job: _Job, logs: Iterable[LogFile], workers: int
+) -> Generator[tuple[LogFile, bool, str], None, None]:
     """Yield each log with whether it was done before and what went wrong."""
     fresh = (log for log in logs)
     if workers == 1:
@@ -181,25 +187,20 @@ def _run(job: _Job, logs: Iterable[LogFile], workers: int) -> Iterator[tuple[Log
             known = job.labels(log).exists()
             yield log, known, "" if known else _extract_one(job, log)
         return
-    # Spawned: a fork of a process with threads may hang. Only a few logs are handed out ahead, so
-    # memory does not grow with their number, and listing goes on while others are read.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool:
+    # Only a few logs are handed out ahead, so memory does not grow with their number, and listing goes
+    # on while others are read.
+    with worker_pool(workers) as pool:
         waiting: deque[tuple[LogFile, Future[str]]] = deque()
-        try:
-            for log in fresh:
-                if job.labels(log).exists():
-                    yield log, True, ""
-                    continue
-                waiting.append((log, pool.submit(_extract_one, job, log)))
-                while len(waiting) > 4 * workers:
-                    first, future = waiting.popleft()
-                    yield first, False, future.result()
-            for first, future in waiting:
+        for log in fresh:
+            if job.labels(log).exists():
+                yield log, True, ""
+                continue
+            waiting.append((log, pool.submit(_extract_one, job, log)))
+            while len(waiting) > 4 * workers:
+                first, future = waiting.popleft()
                 yield first, False, future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for first, future in waiting:
+            yield first, False, future.result()
 
 
 def _extract_one(job: _Job, log: LogFile) -> str:
@@ -237,7 +238,20 @@ def file_hash(path: str | Path) -> str:
 
 
 def _number(keys: list[str], folder: Path, write_samples: bool, result: Extraction) -> None:
-    """Count the segments of some logs and, where wanted, write them under their numbers."""
+    """Count the segments of some logs and, where wanted, write them under their numbers, together."""
+    with transaction(folder) as files:
+        index = _write_numbered(keys, folder, files if write_samples else None, result)
+        if write_samples:
+            for stale in folder.glob("[0-9]*.csv"):
+                if stale.stem.isdigit() and int(stale.stem) >= len(index):
+                    files.remove(stale.name)  # from a run over more logs
+        files.path(INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _write_numbered(
+    keys: list[str], folder: Path, files: Transaction | None, result: Extraction
+) -> list[dict[str, Any]]:
+    """Write the segments of logs as CSV, if there is a transaction for that; return the index."""
     index: list[dict[str, Any]] = []
     name = "labels/{}.npz"
     logs, copies = load_identified(folder, keys)
@@ -255,9 +269,11 @@ def _number(keys: list[str], folder: Path, write_samples: bool, result: Extracti
             if report[kind]:
                 result.problem(log.key, f"{report[kind]} {kind}", kind)
         for place, (table, segment) in enumerate(zip(log.tables, meta["segments"], strict=True)):
-            number = f"{len(index):05d}"
-            if write_samples:
-                write_csv(folder / f"{number}.csv", table)
+            number, written = f"{len(index):05d}", {}
+            if files:
+                path = files.path(f"{number}.csv")
+                write_csv(path, table)
+                written = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
             minute, start = divmod(segment["start"], 60.0)
             index.append(
                 {
@@ -270,15 +286,11 @@ def _number(keys: list[str], folder: Path, write_samples: bool, result: Extracti
                     "start": round(start, 3),
                     "openpilot": report["openpilot"].get("version", ""),
                     "git_commit": report["openpilot"].get("gitCommit", ""),
+                    **written,
                 }
             )
     result.segments = len(index)
-    if write_samples:
-        for stale in folder.glob("[0-9]*.csv"):
-            if stale.stem.isdigit() and int(stale.stem) >= len(index):
-                stale.unlink()  # from a run over more logs
-    with atomic_path(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps(index, indent=1), encoding="utf-8")
+    return index
 
 
 def _same_options(folder: Path, options: ExtractOptions, git_commits: tuple[str, ...]) -> None:
@@ -286,7 +298,7 @@ def _same_options(folder: Path, options: ExtractOptions, git_commits: tuple[str,
     wanted = asdict(options) | {"git_commits": sorted(git_commits)}
     path = folder / _OPTIONS
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, dict)
         different = [
             f"{k}={wanted[k]} (was {found.get(k)})" for k in wanted if wanted[k] != found.get(k)
         ]

@@ -4,7 +4,6 @@ Formats and endpoints: commaai/openpilot, ``tools/lib`` (route.py, api.py, url_f
 """
 
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -16,17 +15,21 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import writable_folder
-from steerlab.surrogates.fetch import Fetcher, cache_folder as downloads, without_query
+from steerlab.files import cache_folder as downloads, writable_folder
+from steerlab.readers.text import read_json, read_text
+from steerlab.surrogates.fetch import Fetcher, without_query
 
 API_HOST = "https://api.commadotai.com"
 LOG_KINDS = ("auto", "rlog", "qlog")
 PAGE = 100  # routes asked for at once
+MOST_ROUTES = 100_000  # of a device
+LARGEST_LOG = 2**30  # bytes of a download
+_NUMBER = re.compile("[0-9]{1,4}$")
 
 _LOG_ID = r"(?:\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d|[0-9a-f]{8}--[0-9a-z]{10})"
 _ROUTE = re.compile(
     rf"^(?P<dongle>[0-9a-f]{{16}})[|/_](?P<log>{_LOG_ID})"
-    r"(?:(?:--|/)(?P<range>-?\d*(?::-?\d*){0,2}))?(?:/(?P<kind>[qra]))?$"
+    r"(?:(?:--|/)(?P<range>-?\d{0,6}(?::-?\d{0,6}){0,2}))?(?:/(?P<kind>[qra]))?$"
 )
 _FILE = re.compile(r"^(?P<kind>[rq]log)(?:\.(?:bz2|zst))?$")
 _FOLDER = re.compile(rf"^(?:[0-9a-f]{{16}}[|_])?(?P<log>{_LOG_ID})--(?P<number>\d+)$")
@@ -148,13 +151,13 @@ class CommaApi:
         Raises:
             InputError: The route is unknown, private, or has no such logs.
         """
-        listed = self._get(f"v1/route/{quote(route.canonical)}/files", route.canonical)
+        listed = self._get(f"v1/route/{quote(route.canonical)}/files", route.canonical, dict)
         found: dict[str, dict[int, LogFile]] = {"rlog": {}, "qlog": {}}
         for urls in listed.values():
             for url in urls if isinstance(urls, list) else ():
-                parts = unquote(urlsplit(url).path).split("/")
+                parts = _path_of(url).split("/")
                 match = _FILE.match(parts[-1])
-                if match and len(parts) > 1 and parts[-2].isdigit():
+                if match and len(parts) > 1 and _NUMBER.match(parts[-2]):
                     number = int(parts[-2])
                     found[match["kind"]][number] = LogFile(route.canonical, number, url)
         return _choose(route.canonical, found, route.part, route.kind or kind)
@@ -174,11 +177,18 @@ class CommaApi:
         """
         given = 0
         seen: set[str] = set()
-        for offset in range(0, 10**9, PAGE):
+        for offset in range(0, MOST_ROUTES, PAGE):
             page = self._get(
-                f"v1/devices/{quote(dongle)}/routes_segments?limit={PAGE}&offset={offset}", dongle
+                f"v1/devices/{quote(dongle)}/routes_segments?limit={PAGE}&offset={offset}",
+                dongle,
+                list,
             )
+            before = len(seen)
             for entry in page:
+                if not isinstance(entry, dict):
+                    raise InputError(
+                        f"{self.host} lists {str(entry)[:100]!r} as a route of {dongle!r}"
+                    )
                 name = parse_route(str(entry.get("fullname", "")))
                 commit = str(entry.get("git_commit") or "")
                 if name is None or name.canonical in seen:
@@ -192,23 +202,30 @@ class CommaApi:
                     return
             if len(page) < PAGE:
                 return
+            if len(seen) == before and not git_commits:
+                raise InputError(
+                    f"{self.host} repeats the same routes of {dongle!r} without an end"
+                )
+        raise InputError(f"{self.host} lists more than {MOST_ROUTES:,} routes of {dongle!r}")
 
-    def _get(self, endpoint: str, what: str) -> Any:
+    def _get(self, endpoint: str, what: str, kind: type) -> Any:
         headers = {"Authorization": f"JWT {self.token}"} if self.token else {}
-        answer = self.fetch.get(f"{self.host}/{endpoint}", headers, what)
         try:
-            body = answer.json()
-        except ValueError as error:
-            raise InputError(f"{self.host} gave no JSON for {what!r}; check api_host") from error
-        if answer.status_code in (401, 403):
+            status, body = self.fetch.get_json(f"{self.host}/{endpoint}", headers, what)
+        except InputError as error:
+            raise InputError(f"{error}; check api_host={self.host}") from error
+        if status in (401, 403):
             raise InputError(
-                f"{self.host} refuses {what!r} ({answer.status_code}, {_said(body)}); sign in with "
+                f"{self.host} refuses {what!r} ({status}, {_said(body)}); sign in with "
                 "openpilot's tools/lib/auth.py, or make the route public"
             )
-        if answer.status_code != 200:
+        if status != 200:
             raise InputError(
-                f"{self.host} has nothing for {what!r} ({answer.status_code}, {_said(body)}); "
-                "check the name"
+                f"{self.host} has nothing for {what!r} ({status}, {_said(body)}); check the name"
+            )
+        if not isinstance(body, kind):
+            raise InputError(
+                f"{self.host} answers for {what!r} with {str(body)[:100]!r}; check api_host"
             )
         return body
 
@@ -250,12 +267,12 @@ def local_copy(place: str, fetch: Fetcher | None = None) -> Iterator[Path]:
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="steerlab-") as temporary:
             path = Path(temporary, name)
-            fetch.download(place, path)
+            fetch.download(place, path, largest=LARGEST_LOG)
             yield path
         return
     path = writable_folder(folder) / name
     if not path.exists():
-        fetch.download(place, path)
+        fetch.download(place, path, largest=LARGEST_LOG)
     yield path
 
 
@@ -309,8 +326,8 @@ def read_routes_file(path: str | Path) -> list[str]:
         InputError: The file does not exist or names no route.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except InputError as error:
         raise InputError(f"cannot read routes_file={str(path)!r}: {error}") from error
     routes = [text for line in lines if (text := line.partition("#")[0].strip())]
     if not routes:
@@ -399,16 +416,29 @@ def _choose(
     return [places[n] for n in sorted(wanted) if n in places]
 
 
+def _path_of(url: Any) -> str:
+    """Return the path of an address that a server lists.
+
+    Raises:
+        InputError: It is no address.
+    """
+    try:
+        return unquote(urlsplit(url).path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{str(url)[:100]!r} is listed as a log, but is no address") from error
+
+
 def _saved_token() -> str:
     path = Path.home() / ".comma" / "auth.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["access_token"])
-    except (OSError, ValueError, KeyError, TypeError):
+        token = str(read_json(path, dict).get("access_token", ""))
+    except InputError:
         return ""
+    return token if token.isascii() and token.isprintable() else ""
 
 
 def _said(body: Any) -> str:
     """Return what the service says about an error."""
     if not isinstance(body, dict):
         return "no reason given"
-    return str(body.get("description") or body.get("error") or "no reason given")
+    return str(body.get("description") or body.get("error") or "no reason given")[:200]

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
+from steerlab.readers.graphs import open_session, read_graph
 from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant, cumulative, draw
 from steerlab.surrogates.plants.tokens import VOCABULARY
+from steerlab.surrogates.segments.comma import MODEL_SHA256
 
 if TYPE_CHECKING:  # loaded where a file is read: a process that is handed graphs does without
     import onnx
@@ -43,8 +44,10 @@ class OnnxPlant(Plant):
     def _start(self, path: Path, fast: bool, graphs: tuple[bytes, bytes | None]) -> None:
         self.path, self.fast, self._graphs = path, fast, graphs
         whole, quick = graphs
-        self._quick = None if quick is None else _session(quick, path)
-        self._whole = self._quick if fast and self._quick else _session(whole, path)
+        self._quick = None if quick is None else open_session(quick, f"plant {str(path)!r}")
+        self._whole = (
+            self._quick if fast and self._quick else open_session(whole, f"plant {str(path)!r}")
+        )
         if not fast and self._quick:
             self._keep_quick_if_it_agrees()
 
@@ -80,7 +83,14 @@ class OnnxPlant(Plant):
         for start in range(0, len(states), self.CHUNK):
             rows = slice(start, start + self.CHUNK)
             feeds = {"states": states[rows], "tokens": tokens[rows]}
-            parts.append(session.run(None, feeds)[0][:, -1])
+            try:
+                found = session.run(None, feeds)[0]
+            except Exception as error:  # onnxruntime's exceptions share no other base class
+                reason = str(error).partition("\n")[0]
+                raise InputError(f"plant {str(self.path)!r} cannot run: {reason}") from error
+            if found.ndim != 3 or len(found) != len(feeds["states"]):
+                raise InputError(f"plant {str(self.path)!r} answers with shape {found.shape}")
+            parts.append(found[:, -1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _keep_quick_if_it_agrees(self) -> None:
@@ -110,21 +120,12 @@ def _graphs(path: Path) -> tuple[bytes, bytes | None]:
     from steerlab.surrogates.plants.last_position import keep_last_position
 
     model = read_model(path)
-    last = keep_last_position(model)
-    quick = fuse_gelu(last)
+    try:
+        quick = fuse_gelu(keep_last_position(model))
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError):
+        return model.SerializeToString(), None  # of no form that can be cut
     changed = len(quick.graph.node) != len(model.graph.node)
     return model.SerializeToString(), quick.SerializeToString() if changed else None
-
-
-def _session(graph: bytes, path: Path) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no other base class
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"onnxruntime cannot run plant {str(path)!r}: {reason}") from error
 
 
 def read_model(path: str | Path) -> "onnx.ModelProto":
@@ -140,8 +141,8 @@ def read_model(path: str | Path) -> "onnx.ModelProto":
         raise InputError(
             f"plant {str(path)!r} does not exist; give an ONNX file, 'comma' or 'default'"
         )
+    model = read_graph(path, trusted=(MODEL_SHA256,))
     try:
-        model = onnx.load(str(path))
         onnx.checker.check_model(model)
     except Exception as error:
         reason = str(error).partition("\n")[0]

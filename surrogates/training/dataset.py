@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import atomic_path
+from steerlab.readers.arrays import read_arrays, require, write_arrays
 from steerlab.surrogates.logs.extract import COLUMNS
 from steerlab.surrogates.logs.pipeline import load_identified
 from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant
@@ -59,26 +59,39 @@ class Sequences:
 
     def save(self, path: str | Path) -> None:
         """Write to an .npz file."""
-        assert self.start is not None
-        assert self.labels is not None
-        with atomic_path(path) as temporary:
-            np.savez(
-                temporary,
-                states=self.states,
-                tokens=self.tokens,
-                rows=self.rows,
-                routes=np.array(self.routes),
-                start=self.start,
-                labels=self.labels,
-            )
+        arrays = {name: value for name, value in vars(self).items() if value is not None}
+        write_arrays(path, arrays | {"routes": np.array(self.routes)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Sequences":
-        """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            parts = {name: data[name] for name in data.files}
-        parts["routes"] = tuple(parts["routes"].tolist())
-        return cls(**parts)
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: The file is damaged, or holds no sequences.
+        """
+        arrays = read_arrays(path)
+        names = ("states", "tokens", "rows", "routes")
+        states, tokens, rows, routes = require(arrays, names, path)
+        start, labels = arrays.get("start"), arrays.get("labels")
+        count, steps = tokens.shape if tokens.ndim == 2 else (-1, -1)
+        shapes = {"states": (count, steps, 4), "rows": (count,), "routes": (count,)}
+        if (start is None) == (labels is None) and start is not None:
+            shapes |= {"start": (count, steps - CONTEXT), "labels": (count, steps - CONTEXT, BAND)}
+        wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+        kinds = {
+            "states": "f",
+            "tokens": "i",
+            "rows": "i",
+            "routes": "U",
+            "start": "i",
+            "labels": "f",
+        }
+        wrong += [name for name in arrays if arrays[name].dtype.kind != kinds.get(name)]
+        if wrong or (start is None) != (labels is None):
+            raise InputError(
+                f"{str(path)!r} holds no sequences ({', '.join(wrong)}); make it again"
+            )
+        return cls(states, tokens, rows, tuple(routes.tolist()), start, labels)
 
 
 class Windows:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.agents.classical.pid import PID, Zero
+from steerlab.agents.tinyphysics import SHIPPED
 from steerlab.envs.tinyphysics.rollout import Row, StartOver
 from steerlab.errors import InputError
 from steerlab.surrogates.segments.data import PLAN_STEPS
@@ -174,4 +175,6 @@ def controller_factory(name: str) -> Callable[..., Any]:
     Raises:
         InputError: There is no such controller; raised here, before work starts.
     """
-    return BUILT_IN[name] if name in BUILT_IN else CommaFile(name)
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    return CommaFile(str(SHIPPED) if name == "steerlab" else name)
