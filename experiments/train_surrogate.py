@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -37,8 +36,9 @@ from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._exploration import Exploration, explore
 from steerlab.experiments.compare_surrogates import choose, compare, divergence, show
 from steerlab.exporters.onnx import export_onnx
-from steerlab.files import writable_folder
+from steerlab.files import atomic_path, writable_folder
 from steerlab.options import option
+from steerlab.readers.graphs import read_graph
 from steerlab.seeds import initial_weights
 from steerlab.study import study
 from steerlab.surrogates.plants.base import CONTEXT
@@ -160,7 +160,7 @@ def export_plant(model: SurrogateModel, path: Path, config: Config, opset: int) 
     if not worst < 1e-4:
         path.unlink()
         raise InputError(f"{str(path)!r}: predictions of onnxruntime differ by {worst:.2g} nats")
-    assert onnx.load(str(path)).opset_import[0].version == opset
+    assert read_graph(path).opset_import[0].version == opset
 
 
 def _check(config: Config) -> None:
@@ -273,7 +273,8 @@ def _print_result(result: FitResult) -> None:
 
 
 def _save_json(path: Path, contents: object) -> None:
-    path.write_text(json.dumps(contents, indent=1), encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1), encoding="utf-8")
 
 
 main = study(Config, run, resumes=True)

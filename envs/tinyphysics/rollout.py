@@ -1,9 +1,7 @@
 """Drive segments with a controller and compute the official costs, on one or more processes."""
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +18,7 @@ from steerlab.envs.tinyphysics.dynamics import (
     noise_seeds,
 )
 from steerlab.envs.tinyphysics.reward import Costs, official_costs
+from steerlab.processes import worker_pool
 from steerlab.surrogates.plants.base import CONTEXT, Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import CONTROL_START, Segments
@@ -155,20 +154,13 @@ def _drive_in_processes(
     processes: int,
     progress: Callable[[int], None],
 ) -> list[_Trajectories]:
-    # Spawned, not forked: forking a process that runs threads of torch or onnxruntime may hang.
-    context = multiprocessing.get_context("spawn")
     results: list[_Trajectories] = [None] * len(jobs)  # type: ignore[list-item]
-    with ProcessPoolExecutor(
-        min(processes, len(jobs)), context, _start_worker, (make_controller, *plant)
-    ) as pool:
+    workers = min(processes, len(jobs))
+    with worker_pool(workers, _start_worker, (make_controller, *plant)) as pool:
         waiting = {pool.submit(_drive_job, job): place for place, job in enumerate(jobs)}
-        try:
-            for done in as_completed(waiting):
-                results[waiting[done]] = done.result()
-                progress(STEPS * len(jobs[waiting[done]][0]))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for done in as_completed(waiting):
+            results[waiting[done]] = done.result()
+            progress(STEPS * len(jobs[waiting[done]][0]))
     return results
 
 
@@ -179,7 +171,6 @@ def _start_worker(
     make_controller: Callable[[], Controller], plant: str | Path | Plant, runtime: str, device: str
 ) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _worker = make_controller, load_plant(plant, runtime, device)
 
 
