@@ -25,14 +25,13 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.table import Table
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import HIDDEN, atomic_path, owned_folder, writable_folder
 from steerlab.processes import Terminated, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
+from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
 #: Hydra takes folders beside its configurations for groups of options: envs=2 would mean steerlab/envs.
@@ -41,10 +40,6 @@ _NO_GROUPS = "pkg://hydra.conf"
 _STORAGE_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
 }  # fmt: skip
-
-_HYDRA_HELP = """\
-Hydra's own flags work too: --multirun with seed=1,2,3 or seed=range(10) runs several settings,
---cfg job prints the settings and stops, hydra/launcher=... sends a multirun to a cluster."""
 
 
 def study(
@@ -68,7 +63,7 @@ def study(
     def main(argv: Sequence[str] | None = None) -> None:
         arguments = list(sys.argv[1:] if argv is None else argv)
         if {"-h", "--help"} & set(arguments):
-            _print_help(command, module.__doc__ or "", config_type)
+            print_help(command, module.__doc__ or "", config_type)
             return
         try:
             with terminable():
@@ -235,36 +230,3 @@ def _save_config(settings: DictConfig, output: Path) -> dict[str, Any]:
             with atomic_path(path) as temporary:
                 temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
     return chosen
-
-
-def _print_help(command: str, text: str, config_type: type[Any]) -> None:
-    console = Console()
-    console.print(text.strip(), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]usage:[/] steerlab {command} \\[option=value ...]\n", highlight=False)
-    table = Table("option", "default", "meaning", box=None, header_style="bold")
-    for name, default, help in _options(config_type):
-        table.add_row(name, default, help)
-    table.add_row("output", "runs/...", "folder of the results; an existing one is continued "
-                  "where the study can resume")  # fmt: skip
-    console.print(table)
-    console.print("\n" + _HYDRA_HELP, markup=False, highlight=False, soft_wrap=True)
-
-
-def _options(config_type: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return name, default and help of every option, those of nested dataclasses included."""
-    rows = []
-    for f in dataclasses.fields(config_type):
-        if f.default is not dataclasses.MISSING:
-            default = f.default
-        elif f.default_factory is not dataclasses.MISSING:
-            default = f.default_factory()
-        else:
-            default = "???"
-        if dataclasses.is_dataclass(default):
-            rows += _options(type(default), f"{prefix}{f.name}.")
-        else:
-            shown = "null" if default is None else str(default).replace("True", "true")
-            rows.append(
-                (prefix + f.name, shown.replace("False", "false"), f.metadata.get("help", ""))
-            )
-    return rows

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from steerlab.agents.policynet.feature_extractor import Vision
 from steerlab.agents.policynet.losses import (
     SCALE,
     WINDOW,
@@ -172,6 +171,7 @@ def train_ppo(
     network = load_policy(start) if start else new_policy(config)
     if network.contract.id != config.contract:
         raise other_contract(start, network)
+    network.features = "vision" if vision else network.features
     with initial_weights(config.seed):
         critic = Critic(INPUTS)
     average = moving_average(network, 0.99)
@@ -192,8 +192,7 @@ def train_ppo(
             env.risk.set_progress(iteration / iterations)
             first_episode = iteration * ppo.num_envs
             seed = episode_seed("reinforcement", config.seed, first_episode, ppo.num_envs)
-            eyes = Vision(vision, ppo.num_envs) if vision else None
-            drive = collect(network, env, None, ppo.steps, seed, mixture, eyes, true_state)
+            drive = collect(network, env, None, ppo.steps, seed, mixture, vision, true_state)
             generator = torch.Generator().manual_seed(
                 generator_seed("reinforcement", config.seed, iteration)
             )

@@ -17,7 +17,6 @@ from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
-from steerlab.agents.policynet.feature_extractor import Vision
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
@@ -134,6 +133,7 @@ def train_imitation(
     network = load_policy(start) if start else new_policy(config)
     if network.contract.id != config.contract:
         raise other_contract(start, network)
+    network.features = "vision" if vision else network.features
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     make_teacher = make_teacher or choose_teacher(config)
@@ -158,8 +158,7 @@ def train_imitation(
             first_episode = iteration * config.num_envs
             seed = episode_seed("training", config.seed, first_episode, config.num_envs)
             network.eval()
-            eyes = Vision(vision, config.num_envs) if vision else None
-            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, eyes)
+            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, vision)
             network.train()
             generator = torch.Generator().manual_seed(
                 generator_seed("training", config.seed, iteration)

@@ -13,6 +13,13 @@ from torch import nn
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.metadata import slices_from_properties
+from steerlab.openpilot.onnx_file import (
+    external_files,
+    graph_inputs,
+    one_line,
+    read_onnx,
+    static_shape,
+)
 from steerlab.openpilot.tinygrad import TinygradEngine
 from steerlab.readers.graphs import open_session, read_graph
 
@@ -53,8 +60,8 @@ class OnnxEngine:
     """An ONNX file in onnxruntime, one thread; a graph for one row gets the rows in turn."""
 
     def __init__(self, path: str | Path | bytes, threads: int = 1) -> None:
-        self.session = session(path, threads)
         self.source = "the graph" if isinstance(path, bytes) else repr(str(path))
+        self.session = session(path, threads)
         self.dtypes = {
             i.name: {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}.get(
                 i.type, np.float32
@@ -65,13 +72,17 @@ class OnnxEngine:
         self.one_row = all(i.shape[:1] == [1] for i in self.session.get_inputs())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the rows."""
+        """Run the rows.
+
+        Raises:
+            InputError: The graph does not take these inputs, or fails on them.
+        """
         if unknown := inputs.keys() - self.dtypes.keys():
             raise InputError(
                 f"{self.source} has no input {min(unknown)!r}; it has {', '.join(self.dtypes)}"
             )
         feeds = {n: np.asarray(a, dtype=self.dtypes[n]) for n, a in inputs.items()}
-        rows = len(next(iter(feeds.values())))
+        rows = len(next(iter(feeds.values()), ()))
         if not self.one_row or rows == 1:
             found = self._run(feeds)
         else:
@@ -83,8 +94,10 @@ class OnnxEngine:
         try:
             return self.session.run(None, feeds)
         except Exception as error:  # onnxruntime's exceptions share no other base class
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"onnxruntime cannot run {self.source}: {reason}") from error
+            raise InputError(
+                f"onnxruntime cannot run {self.source}: {one_line(error)}; mend its inputs and "
+                "operators"
+            ) from error
 
 
 class Network(NamedTuple):
@@ -99,22 +112,20 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
     """Return an ONNX file with the slices from its ``metadata_props``.
 
     Raises:
-        InputError: The file is no ONNX file, has no slices, or the engine is unknown.
+        InputError: The file is no ONNX file, has no slices or does not run, or the engine is unknown.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    if not Path(path).is_file():
-        raise InputError(f"there is no model file {str(path)!r}; check the path")
-    proto = read_graph(path, runs=False)
+    bare = read_onnx(path, weights=False, what="model file")
+    proto = read_onnx(path) if external_files(bare) else bare
     slices = slices_from_properties({p.key: p.value for p in proto.metadata_props}, str(path))
-    weights = {i.name for i in proto.graph.initializer}
-    inputs = {
-        i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim)
-        for i in proto.graph.input
-        if i.name not in weights
-    }
-    runs = OnnxEngine(path) if engine == "onnxruntime" else TinygradEngine(path)
-    return Network(runs, slices, inputs)
+    inputs = {n: static_shape(i) for n, i in graph_inputs(proto).items()}
+    if engine == "onnxruntime":
+        # It does not find every kind of constant in another file.
+        return Network(
+            OnnxEngine(proto.SerializeToString() if proto is not bare else path), slices, inputs
+        )
+    return Network(TinygradEngine(path), slices, inputs)
 
 
 def session(path: str | Path | bytes, threads: int = 1) -> ort.InferenceSession:

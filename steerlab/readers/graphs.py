@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
 import onnxruntime as ort
 
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
 from steerlab.readers.text import read_bytes
+
+if TYPE_CHECKING:  # loaded where a file is read or written: it takes a third of a second
+    import onnx
 
 LARGEST_GRAPH = 2**30  # bytes of a file
 HASH_KEY = "steerlab.sha256"
@@ -24,8 +27,10 @@ _TRIAL = Path(__file__).with_name("_graph_trial.py")
 _tried: dict[bytes, str] = {}  # what the trial of a file found, by its SHA-256
 
 
-def write_graph(path: str | Path, model: onnx.ModelProto) -> None:
+def write_graph(path: str | Path, model: "onnx.ModelProto") -> None:
     """Write a model with a hash of itself in its ``metadata_props``, atomically."""
+    import onnx
+
     stamped = onnx.ModelProto()
     stamped.CopyFrom(model)
     _forget_hash(stamped)
@@ -38,7 +43,7 @@ def write_graph(path: str | Path, model: onnx.ModelProto) -> None:
 
 def read_graph(
     path: str | Path, runs: bool = True, trusted: Container[str] = ()
-) -> onnx.ModelProto:
+) -> "onnx.ModelProto":
     """Read an ONNX file.
 
     Args:
@@ -52,23 +57,35 @@ def read_graph(
     """
     data = read_bytes(path, LARGEST_GRAPH)
     model = parse_graph(data, repr(str(path)))
-    known = [p.value for p in model.metadata_props if p.key == HASH_KEY]
-    if known and known != [_hash(model)]:
-        raise InputError(
-            f"{str(path)!r} is damaged: it does not have the hash that steerlab wrote into it; "
-            "export it again"
-        )
+    known = check_hash(model, repr(str(path)))
     if runs and not known and hashlib.sha256(data).hexdigest() not in trusted:
         try_graph(data, repr(str(path)))
     return model
 
 
-def parse_graph(data: bytes, source: str) -> onnx.ModelProto:
+def check_hash(model: "onnx.ModelProto", source: str) -> bool:
+    """Tell whether steerlab wrote a hash into a model.
+
+    Raises:
+        InputError: It did, and the model is another one now.
+    """
+    known = [p.value for p in model.metadata_props if p.key == HASH_KEY]
+    if known and known != [_hash(model)]:
+        raise InputError(
+            f"{source} is damaged: it does not have the hash that steerlab wrote into it; "
+            "export it again"
+        )
+    return bool(known)
+
+
+def parse_graph(data: bytes, source: str) -> "onnx.ModelProto":
     """Return the model of an ONNX file's contents, without reading any other file.
 
     Raises:
         InputError: They are not ONNX, or keep tensors in other files.
     """
+    import onnx
+
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's own, which is not public
@@ -131,7 +148,7 @@ def _trial(data: bytes) -> str:
     return "it needs more time or memory than a driving model may, or crashes"
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def _tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
     """Yield every stored tensor of a graph and of the graphs inside it."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
@@ -144,7 +161,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                     yield from _tensors(inner)
 
 
-def _forget_hash(model: onnx.ModelProto) -> None:
+def _forget_hash(model: "onnx.ModelProto") -> None:
     kept = [(p.key, p.value) for p in model.metadata_props if p.key != HASH_KEY]
     del model.metadata_props[:]
     for key, value in kept:
@@ -152,7 +169,9 @@ def _forget_hash(model: onnx.ModelProto) -> None:
         entry.key, entry.value = key, value
 
 
-def _hash(model: onnx.ModelProto) -> str:
+def _hash(model: "onnx.ModelProto") -> str:
+    import onnx
+
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     _forget_hash(bare)

@@ -48,7 +48,9 @@ def read_pickle(data: bytes, source: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{source} is not a readable pickle ({type(error).__name__})") from error
+        raise InputError(
+            f"{source} is not a readable pickle ({type(error).__name__}); export it again"
+        ) from error
 
 
 def _check_opcodes(data: bytes) -> None:

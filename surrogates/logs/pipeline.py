@@ -7,16 +7,17 @@ Layout of the folder::
     index.json                 route, minute, start and openpilot version of each number
 
 A log whose label file exists is not read again. Numbers follow the order of route and minute, so
-they depend on the set of logs alone, not on the number of workers or on interruptions.
+they depend on the set of logs alone, not on the number of workers or on interruptions. Route and
+minute are told by ``identity.py``, which also finds logs that are there twice.
 """
 
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from steerlab.surrogates.logs.extract import (
     save_segments,
     write_csv,
 )
+from steerlab.surrogates.logs.identity import Labelled, identify
 from steerlab.surrogates.logs.reader import file_chunks, load_schema
 from steerlab.surrogates.logs.routes import Fetcher, LogFile, local_copy
 from steerlab.surrogates.segments.data import INDEX
@@ -107,7 +109,7 @@ def extract_all(
     with owned_folder(folder):
         writable_folder(folder / LABELS)
         _same_options(folder, options, git_commits)
-        with closing(_run(job, logs, workers)) as results:
+        with closing(_run(job, _with_own_names(job, logs), workers)) as results:
             for log, resumed, error in results:
                 result.logs += 1
                 result.resumed += resumed
@@ -116,8 +118,51 @@ def extract_all(
                     result.problem(log.key, error, "unreadable")
                 else:
                     done.append(log)
-        _number(sorted(set(done)), folder, write_samples, result)
+        _number([log.key for log in done], folder, write_samples, result)
     return result
+
+
+def load_identified(
+    folder: str | Path, keys: Iterable[str] | None = None
+) -> tuple[list[Labelled], list[tuple[str, str]]]:
+    """Return what was extracted, with routes and minutes, and what was left out as a copy.
+
+    Args:
+        folder: ``samples_path`` of the extraction.
+        keys: Names of the label files; all by default.
+
+    Raises:
+        InputError: A label file is damaged.
+    """
+    labels = Path(folder, LABELS)
+    if keys is None:
+        keys = [path.stem for path in labels.glob("*.npz")]
+    paths = {key: labels / f"{key}.npz" for key in sorted(set(keys))}
+    return identify([Labelled(key, *load_labels(path)) for key, path in paths.items()])
+
+
+def _with_own_names(job: "_Job", logs: Iterable[LogFile]) -> Iterator[LogFile]:
+    """Yield each log once, and mark those whose name is taken by another place."""
+    taken: dict[str, str] = {}  # places by name
+    for log in logs:
+        if log.address in taken.values():
+            continue  # named twice
+        for candidate in (log, replace(log, copy=True)):
+            free = candidate.key not in taken
+            if free and not _belongs_to_another(job.labels(candidate), log):
+                taken[candidate.key] = log.address
+                yield candidate
+                break
+
+
+def _belongs_to_another(labels: Path, log: LogFile) -> bool:
+    """Return whether a label file was made of another log: another place and other contents."""
+    if not labels.exists():
+        return False
+    known = load_labels(labels)[1].get("log", {})
+    if known.get("address", log.address) == log.address or not Path(log.address).is_file():
+        return False
+    return bool(known.get("sha256") != file_hash(log.address))
 
 
 @dataclass(frozen=True)
@@ -163,6 +208,7 @@ def _extract_one(job: _Job, log: LogFile) -> str:
     report = ExtractReport()
     try:
         with local_copy(log.place, Fetcher(job.retries)) as path:
+            sha256 = file_hash(path)
             segments = list(
                 extract_log(file_chunks(path), job.options, report, load_schema(job.schema))
             )
@@ -172,14 +218,29 @@ def _extract_one(job: _Job, log: LogFile) -> str:
     if job.git_commits and not any(commit.startswith(c) for c in job.git_commits):
         report.skipped[f"recorded by another commit ({commit[:10] or 'unknown'})"] += 1
         segments = []
-    save_segments(job.labels(log), segments, report)
+    told = {
+        name: getattr(log, name) for name in ("route", "number", "named", "numbered", "address")
+    }
+    save_segments(job.labels(log), segments, report, told | {"sha256": sha256})
     return ""
 
 
-def _number(logs: list[LogFile], folder: Path, write_samples: bool, result: Extraction) -> None:
-    """Count the segments of ``logs`` and, where wanted, write them under their numbers, together."""
+def file_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for chunk in file_chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _number(keys: list[str], folder: Path, write_samples: bool, result: Extraction) -> None:
+    """Count the segments of some logs and, where wanted, write them under their numbers, together."""
     with transaction(folder) as files:
-        index = _write_numbered(logs, folder, files if write_samples else None, result)
+        index = _write_numbered(keys, folder, files if write_samples else None, result)
         if write_samples:
             for stale in folder.glob("[0-9]*.csv"):
                 if stale.stem.isdigit() and int(stale.stem) >= len(index):
@@ -188,13 +249,16 @@ def _number(logs: list[LogFile], folder: Path, write_samples: bool, result: Extr
 
 
 def _write_numbered(
-    logs: list[LogFile], folder: Path, files: Transaction | None, result: Extraction
+    keys: list[str], folder: Path, files: Transaction | None, result: Extraction
 ) -> list[dict[str, Any]]:
-    """Write the segments of ``logs`` as CSV, if there is a transaction for that; return the index."""
+    """Write the segments of logs as CSV, if there is a transaction for that; return the index."""
     index: list[dict[str, Any]] = []
     name = "labels/{}.npz"
+    logs, copies = load_identified(folder, keys)
+    for key, reason in copies:
+        result.problem(key, reason, "left out: there twice")
     for log in logs:
-        tables, meta = load_labels(folder / LABELS / f"{log.key}.npz")
+        meta = log.meta
         report = meta["report"]
         result.rows.update(report["rows"])
         if report["damage"]:
@@ -204,7 +268,7 @@ def _write_numbered(
         for kind in ("unknown_messages", "malformed_messages"):
             if report[kind]:
                 result.problem(log.key, f"{report[kind]} {kind}", kind)
-        for place, (table, segment) in enumerate(zip(tables, meta["segments"], strict=True)):
+        for place, (table, segment) in enumerate(zip(log.tables, meta["segments"], strict=True)):
             number, written = f"{len(index):05d}", {}
             if files:
                 path = files.path(f"{number}.csv")
@@ -215,7 +279,7 @@ def _write_numbered(
                 {
                     "id": number,
                     "route": log.route,
-                    "minute": log.number + int(minute),
+                    "minute": log.minute + int(minute),
                     "labels": name.format(log.key),
                     "place": place,
                     **segment,

@@ -7,11 +7,11 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from steerlab.errors import InputError, unknown_name
@@ -33,7 +33,9 @@ _ROUTE = re.compile(
 )
 _FILE = re.compile(r"^(?P<kind>[rq]log)(?:\.(?:bz2|zst))?$")
 _FOLDER = re.compile(rf"^(?:[0-9a-f]{{16}}[|_])?(?P<log>{_LOG_ID})--(?P<number>\d+)$")
+_ROUTE_FOLDER = re.compile(rf"^(?:[0-9a-f]{{16}}[|_])?{_LOG_ID}$")
 _FLAT = re.compile(r"^(?P<route>.+)--(?P<number>\d+)--(?P<kind>[rq]log)(?:\.(?:bz2|zst))?$")
+_Log = TypeVar("_Log")
 _KINDS = {"q": "qlog", "r": "rlog", "a": "auto"}
 
 
@@ -45,16 +47,35 @@ class LogFile:
         route: Route name ``dongle|log id``, or the name of the folder or file it came from.
         number: Minute of the route.
         place: Local path or URL.
+        named: ``route`` is the name of a drive. If not, its contents tell the drive.
+        numbered: ``number`` was told. If not, its contents tell the minute.
+        copy: The name is taken by another file.
     """
 
     route: str
     number: int
     place: str
+    named: bool = True
+    numbered: bool = True
+    copy: bool = False
 
     @property
     def key(self) -> str:
         """A name that can be a file name."""
-        return f"{re.sub(r'[^0-9A-Za-z._-]', '_', self.route)}--{self.number:04d}"
+        name = f"{re.sub(r'[^0-9A-Za-z._-]', '_', self.route)}--{self.number:04d}"
+        if self.named and not self.copy:
+            return name
+        # Behind the place, not the contents: those are not known before it is read.
+        place = hashlib.sha256(self.address.encode()).hexdigest()[:8]
+        return f"{name.rpartition('--')[0]}-{place}--{self.number:04d}"
+
+    @property
+    def address(self) -> str:
+        """Where it is: an absolute path, or an address without its signature."""
+        parts = urlsplit(self.place)
+        if parts.scheme in ("http", "https"):
+            return without_query(self.place)
+        return str(Path(unquote(parts.path) if parts.scheme == "file" else self.place).resolve())
 
 
 @dataclass(frozen=True)
@@ -131,13 +152,14 @@ class CommaApi:
             InputError: The route is unknown, private, or has no such logs.
         """
         listed = self._get(f"v1/route/{quote(route.canonical)}/files", route.canonical, dict)
-        found: dict[str, dict[int, str]] = {"rlog": {}, "qlog": {}}
+        found: dict[str, dict[int, LogFile]] = {"rlog": {}, "qlog": {}}
         for urls in listed.values():
             for url in urls if isinstance(urls, list) else ():
                 parts = _path_of(url).split("/")
                 match = _FILE.match(parts[-1])
                 if match and len(parts) > 1 and _NUMBER.match(parts[-2]):
-                    found[match["kind"]][int(parts[-2])] = url
+                    number = int(parts[-2])
+                    found[match["kind"]][number] = LogFile(route.canonical, number, url)
         return _choose(route.canonical, found, route.part, route.kind or kind)
 
     def routes(
@@ -320,60 +342,78 @@ def _folder(text: str) -> Path:
 
 def _single(path: str, place: str) -> LogFile:
     """Return the log at a path, its route and minute read from the path where that tells them."""
-    route, number, _ = _place(Path(path))
-    return LogFile(route, number, place)
+    return _place(Path(path), place)[0]
 
 
-def _place(path: Path) -> tuple[str, int, str]:
-    """Return route, minute and kind of a log, from the three ways in which logs are stored."""
+def _place(path: Path, place: str) -> tuple[LogFile, str]:
+    """Return a log with what its path tells of route and minute, and its kind.
+
+    Logs are stored in three ways, and in folders of their users' own. There the name of the file's
+    folder stands for a route until the contents tell it.
+    """
+    folder = path.parent
     if match := _FLAT.match(path.name):
-        route, number, kind = match["route"], int(match["number"]), match["kind"]
-    else:
-        file = _FILE.match(path.name)
-        kind = file["kind"] if file else "rlog"
-        if match := _FOLDER.match(path.parent.name):
-            route, number = path.parent.name.rpartition("--")[0], int(match["number"])
-        elif path.parent.name.isdigit() and file:
-            grand = path.parent.parent
-            route, number = f"{grand.parent.name}_{grand.name}", int(path.parent.name)
-        else:
-            route, number = path.name.partition(".")[0], 0
+        return _named(match["route"], int(match["number"]), place), match["kind"]
+    file = _FILE.match(path.name)
+    kind = file["kind"] if file else "rlog"
+    if match := _FOLDER.match(folder.name):
+        return _named(folder.name.rpartition("--")[0], int(match["number"]), place), kind
+    if file and folder.name.isdigit():
+        grand = folder.parent
+        return _named(f"{grand.parent.name}_{grand.name}", int(folder.name), place), kind
+    if file and _ROUTE_FOLDER.match(folder.name):
+        log = _named(folder.name, 0, place)
+        return replace(log, numbered=False), kind
+    name = folder.name if file else path.name.partition(".")[0]
+    return LogFile(name or "log", 0, place, named=False, numbered=False), kind
+
+
+def _named(route: str, number: int, place: str) -> LogFile:
     name = parse_route(route)
-    return (name.canonical if name else route), number, kind
+    return LogFile(name.canonical if name else route, number, place)
 
 
 def _search(folder: Path, name: RouteName | None, kind: str) -> Iterator[LogFile]:
     """Yield the logs below a folder, of all routes or of one."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {str(folder)!r}; check the mirror")
-    found: dict[str, dict[str, dict[int, str]]] = {}
+    # By route; there, the files of each kind by minute, or by folder where none is told.
+    found: dict[str, dict[str, dict[Any, list[LogFile]]]] = {}
     for path in sorted(folder.rglob("*log*")):
-        if not (_FILE.match(path.name) or _FLAT.match(path.name)):
+        if not path.is_file() or not (_FILE.match(path.name) or _FLAT.match(path.name)):
             continue
-        route, number, which = _place(path)
-        parsed = parse_route(route)
-        if name and (parsed.canonical if parsed else route) not in (name.canonical, name.log):
+        log, which = _place(path, str(path))
+        if name and not (log.named and log.route in (name.canonical, name.log)):
             continue
-        found.setdefault(route, {"rlog": {}, "qlog": {}})[which][number] = str(path)
+        route = log.route if log.named else str(path.parent)
+        if name:
+            log = replace(log, route=name.canonical)
+        logs = found.setdefault(route, {"rlog": {}, "qlog": {}})
+        logs[which].setdefault(log.number if log.numbered else 0, []).append(log)
     if not found:
         wanted = f"logs of {name.canonical!r}" if name else "logs (rlog or qlog, .zst, .bz2)"
         raise InputError(f"{str(folder)!r} holds no {wanted}")
-    for route, logs in sorted(found.items()):
-        part = name.part if name else slice(None)
-        yield from _choose(
-            name.canonical if name else route, logs, part, (name.kind if name else "") or kind
-        )
+    part = name.part if name else slice(None)
+    chosen = [
+        _choose(route, logs, part, (name.kind if name else "") or kind)
+        for route, logs in sorted(found.items())
+    ]  # all at once: what is missing is known before the first log is read
+    for copies in (minute for minutes in chosen for minute in minutes):
+        yield copies[0]
+        yield from (replace(log, copy=True) for log in copies[1:])
 
 
-def _choose(route: str, found: dict[str, dict[int, str]], part: slice, kind: str) -> list[LogFile]:
+def _choose(
+    route: str, found: Mapping[str, Mapping[int, _Log]], part: slice, kind: str
+) -> list[_Log]:
     """Return the wanted minutes, each as the wanted kind."""
-    places = found["qlog"] | found["rlog"] if kind == "auto" else found[kind]
+    places = {**found["qlog"], **found["rlog"]} if kind == "auto" else found[kind]
     if not places:
         other = [k for k, logs in found.items() if logs]
         have = f"it has {other[0]}s: use log={other[0]}" if other else "none was uploaded"
         raise InputError(f"route {route!r} has no {'logs' if kind == 'auto' else kind}; {have}")
     wanted = range(max(places) + 1)[part]
-    return [LogFile(route, n, places[n]) for n in sorted(wanted) if n in places]
+    return [places[n] for n in sorted(wanted) if n in places]
 
 
 def _path_of(url: Any) -> str:

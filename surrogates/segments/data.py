@@ -1,7 +1,8 @@
 """Route segments in comma's CSV format, loaded once into arrays."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import md5, sha256
 from pathlib import Path, PurePosixPath
@@ -93,22 +94,40 @@ def official_seed(name: str, salt: str = "") -> int:
     return int(md5(f"{salt}data/{name}.csv".encode()).hexdigest(), 16) % 10**4
 
 
-def load_segments(source: str | Path, limit: int = 0) -> Segments:
+def load_segments(
+    source: str | Path, limit: int = 0, skipped: Callable[[InputError], object] | None = None
+) -> Segments:
     """Load the segments of a folder or zip archive of CSV files, sorted by name.
 
     Args:
         source: Folder with ``*.csv``, zip archive of CSV files, or one CSV file.
         limit: Number of files to read, the first ones by name; 0 reads all.
+        skipped: Leave out segments that are not valid, and call this with what is wrong with each.
 
     Raises:
         InputError: The source does not exist, holds no segment, or a segment is not valid; the
             message names the file, the column and the row.
     """
     source = Path(source)
-    tables = [_read(name, data, source) for name, data in _files(source, limit)]
+    tables = []
+    for name, data in _files(source, limit):
+        try:
+            tables.append(_read(name, data, source))
+        except InputError as error:
+            if skipped is None:
+                raise
+            skipped(error)
     if not tables:
-        raise InputError(f"{str(source)!r} holds no CSV file; give a folder or zip of segments")
-    return stack_segments([name for name, _ in tables], [table for _, table in tables])
+        kind = "CSV file" if skipped is None else "valid segment"
+        raise InputError(f"{str(source)!r} holds no {kind}; give a folder or zip of segments")
+    names = [name for name, _ in tables]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{str(source)!r} holds {len(twice)} names more than once, {twice[0]!r} for example; "
+            "give one folder of it, or rename the files"
+        )
+    return stack_segments(names, [table for _, table in tables])
 
 
 def stack_segments(names: Sequence[str], tables: Iterable[NDArray[np.float64]]) -> Segments:
@@ -215,4 +234,7 @@ def _read(filename: str, data: bytes, source: Path) -> tuple[str, NDArray[np.flo
                 f"{where}: column {name!r} is empty or not finite in row {bad[0]} "
                 f"(rows 0-{end - 1} must hold numbers)"
             )
-    return filename.removesuffix(".csv"), table
+    # The simulator can drive no further than the road is known.
+    known = np.isfinite(table[:, 1:5]).all(axis=1)
+    end = len(table) if known.all() else int(np.argmin(known))
+    return filename.removesuffix(".csv"), table[:end]

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.readers.arrays import read_arrays, require, write_arrays
-from steerlab.surrogates.logs.extract import COLUMNS, load_labels
+from steerlab.surrogates.logs.extract import COLUMNS
+from steerlab.surrogates.logs.pipeline import load_identified
 from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant
 from steerlab.surrogates.plants.tokens import VOCABULARY, encode
 from steerlab.surrogates.segments.data import CONTROL_START, GRAVITY, Segments
@@ -249,11 +250,10 @@ def from_labels(folder: str | Path, lataccel: str = "actual") -> Sequences:
     """
     if lataccel not in LATACCEL:
         raise unknown_name("lataccel", lataccel, LATACCEL)
-    paths = sorted(Path(folder, "labels").glob("*.npz"))
     states, tokens, routes = [], [], []
     name = {"actual": "actualLateralAcceleration", "target": "targetLateralAcceleration"}[lataccel]
-    for path in paths:
-        for table in load_labels(path)[0]:
+    for log in load_identified(folder)[0]:
+        for table in log.tables:
             column = dict(zip(COLUMNS, table.T, strict=True))
             states.append(
                 np.stack(
@@ -267,7 +267,7 @@ def from_labels(folder: str | Path, lataccel: str = "actual") -> Sequences:
                 )
             )
             tokens.append(encode(column[name]))
-            routes.append(path.stem.rpartition("--")[0])
+            routes.append(log.route)
     if not tokens:
         raise InputError(
             f"{str(folder)!r} holds no extracted segments; make them with "
