@@ -95,7 +95,7 @@ def one(
                 model, config.roads, config.episode_steps, HELD_OUT_ROADS, progress=bar.update
             )
         with atomic_path(done) as path:
-            np.savez(path, returns=found["base_return"], violation=found["violation"])
+            np.savez(path, returns=found.end["base_return"], violation=found.end["violation"])
     with np.load(done) as saved:
         return {name: saved[name] for name in saved.files}
 
