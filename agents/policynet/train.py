@@ -20,6 +20,7 @@ from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
 from steerlab.agents.policynet.feature_extractor import Vision
+from steerlab.agents.policynet.linear_start import DRIVES, fit_linear
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
@@ -34,6 +35,7 @@ from steerlab.openpilot.engines import Network
 from steerlab.options import option
 from steerlab.seeds import FILM, episode_seed, generator_seed, initial_weights
 
+AVERAGE = 0.995  # what the averaged weights keep of themselves at every gradient step
 LAST, POLICY = "last.pt", "policy_model.pth"
 #: Share of the time that the teacher drives in the first iterations.
 TEACHER_SHARES = (1.0, 1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
@@ -133,9 +135,15 @@ def train_imitation(
     network = load_policy(start) if start else new_policy(config)
     if network.contract.id != config.contract:
         raise other_contract(start, network)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     make_teacher = make_teacher or choose_teacher(config)
+    fitted = vision is None  # the features' meaning is known, so least squares can begin
+    if fitted:
+        for weights in (*network.linear_part(), network.readings.weight):
+            weights.requires_grad_(False)
+        if not start and not (output / LAST).exists():
+            _fit_linear(network, make_teacher, config.seed)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = max(1, round(config.passes * config.num_envs * config.steps
                            / (WINDOW * config.batch_size)))  # fmt: skip
     first = 0
@@ -160,7 +168,7 @@ def train_imitation(
             env = KinematicDriverVectorEnv(
                 config.num_envs, ranges=HARD if hard else ranges, autoreset_mode="Disabled"
             )
-            shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
+            shares = () if start or fitted else TEACHER_SHARES[iteration : iteration + 1]
             noise = config.noise + (config.calm - config.noise) * iteration / iterations
             mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
             first_episode = iteration * config.num_envs
@@ -198,6 +206,11 @@ def train_imitation(
             bar.update()
             bar.set_postfix(loss=f"{sums['loss']:.3f}", cte=f"{drive.figures['cte_mean']:.2f}")
         return finish(average.module, output, log, iterations, config.film, vision)
+
+
+def _fit_linear(network: PolicyNet, make_teacher: MakeTeacher, seed: int) -> None:
+    with tqdm(total=len(DRIVES), unit="drive", desc="least squares") as bar:
+        fit_linear(network, make_teacher, episode_seed("imitation", seed), bar.update)
 
 
 def _is_hard(iteration: int, share: float) -> bool:
