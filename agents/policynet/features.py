@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from steerlab.envs.kinematic_driver.observation import LAYOUT, LINES, POINTS, X_IDXS
 from steerlab.openpilot.contracts import FEATURES
@@ -67,6 +68,15 @@ def encode(observation: Any) -> Floats:
         axis=1,
     )
     return np.concatenate([seen, np.tanh(seen @ projection)], axis=1)
+
+
+def speed_and_delay(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what :func:`encode` was told of speed (m/s) and delay (s): (..., 512) -> (...) each."""
+    found = []
+    for name in ("speed", "lat_delay"):
+        index = _SENSORS.index(name)
+        found.append(features[..., index] * float(_constants()[0][index]))
+    return found[0], found[1]
 
 
 def _over_time(parts: dict[str, Floats], speed: Floats) -> Floats:

@@ -14,8 +14,9 @@ from steerlab.agents.policynet.model import (
     Frames,
     Parts,
     PolicyNet,
+    plan_command,
 )
-from steerlab.agents.policynet.rollout import FRAME, Rollout, plan_command
+from steerlab.agents.policynet.rollout import FRAME, Rollout
 from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.openpilot.contracts import PLAN_COLUMNS, STRIDE, T_IDXS
 from steerlab.openpilot.plan import Near

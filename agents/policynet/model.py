@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from steerlab.agents.policynet.features import TRACKED
 from steerlab.errors import InputError
-from steerlab.openpilot.commands import action_times
+from steerlab.openpilot.commands import action_times, plan_acceleration, plan_curvature
 from steerlab.openpilot.contracts import (
     DESIRES,
     FEATURES,
@@ -37,6 +37,7 @@ LATERAL_ACCELERATION = 3.6  # m/s^2, what the controls let through at most
 MAX_CURVATURE = 0.2  # 1/m
 WINDOW = HISTORY // STRIDE  # frames that a policy is given
 _SPEED = 15.0  # m/s, unit of speeds inside the network
+KINEMATIC_DRIVER = "KinematicDriver-v0"
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,18 @@ class PolicyNet(nn.Module):
             self.read.bias.zero_()
             self.read.weight[0, 0] = self.read.weight[2, 1] = 1.0
             self.read.weight[3, 2], self.read.bias[3] = 5.5, -10.5
-        self.shape = PlanShape(self.contract.command)
         times = torch.as_tensor(T_IDXS, dtype=torch.float32)
         grown = torch.log(0.05 + 0.3 * times + 0.05 * times**2)
         self.log_std = nn.Parameter(grown[:, None].repeat(m, 1, 15))
-        rule = self.contract.command
-        self.t_longitudinal = float(action_times(rule, 0.0, LONGITUDINAL_DELAY)[1])
+        #: Where the features come from that it is trained on: the task, or ``vision``.
+        self.features = KINEMATIC_DRIVER
+        self.follow(self.contract)
+
+    def follow(self, contract_: Contract) -> None:
+        """Plan for the rule by which a contract reads a command from a plan."""
+        self.contract = contract_
+        self.shape = PlanShape(contract_.command)
+        self.t_longitudinal = float(action_times(contract_.command, 0.0, LONGITUDINAL_DELAY)[1])
 
     def linear_part(self) -> list[nn.Parameter]:
         """Return the weights of the commands' linear part."""
@@ -158,9 +165,20 @@ class PolicyNet(nn.Module):
         times: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the tensors of the heads for a window (B, 25, 512) and the other inputs."""
+        return self.tensors(self.read_window(features, desire, traffic, car, times))
+
+    def read_window(
+        self,
+        features: Tensor,
+        desire: Tensor,
+        traffic: Tensor,
+        car: Tensor | None = None,
+        times: Tensor | None = None,
+    ) -> Parts:
+        """Return what the heads say of a window (B, 25, 512); see :meth:`parts`."""
         frames = self.frames(features, desire)
         last = Frames(*(part[:, -1] for part in frames))
-        return self.tensors(self.parts(frames.readings, last, traffic, car, times))
+        return self.parts(frames.readings, last, traffic, car, times)
 
     def frames(self, features: Tensor, desire: Tensor) -> Frames:
         """Return what is kept of frames: features (..., 512) and the desire's rows (..., 8)."""
@@ -262,14 +280,37 @@ class PolicyNet(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return plain values from which :func:`policy_from` rebuilds the network."""
-        return {"contract": self.contract.id, "size": asdict(self.size)}
+        return {
+            "contract": self.contract.id, "size": asdict(self.size), "features": self.features,
+        }  # fmt: skip
 
 
 def policy_from(describe: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PolicyNet:
     """Return the network that :meth:`PolicyNet.describe` described, with these weights."""
     network = PolicyNet(describe["contract"], PolicySize(**describe["size"]))
     network.load_state_dict(dict(weights))
+    network.features = describe.get("features", KINEMATIC_DRIVER)
     return network.eval()
+
+
+def plan_command(network: PolicyNet, parts: Parts, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the curvature and acceleration that the contract's rule reads from the plan, (...).
+
+    Up to the times of action all hypotheses are the same, so one without shape of its own will do.
+
+    Args:
+        network: The policy.
+        parts: What its heads say.
+        given: ``car``, ``t_lateral`` and ``t_longitudinal``, tensors or arrays.
+    """
+    rule = network.contract.command
+    flat = torch.zeros_like(parts.bends[..., :1, :])
+    plan = network.shape(parts.near, flat, flat)[..., 0, :, :]
+    v, t_lateral, t_longitudinal = (
+        torch.as_tensor(x, dtype=torch.float32)
+        for x in (given["car"][..., 0], given["t_lateral"], given["t_longitudinal"])
+    )
+    return plan_curvature(rule, plan, v, t_lateral), plan_acceleration(rule, plan, t_longitudinal)
 
 
 class Supercombo(nn.Module):
