@@ -180,13 +180,13 @@ def test_standing_is_a_fault_only_without_a_reason() -> None:
     line, stood = env.routes.stop_at[route, 0], 0
     for _ in range(300):
         gap, v = line - float(env.simulator.state.s[0]) - 3.7, float(env.simulator.state.v[0])
-        pedal = np.clip(1.5 * (min(6.0, np.sqrt(2 * max(gap - 2.0, 0.0))) - v) - 0.3, -1, 1)
+        pedal = np.clip(1.5 * (min(8.0, np.sqrt(3 * max(gap - 2.0, 0.0))) - v) - 0.3, -1, 1)
         _, _, terminated, _, info = env.step(np.array([[0.0, pedal]], np.float32))
         assert not terminated[0], VIOLATIONS[info["violation"][0]]
         stood += v < 0.1
         if info["light"][0] == traffic.GREEN:
             break
-    assert stood > 80
+    assert stood > 60  # longer than the 40 steps of a stall
 
 
 def test_collision_ends_the_episode_and_takes_the_potential_back() -> None:
