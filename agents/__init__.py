@@ -1,1 +1,5 @@
 """Learners and controllers: a model, how to train it, and classical baselines."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

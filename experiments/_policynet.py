@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -34,12 +31,10 @@ from steerlab.agents.policynet.evaluate import (
     join,
 )
 from steerlab.agents.policynet.model import PolicyNet
-from steerlab.agents.policynet.probe import record_probe
 from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot import Exported, export_model
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network, load_network
@@ -143,28 +138,6 @@ def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None
     )
 
 
-def export_policy(
-    network: PolicyNet,
-    folder: Path,
-    checkpoint: str,
-    tinygrad: bool = True,
-    vision: Network | None = None,
-) -> Exported:
-    """Write the files of the policy, with a probe that was recorded while it drove."""
-    probe = record_probe(network, rows=4 if vision else 24, vision=vision)
-    return export_model(
-        network,
-        network.contract,
-        network.model,
-        folder,
-        checkpoint=checkpoint,
-        probe_inputs=probe.inputs,
-        driven_curvature=probe.driven_curvature,
-        v_ego=probe.v_ego,
-        tinygrad=tinygrad,
-    )
-
-
 #: Rows of the table: name of the figure, words, format.
 _ROWS = (
     ("cte_p95", "CTE P95 (m)", ".3f"),
@@ -241,7 +214,8 @@ def print_violations(records: Mapping[str, Record], them: HeldOut, most: int = 5
 
 def plot_records(records: Mapping[str, Record], path: Path) -> None:
     """Draw how far off the path the drivers were, and how rough, over all steps."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3)
     for name, record in records.items():
         for axis, key in zip(axes, ("offset", "heading", "jerk"), strict=True):
             values = np.sort(getattr(record, key))
@@ -258,7 +232,6 @@ def plot_records(records: Mapping[str, Record], path: Path) -> None:
     axes[0].legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -> None:
@@ -290,7 +263,8 @@ def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -
             y += 0.05 * speed * math.sin(yaw + turn / 2)
             yaw += turn
         step += 1
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
     line = np.array(way)
     axis.plot(line[:, 1], line[:, 0], color="black", linewidth=3, alpha=0.3, label="driven")
     for i, hypotheses in enumerate(plans.values()):
@@ -306,7 +280,6 @@ def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -
     axis.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, float]]:

@@ -26,7 +26,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.exporters.openpilot import export_model
 from steerlab.exporters.sample import SampleNetwork
 from steerlab.exporters.sb3 import export_sb3
@@ -35,6 +34,7 @@ from steerlab.openpilot.contracts import Contract, Model, contract, contract_ids
 from steerlab.openpilot.engines import session
 from steerlab.openpilot.in_graph import HistoryInGraph, Packed
 from steerlab.options import option
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.logs.extract import ExtractOptions
 from steerlab.surrogates.logs.pipeline import extract_all
 from steerlab.surrogates.logs.reader import load_schema, zstandard

@@ -20,8 +20,8 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ from steerlab.experiments._pendulum import (
     randomness,
     sampler_of,
 )
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.openpilot.engines import session
 from steerlab.options import option
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

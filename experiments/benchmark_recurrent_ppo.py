@@ -21,8 +21,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from tqdm.auto import tqdm
 
 from steerlab.agents.recurrent_ppo.policy import SequencePolicy
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 POLICIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sb3-contrib": ("MlpLstmPolicy", {}),

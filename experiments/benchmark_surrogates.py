@@ -18,10 +18,10 @@ from rich.table import Table
 
 from steerlab.devices import torch_device
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.experiments.compare_surrogates import speed
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 

@@ -29,8 +29,8 @@ from tqdm.auto import tqdm
 from steerlab.agents.classical.pid import PID
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.segments import comma
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments

@@ -27,8 +27,8 @@ from steerlab.experiments._planning import (
     solver_latency,
     write_json,
 )
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 TASK = "DoubleIntegrator-v0"
 

@@ -30,10 +30,10 @@ from steerlab.experiments._intervals import (
     plot_returns,
     print_intervals,
 )
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.seeds import HELD_OUT_ROADS
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

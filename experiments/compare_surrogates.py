@@ -35,9 +35,9 @@ from steerlab.agents.classical.comma import controller_factory
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Logits, Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments

@@ -45,8 +45,8 @@ from steerlab.experiments._planning import (
     solver_latency,
     write_json,
 )
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 Floats = NDArray[np.float64]
 Plan = Callable[[Floats, Floats], Floats]

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -29,9 +26,9 @@ from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._film import film_drive
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.study import study
 
 
 class ZeroDriver:
@@ -136,7 +133,8 @@ def _cells(found: dict[str, NDArray[Any]]) -> list[str]:
 
 def _plot(results: dict[str, dict[str, NDArray[Any]]], path: Path) -> None:
     """Draw how the drivers' episodes spread in offset and return."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
     for name, found in results.items():
         for axis, key in zip(axes, ("cte_p95", "base_return"), strict=True):
             values = np.sort(found[key])
@@ -148,7 +146,6 @@ def _plot(results: dict[str, dict[str, NDArray[Any]]], path: Path) -> None:
     axes[1].legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 main = study(Config, run)

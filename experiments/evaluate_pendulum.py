@@ -19,12 +19,9 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
@@ -60,10 +57,10 @@ from steerlab.experiments._pendulum import (
     play,
     reached,
 )
-from steerlab.experiments._study import study
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.seeds import initial_weights
+from steerlab.study import study
 
 #: What differs from the plant of the data, by name; each is an argument of the task.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -341,10 +338,8 @@ def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
     """
     panels = list(dict.fromkeys((c.variant, c.noise) for c in cells))
     wide, high = min(len(panels), most), 2 * -(-len(panels) // most)
-    figure, grid = plt.subplots(
-        high, wide, figsize=(3.6 * wide + 2, 3 * high), sharex=True, sharey=True,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    figure = Figure(figsize=(3.6 * wide + 2, 3 * high), layout="constrained")
+    grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for number, panel in enumerate(panels):
@@ -361,7 +356,6 @@ def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def _panel(axes: Any, cells: list[Cell], key: str) -> None:
@@ -379,10 +373,8 @@ def _panel(axes: Any, cells: list[Cell], key: str) -> None:
 
 def plot_paths(runs: dict[str, Run], goals: tuple[float, ...], path: Path, most: int = 40) -> None:
     """Draw where the cart goes, a panel a controller: ``most`` episodes, red those that fail."""
-    figure, panels = plt.subplots(
-        1, len(runs), figsize=(2.6 * len(runs), 3.2), sharex=True, sharey=True,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    figure = Figure(figsize=(2.6 * len(runs), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)
     width, first = OBSTACLE
     for axes, (name, played) in zip(panels[0], runs.items(), strict=True):
         seconds = np.arange(played.states.shape[1]) * STEP_SECONDS
@@ -402,7 +394,6 @@ def plot_paths(runs: dict[str, Run], goals: tuple[float, ...], path: Path, most:
     panels[0, 0].set_ylim(-2.5, 2.5)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def film(

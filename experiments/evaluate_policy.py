@@ -19,10 +19,10 @@ from steerlab.agents.policynet.evaluate import Figures, hard_episodes
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
 from steerlab.experiments._film import film_drive
-from steerlab.experiments._study import study
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import load_network
 from steerlab.options import option
+from steerlab.study import study
 
 BESIDE = ("preview", "untrained")
 

@@ -25,7 +25,7 @@ from steerlab.experiments._pendulum import (
     randomness,
     sampler_of,
 )
-from steerlab.experiments._study import study
+from steerlab.study import study
 
 
 def run(config: Sampling, output: Path) -> dict[str, float]:

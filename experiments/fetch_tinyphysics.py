@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.fetch import Progress
 from steerlab.surrogates.segments import comma
 

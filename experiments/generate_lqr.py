@@ -28,8 +28,8 @@ from steerlab.envs.tracking.double_integrator import DoubleIntegrator
 from steerlab.envs.tracking.problem import TrackingProblem, final_error
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._planning import PLANS_FILE, ProblemOptions, chosen_problem, percent
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 Floats = NDArray[np.float64]
 LABELS = {

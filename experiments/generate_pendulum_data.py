@@ -47,8 +47,8 @@ from steerlab.experiments._pendulum import (
     reached,
     save_arrays,
 )
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 #: Where chunks start within a trajectory: densely while the pole is caught.
 STARTS = np.r_[0:9, 10, 12:25:2, 27:49:3]

@@ -25,9 +25,9 @@ from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, t
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
 from steerlab.seeds import HELD_OUT_ROADS
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

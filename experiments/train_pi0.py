@@ -14,9 +14,9 @@ import torch
 from steerlab.agents.pi0.model import Pi0, Pi0Config, pi0_loss
 from steerlab.agents.supervised import FitConfig, TensorData
 from steerlab.experiments._pendulum import load_pairs, train_member
-from steerlab.experiments._study import study
 from steerlab.options import option
 from steerlab.seeds import initial_weights
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

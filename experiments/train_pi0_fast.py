@@ -15,9 +15,9 @@ from steerlab.agents.pi0_fast.model import Pi0Fast, Pi0FastConfig, pi0_fast_loss
 from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
 from steerlab.agents.supervised import FitConfig, TensorData
 from steerlab.experiments._pendulum import load_pairs, train_member
-from steerlab.experiments._study import study
 from steerlab.options import option
 from steerlab.seeds import initial_weights
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,12 @@ from steerlab.agents.supervised import FitConfig, FitResult, fit
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._exploration import Exploration, explore
-from steerlab.experiments._study import study
 from steerlab.experiments.compare_surrogates import choose, compare, divergence, show
 from steerlab.exporters.onnx import export_onnx
 from steerlab.files import writable_folder
 from steerlab.options import option
 from steerlab.seeds import initial_weights
+from steerlab.study import study
 from steerlab.surrogates.plants.base import CONTEXT
 from steerlab.surrogates.plants.gru import FORM, ModelPlant, SurrogateModel, build
 from steerlab.surrogates.plants.load import load_plant

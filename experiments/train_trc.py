@@ -14,9 +14,9 @@ from steerlab.agents.trc.model import SIZES, MlpPlanner, Planner, TinyRecursiveC
 from steerlab.agents.trc.train import TrainConfig, load_planner, train
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._study import study
 from steerlab.options import option
 from steerlab.seeds import initial_weights
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

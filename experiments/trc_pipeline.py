@@ -15,10 +15,10 @@ from rich.rule import Rule
 from steerlab.agents.trc.model import MlpPlanner
 from steerlab.experiments import compare_trc, evaluate_trc, generate_lqr, train_trc
 from steerlab.experiments._planning import PLANS_FILE, ProblemOptions
-from steerlab.experiments._study import study
 from steerlab.exporters.planner import export_planner
 from steerlab.files import writable_folder
 from steerlab.options import option
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

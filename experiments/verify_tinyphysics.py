@@ -26,8 +26,8 @@ from steerlab.agents.classical.comma import controller_factory
 from steerlab.envs.tinyphysics.reward import Costs
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
 

@@ -1,1 +1,5 @@
 """File formats of other programs: openpilot contracts, ONNX, tinygrad, verification."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

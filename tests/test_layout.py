@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
+import numpy as np
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("surrogates", "envs", "agents", "exporters", "experiments")
@@ -50,6 +54,23 @@ def test_ground_knows_no_room() -> None:
     for path in ground:
         allowed = {"__init__.py": {"envs"}, "__main__.py": {"experiments"}}.get(path.name, set())
         assert not imported_rooms(path) & (set(FLOORS) - allowed), path
+
+
+def test_no_import_circle() -> None:
+    graph = grimp.build_graph("steerlab", cache_dir=None)
+    modules = sorted(graph.modules)
+    place = {module: i for i, module in enumerate(modules)}
+    imports = [
+        (i, place[other])
+        for i, module in enumerate(modules)
+        for other in graph.find_modules_directly_imported_by(module)
+    ]
+    assert len(imports) > len(modules) > 100
+    matrix = coo_array((np.ones(len(imports)), tuple(zip(*imports, strict=True))))
+    matrix.resize(len(modules), len(modules))
+    _, part = connected_components(matrix, connection="strong")
+    circles = [np.flatnonzero(part == p) for p in np.flatnonzero(np.bincount(part) > 1)]
+    assert not [[modules[i] for i in circle] for circle in circles]
 
 
 def test_import_is_light() -> None:

@@ -7,8 +7,8 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
+from numpy.typing import NDArray
 
 from steerlab import seeds
 from steerlab.errors import InputError
@@ -73,8 +73,18 @@ def test_refusals(arguments: tuple, message: str) -> None:
         seeds.episode_seed(*arguments)
 
 
+def legacy_state() -> NDArray[np.uint32]:
+    state = np.random.get_state(legacy=False)  # noqa: NPY002
+    assert isinstance(state, dict)
+    return state["state"]["key"].copy()
+
+
 def test_initial_weights_leave_no_trace() -> None:
-    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    states = (
+        random.getstate(),
+        legacy_state(),
+        torch.get_rng_state(),
+    )
     with seeds.initial_weights(7):
         one = torch.nn.Linear(2, 2).weight
     with seeds.initial_weights(8):
@@ -90,5 +100,5 @@ def test_initial_weights_leave_no_trace() -> None:
         seeds.seed_generators(5)
         assert drawn == (random.random(), np.random.rand(), float(torch.rand(())))  # noqa: NPY002
     assert random.getstate() == states[0]
-    np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    np.testing.assert_array_equal(legacy_state(), states[1])
     assert torch.equal(torch.get_rng_state(), states[2])

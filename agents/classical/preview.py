@@ -108,7 +108,7 @@ class PreviewDriver:
         state = np.stack(
             [d, speed * np.sin(psi), speed**2 * (k - here), speed**2 * (smooth - here)]
         )
-        gains = _gains(lag, smoothing)
+        gains = lqr_gains(lag, smoothing)
         feedback = -(gains * state).sum(0)
         wanted = kappa[:, -3] + feedback / speed**2
 
@@ -262,7 +262,7 @@ def _gain_table() -> Floats:
     return table
 
 
-def _gains(lag: Floats, smoothing: Floats) -> Floats:
+def lqr_gains(lag: Floats, smoothing: Floats) -> Floats:
     """Return the gains (4, N), interpolated in the table."""
     table = _gain_table()
     x = np.clip((lag - _LAGS[0]) / (_LAGS[1] - _LAGS[0]), 0, len(_LAGS) - 1.001)

@@ -26,7 +26,7 @@ Array = Any
 
 #: Kinds of vehicles with length and width (m), and how often they come.
 KINDS = ("car", "van", "truck", "bus", "motorcycle")
-SIZES = np.array([[4.6, 1.85], [5.6, 2.0], [8.5, 2.5], [11.5, 2.55], [2.2, 0.8]])
+SIZES = np.array([[4.6, 1.85], [5.6, 2.0], [7.5, 2.4], [10.0, 2.5], [2.2, 0.8]])
 SHARES = np.cumsum([0.7, 0.12, 0.08, 0.05, 0.05])
 EGO_LENGTH, EGO_WIDTH = FRONT + REAR, 2 * HALF_WIDTH
 CENTRE = 0.5 * (FRONT - REAR)  # m from the rear axle to the middle of the ego vehicle
@@ -40,7 +40,7 @@ PHASE = GREEN_TIME + YELLOW_TIME + RED_TIME
 #: What ended the episode, beside KinematicDriver's violations.
 COLLISION, RED_LIGHT, STOP_SIGN = 5, 6, 7
 
-GENTLE, HARD = 2.0, 7.0  # m/s^2 of braking
+GENTLE, FIRM, HARD = 2.0, 2.5, 7.0  # m/s^2 of braking
 SPEED_UP = 1.6  # m/s^2
 TIME_GAP, SPACE = 1.3, 2.0  # s and m to the vehicle ahead
 PATIENCE = 4.0  # s; whoever with priority arrives sooner is let through
@@ -236,7 +236,7 @@ def must_stop(
         cars[j, CLAIM] = 0.0  # it has waited too long
     if cars[j, CLAIM] > 0 or gap > 8.0 + v * v / (2 * 0.8 * GENTLE) or gap < -4.0:
         return NOTHING
-    if shown == 3 or (shown == 2 and gap > v * v / (2 * 1.5 * GENTLE)):
+    if shown == 3 or (shown == 2 and gap > v * v / (2 * HARD)):
         return gap  # type: ignore[no-any-return]
     if shown == 4 and cars[j, HALTED] == 0:
         if v < 0.3 and gap < 3.0:
@@ -248,7 +248,7 @@ def must_stop(
     if not clear(links, sizes, cross, until, signals, cars, row, j, through):
         cars[j, WAIT] += cars[j, HALTED]
         return gap  # type: ignore[no-any-return]
-    if gap < 3.0 + v * v / (2 * GENTLE):
+    if gap < 3.0 + v * v / (2 * FIRM):  # near enough to get over the line while it is yellow
         cars[j, CLAIM] = 1.0
     return NOTHING
 

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steerlab.compiled import compiled as compile_with
-from steerlab.envs.kinematic_driver import dynamics, roads
-from steerlab.envs.kinematic_driver import scalar_backend as xp
+from steerlab.envs.kinematic_driver import dynamics, roads, scalar_backend as xp
 from steerlab.envs.kinematic_driver.dynamics import State, Vehicle
 from steerlab.envs.kinematic_driver.episodes import EPISODE
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY

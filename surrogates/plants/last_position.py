@@ -6,6 +6,8 @@ towards its inputs, up to where positions meet; and where they meet in a causal 
 last query has to be answered.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,51 +31,16 @@ def keep_last_position(model: onnx.ModelProto) -> onnx.ModelProto:
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    users: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            users[name] = users.get(name, 0) + 1
+    users = Counter(name for node in graph.node for name in node.input)
     constants = {i.name for i in graph.initializer}
     constants |= {n.output[0] for n in graph.node if n.op_type == "Constant"}
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.output)}
-    last_axis = {-1} | {max(ranks.values(), default=3) - 1}
-
-    def varying(node: onnx.NodeProto) -> list[str]:
-        return [name for name in node.input if name and name not in constants]
-
-    def position_wise(node: onnx.NodeProto) -> bool:
-        inputs = varying(node)
-        if not inputs or any(ranks.get(name) != 3 for name in inputs):
-            return False
-        if node.op_type in _ELEMENTWISE:
-            return True
-        if node.op_type == "MatMul":
-            return list(node.input)[1] in constants
-        if node.op_type in _LAST_AXIS:
-            axes = [a.ints or [a.i] for a in node.attribute if a.name in ("axis", "axes")]
-            return all(set(a) <= last_axis for a in axes) and len(node.input) <= 3
-        return False
-
-    # Walk from the output: a tensor is inside if it varies by position and only nodes that are
-    # inside use it. Visiting in reverse order of the graph sees all users before the maker.
-    inside: set[str] = {graph.output[0].name}
-    nodes: set[int] = set()
-    inner_users: dict[str, int] = {}
-    for index in reversed(range(len(graph.node))):
-        node = graph.node[index]
-        name = node.output[0]
-        complete = inner_users.get(name, 0) == users.get(name, 0)
-        if (name in inside) and complete and position_wise(node):
-            nodes.add(index)
-            for source in varying(node):
-                inside.add(source)
-                inner_users[source] = inner_users.get(source, 0) + 1
+    nodes = _position_wise_end(graph, constants, users)
     if not nodes:
         return model  # positions meet at the output itself; the caller takes the last one
 
     queries = _ask_last_query(graph, makers, users, nodes)
     kept = {name for i in nodes for name in graph.node[i].output}
-    border = sorted({s for i in nodes for s in varying(graph.node[i])} - kept)
+    border = sorted({s for i in nodes for s in _varying(graph.node[i], constants)} - kept)
     graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last_position"))
     for i in nodes:
         for place, name in enumerate(graph.node[i].input):
@@ -83,22 +50,71 @@ def keep_last_position(model: onnx.ModelProto) -> onnx.ModelProto:
         name: onnx.helper.make_node("Gather", [name, "last_position"], [f"{name}/last"], axis=_AXIS)
         for name in border
     }
-    ordered = [selections[name] for name in border if name not in makers]  # inputs of the graph
-    selections |= queries
-    for node in graph.node:
-        ordered += [node, *(selections[name] for name in node.output if name in selections)]
-    ordered = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
-    del graph.node[:]
-    graph.node.extend(ordered)
+    first = [selections[name] for name in border if name not in makers]  # inputs of the graph
+    _insert(graph, first, selections | queries)
     del graph.value_info[:]
     graph.output[0].type.tensor_type.shape.dim[_AXIS].dim_value = 1
     return model
 
 
+def _varying(node: onnx.NodeProto, constants: set[str]) -> list[str]:
+    return [name for name in node.input if name and name not in constants]
+
+
+def _position_wise_end(
+    graph: onnx.GraphProto, constants: set[str], users: Mapping[str, int]
+) -> set[int]:
+    """Return the nodes between the output and where positions meet, by their place in the graph.
+
+    The walk begins at the output. A tensor is inside if it varies by position and only nodes that
+    are inside use it. In reverse order of the graph all users of a tensor come before its maker.
+    """
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.output)}
+    last_axis = {-1, max(ranks.values(), default=3) - 1}
+    inside: set[str] = {graph.output[0].name}
+    nodes: set[int] = set()
+    inner_users: Counter[str] = Counter()
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        name = node.output[0]
+        sources = _varying(node, constants)
+        by_position = bool(sources) and all(ranks.get(source) == 3 for source in sources)
+        complete = inner_users[name] == users.get(name, 0)
+        if name in inside and complete and by_position and _acts_alone(node, constants, last_axis):
+            nodes.add(index)
+            inside.update(sources)
+            inner_users.update(sources)
+    return nodes
+
+
+def _acts_alone(node: onnx.NodeProto, constants: set[str], last_axis: set[int]) -> bool:
+    """Tell whether a node computes each position from that position alone."""
+    if node.op_type in _ELEMENTWISE:
+        return True
+    if node.op_type == "MatMul":
+        return node.input[1] in constants
+    if node.op_type in _LAST_AXIS:
+        axes = [a.ints or [a.i] for a in node.attribute if a.name in ("axis", "axes")]
+        return all(set(a) <= last_axis for a in axes) and len(node.input) <= 3
+    return False
+
+
+def _insert(
+    graph: onnx.GraphProto, first: list[onnx.NodeProto], after: Mapping[str, onnx.NodeProto]
+) -> None:
+    """Put nodes at the beginning of the graph, and others right after the maker of a tensor."""
+    ordered = list(first)
+    for node in graph.node:
+        ordered += [node, *(after[name] for name in node.output if name in after)]
+    ordered = [onnx.NodeProto.FromString(n.SerializeToString()) for n in ordered]
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
 def _ask_last_query(
     graph: onnx.GraphProto,
     makers: dict[str, onnx.NodeProto],
-    users: dict[str, int],
+    users: Mapping[str, int],
     nodes: set[int],
 ) -> dict[str, onnx.NodeProto]:
     """Let the attention right below the position-wise part answer the last query only.

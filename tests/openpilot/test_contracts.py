@@ -9,6 +9,7 @@ import pytest
 
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import (
+    PLAN_COLUMNS,
     T_IDXS,
     X_IDXS,
     contract,
@@ -34,6 +35,31 @@ def test_released_slices_of_0_10_0() -> None:
     assert vision.length == 1536
     assert vision.slices["hidden_state"] == slice(1022, 1534)
     assert vision.slices["lead"] == slice(917, 1019)
+
+
+def test_columns_of_a_plan() -> None:
+    """As log.capnp's XYZTData and modeld's slices have them: position, ..., Euler angles, rates."""
+    columns = [
+        "x",
+        "y",
+        "z",
+        "vx",
+        "vy",
+        "vz",
+        "ax",
+        "ay",
+        "az",
+        "roll",
+        "pitch",
+        "yaw",
+        "roll_rate",
+        "pitch_rate",
+        "yaw_rate",
+    ]
+    assert tuple(columns) == PLAN_COLUMNS
+    assert [plan_column(name) for name in ("x", "vx", "ax", "yaw", "yaw_rate")] == [0, 3, 6, 11, 14]
+    assert (len(T_IDXS), T_IDXS[16], T_IDXS[32]) == (33, 2.5, 10.0)
+    assert (X_IDXS[16], X_IDXS[32]) == (48.0, 192.0)
 
 
 @pytest.mark.parametrize(("id", "name"), EVERY)

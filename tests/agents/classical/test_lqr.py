@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.linalg import solve_discrete_are
 
 from steerlab.agents.classical.lqr import finite_horizon_gains, linearize, lqr_gain

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from steerlab.openpilot.commands import plan_acceleration, plan_curvature
 from steerlab.openpilot.contracts import T_IDXS, contract, contract_ids, plan_column

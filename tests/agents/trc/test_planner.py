@@ -7,8 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from steerlab.agents.classical.tracking import optimal_controls
 from steerlab.agents.trc import SIZES, MlpPlanner, TinyRecursiveControl, TrcConfig

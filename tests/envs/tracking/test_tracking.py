@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.integrate import solve_ivp
 
 from steerlab.envs.sb3 import make_sb3_vec
@@ -57,6 +56,26 @@ def test_torch_repeats_numpy_and_its_gradients_are_right(problem: TrackingProble
     for t in tensors:
         t.requires_grad_()
     assert torch.autograd.gradcheck(problem.cost, tensors)
+
+
+def test_the_cost_of_a_case_worked_out_by_hand() -> None:
+    """dt = 1 s, from (1, 0) to (0, 0) with u = -1, then 1: (0.5, -1), then (0, 0).
+
+    J = (1 + 0 + 0.1) + (0.25 + 1 + 0.1) + 0 = 2.45; to (0, 1) with weights 2, 3, 0.5 and F = 10:
+    (2 + 3 + 0.5) + (0.5 + 12 + 0.5) + 10 * 3 = 48.5.
+    """
+    initial, controls = np.array([[1.0, 0.0]]), np.array([[[-1.0], [1.0]]])
+    problem = DoubleIntegrator(steps=2, horizon=2.0)
+    assert problem.cost(initial, np.zeros((1, 2)), controls) == pytest.approx([2.45])
+    problem = DoubleIntegrator(
+        steps=2, horizon=2.0, position_weight=2.0, velocity_weight=3.0, input_weight=0.5,
+        terminal_factor=10.0,
+    )  # fmt: skip
+    assert problem.cost(initial, np.array([[0.0, 1.0]]), controls) == pytest.approx([48.5])
+    env = gym.make("DoubleIntegrator-v0", steps=2, horizon=2.0)
+    env.reset(seed=0, options={"initial": [1.0, 0.0], "target": [0.0, 0.0]})
+    rewards = [env.step(np.array([u], np.float32))[1] for u in (-1.0, 1.0)]
+    assert rewards == pytest.approx([-1.1, -1.35])
 
 
 @pytest.mark.parametrize("name", TASKS)
