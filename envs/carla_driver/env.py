@@ -58,6 +58,11 @@ PINS = (
     *(name for name in NAMES if name not in ("kind", "lanes", "lane", "desire", "lane_width")),
     "route", "signal_clock", *WEATHER,
 )  # fmt: skip
+#: What ``info`` tells of traffic and signals.
+SEEN = {
+    "lead_gap": others.LEAD_GAP, "lead_speed": others.LEAD_V, "lead_acceleration": others.LEAD_A,
+    "stop_gap": others.STOP_GAP, "signal_gap": others.SIGNAL_GAP,
+}  # fmt: skip
 WHEELBASE, FULL_STEER = 2.7, np.arctan(2.7 * MAX_CURVATURE)  # m, rad of the wheels at steer 1
 STOP_MARGIN, FOLLOW_MARGIN = 1.0, 3.0  # m that the planned speed keeps from a line and from a car
 PLAN_BRAKING = 1.2  # m/s^2, of the planned speed before a stop
@@ -170,14 +175,16 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         """
         seen = super().preview(distances)
         ahead = np.broadcast_to(np.asarray(distances, float), seen["curvature"].shape)
-        rows = self.rows
-        line = np.maximum(rows.stop_gap - STOP_MARGIN, 0.0)[:, None] - ahead
-        stop = np.where(rows.stop_gap[:, None] < others.NOTHING, line, np.inf)
+        stop_gap, lead_gap, lead_v = (
+            self.rows[:, column] for column in (others.STOP_GAP, others.LEAD_GAP, others.LEAD_V)
+        )
+        line = np.maximum(stop_gap - STOP_MARGIN, 0.0)[:, None] - ahead
+        stop = np.where(stop_gap[:, None] < others.NOTHING, line, np.inf)
         own = self.simulator.state.v.astype(float)
-        room = rows.lead_gap - FOLLOW_MARGIN - others.TIME_GAP * np.minimum(own, rows.lead_v)
+        room = lead_gap - FOLLOW_MARGIN - others.TIME_GAP * np.minimum(own, lead_v)
         follow = np.where(
-            rows.lead_gap[:, None] < others.NOTHING,
-            rows.lead_v[:, None] ** 2 + 2 * PLAN_BRAKING * (room[:, None] - ahead),
+            lead_gap[:, None] < others.NOTHING,
+            lead_v[:, None] ** 2 + 2 * PLAN_BRAKING * (room[:, None] - ahead),
             np.inf,
         )
         square = np.maximum(np.minimum(2 * PLAN_BRAKING * stop, follow), 0.0)
@@ -188,20 +195,20 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
 
     def scene(self, row: int) -> Scene:
         """Return the true state of everything in a row: what cameras and labels are made from."""
-        sim, cars, rows = self.simulator, self.cars, self.rows
-        there = np.flatnonzero(cars.lane[row, 1:] >= 0) + 1
+        sim, cars, now = self.simulator, self.cars[row], self.rows[row]
+        there = np.flatnonzero(cars[1:, others.LANE] >= 0) + 1
         vehicles = np.zeros((len(there), 6))
-        vehicles[:, :3], vehicles[:, 5] = cars.pose[row, there, :3], cars.pose[row, there, 3]
+        vehicles[:, [0, 1, 2, 5]] = cars[there, :4]
         for i, vehicle in enumerate(there):
-            part = self.road_map.lane(cars.lane[row, vehicle])
+            part = self.road_map.lane(int(cars[vehicle, others.LANE]))
             slope = np.gradient(self.road_map.points[part, 2], self.road_map.s[part])
             vehicles[i, 4] = -np.arctan(
-                np.interp(cars.s[row, vehicle], self.road_map.s[part], slope)
+                np.interp(cars[vehicle, others.S], self.road_map.s[part], slope)
             )
         x, y, z, yaw, slope = self._pose(np.array([row]))[0]
-        lead = int(rows.lead[row])
+        lead = int(now[others.LEAD])
         signals = [
-            others.shows(self._static[1], signal, float(rows.clock[row]))
+            others.shows(self._static[1].signals, signal, now[others.CLOCK])
             for signal in range(len(self.road_map.signal_kind))
         ]
         return Scene(
@@ -211,16 +218,16 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
             ego_acceleration=float(sim.state.a[row]),
             ego_curvature=float(sim.state.k[row]),
             route_s=float(sim.state.s[row]),
-            route=int(rows.route[row]),
+            route=int(now[others.ROUTE]),
             desire=int(self._desires(np.array([row]))[0]),
             vehicles=vehicles,
-            vehicle_sizes=np.stack([cars.length[row, there], cars.width[row, there]], 1),
-            vehicle_kinds=cars.kind[row, there].copy(),
-            vehicle_speeds=cars.v[row, there].copy(),
-            vehicle_accelerations=cars.a[row, there].copy(),
+            vehicle_sizes=cars[there][:, [others.SIZE, others.WIDTH]],
+            vehicle_kinds=cars[there, others.KIND].astype(np.int8),
+            vehicle_speeds=cars[there, others.V],
+            vehicle_accelerations=cars[there, others.A],
             vehicle_ids=there,
             lead=int(np.flatnonzero(there == lead)[0]) if lead in there else -1,
-            lead_gap=float(rows.lead_gap[row]),
+            lead_gap=float(now[others.LEAD_GAP]),
             signals=np.array(signals, np.int64),
             weather={name: float(self.own[OWN.index(name), row]) for name in WEATHER},
             brightness=float(sim.episode["brightness"][row]),
@@ -321,9 +328,10 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         super()._start(rows, episode[: len(EPISODE)], made)
         self.own[:, rows] = episode[len(EPISODE) :]
         own = dict(zip(OWN, self.own[:, rows].astype(float), strict=True))
-        self.rows.route[rows] = own["route"].astype(int)
-        self.rows.random[rows] = own["traffic_seed"].astype(int)
-        self.rows.clock[rows] = own["signal_clock"]
+        for column, name in (
+            (others.ROUTE, "route"), (others.RANDOM, "traffic_seed"), (others.CLOCK, "signal_clock"),
+        ):  # fmt: skip
+            self.rows[rows, column] = own[name]
         self._wish[rows] = 0
         ways, world = self._static
         others.loops(self._fast).start(
@@ -344,31 +352,35 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         ways, world = self._static
         work = (ways, world, self.cars, self.rows, self._ego())
         share(others.loops(self._fast).step, self.num_envs, self.threads if self._fast else 1, work)
-        new = (self.rows.event > 0) & ~terminated
-        sim.violation[new] = self.rows.event[new]
+        event = self.rows[:, others.EVENT]
+        new = (event > 0) & ~terminated
+        sim.violation[new] = event[new]
         if self.weights.shaping:
             # The step was paid as if the episode went on: take back the potential behind it.
             reward[new] -= self.weights.discount * sim.potential[new].astype(np.float64)
         truncated &= ~new | (sim.time >= sim.max_steps)
-        sim.stalled[self.rows.held] = 0.0
+        sim.stalled[self.rows[:, others.HELD] > 0] = 0.0
         self._wish_on()
         return reward, terminated | new, truncated
 
     def _wish_on(self) -> None:
         """Go on to the next desire of the route where the present one is over."""
         over = np.flatnonzero(self.simulator.state.s > self.simulator.episode["desire_to"])
-        route = self.rows.route[over]
+        route = self._route(over)
         more = over[self.routes.desire[route, np.minimum(self._wish[over], 0)] >= 0]
         if not more.size:
             return
         self._wish[more] = np.minimum(self._wish[more] + 1, self.routes.desire.shape[1] - 1)
-        route, wish = self.rows.route[more], self._wish[more]
+        route, wish = self._route(more), self._wish[more]
         begin, end = self.routes.desire_at[route, wish].T
         episode = self.simulator.episode
         episode["desire"][more] = np.maximum(self.routes.desire[route, wish], NONE)
         episode["desire_from"][more] = begin
         # Behind the last one there is none, and nothing to go on to.
         episode["desire_to"][more] = end
+
+    def _route(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        return self.rows[rows, others.ROUTE].astype(np.intp)
 
     def _desires(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
         episode, s = self.simulator.episode, self.simulator.state.s[rows]
@@ -381,7 +393,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         s, d = state.s[rows].astype(float), state.d[rows].astype(float)
         at = np.clip(s / routes.spacing, 0, routes.knots - 1.001)
         whole = at.astype(int)
-        table, route = routes.pose, self.rows.route[rows]
+        table, route = routes.pose, self._route(rows)
         first, second = table[route, whole], table[route, whole + 1]
         pose = first + (at - whole)[:, None] * (second - first)
         pose[:, 0] -= d * np.sin(pose[:, 3])
@@ -390,38 +402,32 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         return np.asarray(pose)
 
     def _observe(self, rows: Rows) -> NDArray[np.float32]:
-        indices, mine = self.row_indices(rows), self.rows
+        indices, mine = self.row_indices(rows), self.rows[rows]
         out = np.zeros((len(indices), LAYOUT.size), np.float32)
         out[:, : KINEMATIC.size] = super()._observe(rows)
-        gaps = (mine.lead_gap, mine.lead_v, mine.stop_gap, mine.signal_gap)
-        for column, part in enumerate(gaps):
-            out[:, KINEMATIC.size + column] = part[rows]
-        out[np.arange(len(indices)), LAYOUT["signal"].start + mine.light[rows]] = 1.0
+        gaps = [others.LEAD_GAP, others.LEAD_V, others.STOP_GAP, others.SIGNAL_GAP]
+        out[:, KINEMATIC.size : LAYOUT["signal"].start] = mine[:, gaps]
+        light = mine[:, others.LIGHT].astype(np.intp)
+        out[np.arange(len(indices)), LAYOUT["signal"].start + light] = 1.0
         return out
 
     def _info(self, rows: Rows) -> Info:
-        info, mine = super()._info(rows), self.rows
+        info = super()._info(rows)
         pose = self._pose(self.row_indices(rows)).T
         info |= dict(zip(("x", "y", "z", "yaw", "slope"), pose, strict=True))
         info |= {"desire": self._desires(self.row_indices(rows)).astype(np.int32)}
-        for name in ("lead_gap", "lead_v", "lead_a", "stop_gap", "signal_gap", "light"):
-            info[name.replace("_v", "_speed").replace("_a", "_acceleration")] = mine_copy(
-                getattr(mine, name), rows
-            )
-        for name in (*WEATHER, "route"):
-            info[name] = mine_copy(self.own[OWN.index(name)], rows)
-        info["route"] = info["route"].astype(np.int32)
+        now = self.rows[rows].T.copy()
+        info |= {name: now[column] for name, column in SEEN.items()}
+        own = self.own[:, rows].copy()
+        info |= {name: own[OWN.index(name)] for name in WEATHER}
+        for name, column in (("route", others.ROUTE), ("light", others.LIGHT)):
+            info[name] = now[column].astype(np.int32)
         return info
 
     def _picture(self, row: int) -> NDArray[np.uint8]:
         from steerlab.envs.carla_driver.render import draw
 
         return draw(self.scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
-
-
-def mine_copy(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
-    """Return the values of rows, never a view."""
-    return np.array(values[rows])
 
 
 def pedals_to_actions(actions: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ waits. Who is first is told by signs, then by the turn (straight on before right
 stop signs by who has waited longest. Vehicle 0 of each row is the ego vehicle.
 """
 
+import math
 from functools import cache, lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,7 +24,6 @@ from steerlab.envs.maps.road_map import SIGNAL_KINDS, TURNS, RoadMap
 
 Array = Any
 
-AHEAD = 3  # lanes that a vehicle knows it will take
 #: Kinds of vehicles with length and width (m), and how often they come.
 KINDS = ("car", "van", "truck", "bus", "motorcycle")
 SIZES = np.array([[4.6, 1.85], [5.6, 2.0], [8.5, 2.5], [11.5, 2.55], [2.2, 0.8]])
@@ -61,33 +61,47 @@ else:
 
 
 class Roads(NamedTuple):
-    """A map as the loops need it: lanes L of points P, and what was concluded from them."""
+    """A map as the loops need it: tables over lanes, points and signals. Columns are named below."""
 
-    start: Array  # (L + 1,) first point of a lane
-    x: Array  # (P,)
-    y: Array
-    z: Array
-    heading: Array
-    cruise: Array  # (P,) m/s, with the bends ahead
-    length: Array  # (L,) m
-    junction: Array  # (L,) or -1
-    next_start: Array  # (L + 1,) lanes that lead on
-    following: Array
-    entry: Array  # (L,) lane before a lane of a junction, or -1
-    rank: Array  # (L,) priority of a lane of a junction
-    cross_start: Array  # (L + 1,) lanes that cross a lane
-    cross: Array
-    cross_until: Array  # m along the crossing lane, until which it is in the way
-    stop_s: Array  # (L,) m, where a signal stops cars
-    stop_signal: Array  # (L,) signal or -1
-    signal_kind: Array  # (G,)
-    signal_phase: Array
-    signal_phases: Array
-    spawn_lane: Array  # places where vehicles can come in
-    spawn_s: Array
-    cell_start: Array  # grid of them
+    links: Array  # (L, 10) whole numbers of each lane: FIRST to SIGNAL
+    sizes: Array  # (L, 2) LENGTH and STOP_S
+    points: Array  # (P, 5) X, Y, Z, HEADING and CRUISE
+    following: Array  # (E,) lanes that lead on
+    cross: Array  # (F,) lanes that cross a lane of a junction
+    until: Array  # (F,) m along the crossing lane, until which it is in the way
+    signals: Array  # (G, 3) kind, phase, phases
+    spawn_lane: Array  # (M,) places where vehicles can come in
+    spawn_s: Array  # (M,) m
+    cell_start: Array  # grid over them
     cell_spawn: Array
-    grid: Array  # x and y of its corner, number of columns and rows
+    grid: Array  # (4,) x and y of its corner, number of columns and rows
+
+
+#: Columns of ``Roads.links``: first and last point; junction or -1; first of the following lanes and
+#: their number; lane before a lane of a junction, or -1; its priority; first of the crossing lanes
+#: and their number; signal that stops cars on the lane, or -1.
+FIRST, LAST, JUNCTION, NEXT, NEXTS, ENTRY, RANK, CROSS, CROSSES, SIGNAL = range(10)
+LENGTH, STOP_S = range(2)  # m, and where on the lane the signal stops cars
+X, Y, Z, HEADING, CRUISE = range(5)  # CRUISE: m/s of unhindered traffic
+
+#: Columns of the vehicles (N, V, 20), after the first four of the points: lane or -1, m along it, m/s,
+#: m/s^2, the next lanes or -1, length and width (m), number of its kind, own speed over that of the
+#: road, whether it has claimed the junction ahead, has halted at the stop sign ahead, and for how
+#: many steps it has waited there.
+(LANE, S, V, A, AHEAD0, AHEAD1, AHEAD2, SIZE, WIDTH, KIND, EAGER, CLAIM, HALTED, WAIT) = range(
+    4, 18
+)
+CAR = 18
+AHEAD = 3  # lanes that a vehicle knows it will take
+
+#: Columns of the rows (N, 16): route, state of the generator, s that the lights have run, number of the
+#: next stop on the route, lane that the ego vehicle changes to (or -1) and m along it, what it has
+#: done wrong, gap (m), speed, acceleration and number (or -1) of the vehicle ahead on the path, m to where
+#: it has to stop now, m to the next stop line, what the signal there shows, whether it stands for a
+#: good reason.
+(ROUTE, RANDOM, CLOCK, NEXT_STOP, OTHER, OTHER_S, EVENT, LEAD_GAP, LEAD_V, LEAD_A, LEAD, STOP_GAP,
+ SIGNAL_GAP, LIGHT, HELD) = range(15)  # fmt: skip
+ROW = 15
 
 
 class Ways(NamedTuple):
@@ -106,222 +120,182 @@ class Ways(NamedTuple):
     stop_signal: Array
 
 
-class Cars(NamedTuple):
-    """The vehicles of N rows, V each; the ego vehicle is number 0."""
-
-    lane: Array  # (N, V) lane, -1 where there is none
-    s: Array  # (N, V) m along it, of the middle of the vehicle
-    v: Array  # (N, V) m/s
-    a: Array  # (N, V) m/s^2
-    ahead: Array  # (N, V, AHEAD) next lanes, -1 where there is none
-    length: Array  # (N, V) m
-    width: Array  # (N, V) m
-    kind: Array  # (N, V) see KINDS
-    eager: Array  # (N, V) own speed over the speed limit
-    claim: Array  # (N, V) has the way through the junction ahead
-    halted: Array  # (N, V) has stopped at the stop sign ahead
-    wait: Array  # (N, V) steps since
-    pose: Array  # (N, V, 4) x, y, z (m) and heading (rad) of the middle
-
-
-class Rows(NamedTuple):
-    """What each of N rows keeps besides its vehicles."""
-
-    route: Array  # (N,)
-    random: Array  # (N,) state of the row's generator
-    clock: Array  # (N,) s that the lights have run
-    stop: Array  # (N,) number of the next stop on the route
-    other: Array  # (N,) lane that the ego vehicle changes to, or -1
-    other_s: Array  # (N,)
-    event: Array  # (N,) 0 or what it has done wrong
-    lead_gap: Array  # (N,) m to the vehicle ahead on the path
-    lead_v: Array  # (N,) m/s
-    lead_a: Array  # (N,) m/s^2
-    lead: Array  # (N,) its number, or -1
-    stop_gap: Array  # (N,) m to where it has to stop now
-    signal_gap: Array  # (N,) m to the next stop line
-    light: Array  # (N,) what the signal there shows, see LIGHTS
-    held: Array  # (N,) it stands for a good reason
+# The functions get the arrays that they need one by one, since taking one out of a tuple counts
+# references, which costs more than all the rest. ``cars`` (V, CAR) and ``row`` (ROW,) are of one row.
 
 
 @inlined
-def uniform(rows: Rows, i: int) -> float:
-    """Return a number in (0, 1) of row i's generator (Park and Miller 1988)."""
-    state = (rows.random[i] * 48271) % 2147483647
-    rows.random[i] = state
-    return float(state) / 2147483647.0
+def uniform(row: Array) -> float:
+    """Return a number in (0, 1) of the row's generator (Park and Miller 1988)."""
+    row[RANDOM] = (row[RANDOM] * 48271.0) % 2147483647.0
+    return row[RANDOM] / 2147483647.0  # type: ignore[no-any-return]
 
 
 @inlined
-def at_place(roads: Roads, lane: int, s: float) -> Any:
+def at_place(links: Array, sizes: Array, lane: int, s: float) -> Any:
     """Return the point before ``s`` on a lane, and the share of the way to the next one."""
-    first = roads.start[lane]
-    last = roads.start[lane + 1] - 1
-    place = s / roads.length[lane] * (last - first)
-    place = min(max(place, 0.0), last - first - 1e-9)
-    whole = int(place)
-    return first + whole, place - whole
+    first, last = links[lane, FIRST], links[lane, LAST]
+    at = s / sizes[lane, LENGTH] * (last - first)
+    at = min(max(at, 0.0), last - first - 1e-9)
+    whole = int(at)
+    return first + whole, at - whole
 
 
 @inlined
-def between(values: Array, at: int, share: float) -> float:
-    """Return a value between two points."""
-    return values[at] + share * (values[at + 1] - values[at])  # type: ignore[no-any-return]
+def between(table: Array, at: int, share: float, column: int) -> float:
+    """Return a value between two rows of a table."""
+    return table[at, column] + share * (table[at + 1, column] - table[at, column])  # type: ignore[no-any-return]
 
 
 @inlined
-def shows(roads: Roads, signal: int, clock: float) -> int:
-    """Return what a signal shows."""
-    if roads.signal_kind[signal] == 1:
-        return 4
-    if roads.signal_kind[signal] != 0:
-        return 0
-    cycle = PHASE * max(roads.signal_phases[signal], 2)
-    u = (clock - PHASE * roads.signal_phase[signal]) % cycle
+def shows(signals: Array, signal: int, clock: float) -> int:
+    """Return what a signal shows, a number of :data:`LIGHTS`."""
+    kind = signals[signal, 0]
+    if kind != 0:
+        return 4 if kind == 1 else 0
+    cycle = PHASE * max(signals[signal, 2], 2)
+    u = (clock - PHASE * signals[signal, 1]) % cycle
     return 1 if u < GREEN_TIME else 2 if u < GREEN_TIME + YELLOW_TIME else 3
 
 
 @inlined
-def choose(roads: Roads, rows: Rows, i: int, lane: int) -> int:
+def choose(links: Array, following: Array, row: Array, lane: int) -> int:
     """Return a lane to go on with after ``lane``, -1 where it ends."""
-    if lane < 0:
+    if lane < 0 or links[lane, NEXTS] == 0:
         return -1
-    first, count = roads.next_start[lane], roads.next_start[lane + 1] - roads.next_start[lane]
-    if count == 0:
-        return -1
-    if count == 1:
-        return int(roads.following[first])
-    return int(roads.following[first + int(uniform(rows, i) * count)])
+    pick = 0
+    if links[lane, NEXTS] > 1:
+        pick = int(uniform(row) * links[lane, NEXTS])
+    return int(following[links[lane, NEXT] + pick])
 
 
 @inlined
-def in_the_way(roads: Roads, cars: Cars, rows: Rows, i: int, j: int, lane: int, cross: int) -> bool:
-    """Tell whether someone on or before a crossing lane keeps vehicle j off ``lane``."""
-    other, until = roads.cross[cross], roads.cross_until[cross]
-    for k in range(cars.lane.shape[1]):
-        here = cars.lane[i, k]
-        if k == j or here < 0:
-            continue
-        half = 0.5 * cars.length[i, k]
-        if here == other:
-            if cars.s[i, k] - half < until:
-                return True
-        elif cars.ahead[i, k, 0] == other and roads.junction[here] < 0:
-            if cars.claim[i, k]:
-                return True
-            signal = roads.stop_signal[here]
-            if signal < 0:
-                signal = roads.stop_signal[other]
-            shown = shows(roads, signal, rows.clock[i]) if signal >= 0 else 0
-            v = cars.v[i, k]
-            away = roads.length[here] - cars.s[i, k] - half
-            if v > 0.5 and away < v * v / (2 * HARD):
-                return True  # it can no longer stop
-            if shown == 3:
-                continue
-            if shown == 4:
-                longer = cars.wait[i, k] > cars.wait[i, j]
-                same = cars.wait[i, k] == cars.wait[i, j]
-                if cars.halted[i, k] and (longer or (same and k < j)):
-                    return True
-            elif roads.rank[other] > roads.rank[lane] and v > 0.5 and away < PATIENCE * v:
-                return True
-    return False
+def in_the_way(
+    links: Array, sizes: Array, signals: Array, cars: Array, clock: float, j: int, k: int, other: int,
+    until: float, rank: int,
+) -> bool:  # fmt: skip
+    """Tell whether vehicle k keeps j off a lane of priority ``rank`` that the lane ``other`` crosses."""
+    here, half = int(cars[k, LANE]), 0.5 * cars[k, SIZE]
+    if here == other:
+        return bool(cars[k, S] - half < until)
+    if int(cars[k, AHEAD0]) != other or links[here, JUNCTION] >= 0:
+        return False
+    v = cars[k, V]
+    away = sizes[here, LENGTH] - cars[k, S] - half
+    if cars[k, CLAIM] > 0 or (v > 0.5 and away < v * v / (2 * HARD)):
+        return True  # it can no longer stop
+    signal = links[here, SIGNAL] if links[here, SIGNAL] >= 0 else links[other, SIGNAL]
+    shown = shows(signals, signal, clock) if signal >= 0 else 0
+    if shown == 3:
+        return False
+    if shown == 4:
+        longer, same = cars[k, WAIT] > cars[j, WAIT], cars[k, WAIT] == cars[j, WAIT]
+        return bool(cars[k, HALTED] > 0 and (longer or (same and k < j)))
+    return bool(links[other, RANK] > rank and v > 0.5 and away < PATIENCE * v)
 
 
 @inlined
-def clear(roads: Roads, cars: Cars, rows: Rows, i: int, j: int, lane: int) -> bool:
+def clear(
+    links: Array, sizes: Array, cross: Array, until: Array, signals: Array, cars: Array, row: Array,
+    j: int, lane: int,
+) -> bool:  # fmt: skip
     """Tell whether vehicle j may go into the lane of a junction."""
-    for cross in range(roads.cross_start[lane], roads.cross_start[lane + 1]):
-        if in_the_way(roads, cars, rows, i, j, lane, cross):
-            return False
+    first, rank = links[lane, CROSS], links[lane, RANK]
+    for n in range(first, first + links[lane, CROSSES]):
+        for k in range(cars.shape[0]):
+            if k != j and cars[k, LANE] >= 0 and in_the_way(
+                links, sizes, signals, cars, row[CLOCK], j, k, cross[n], until[n], rank
+            ):  # fmt: skip
+                return False
     return True
 
 
 @inlined
-def stop_line(roads: Roads, cars: Cars, i: int, j: int) -> Any:
+def stop_line(links: Array, sizes: Array, cars: Array, j: int) -> Any:
     """Return the distance (m) of the front of vehicle j to its stop line, and the signal there or -1."""
-    lane, following = cars.lane[i, j], cars.ahead[i, j, 0]
-    front = cars.s[i, j] + 0.5 * cars.length[i, j]
-    if roads.stop_signal[lane] >= 0 and front < roads.stop_s[lane] + 1.0:
-        return roads.stop_s[lane] - front, roads.stop_signal[lane]
+    lane, following = int(cars[j, LANE]), int(cars[j, AHEAD0])
+    front = cars[j, S] + 0.5 * cars[j, SIZE]
+    if links[lane, SIGNAL] >= 0 and front < sizes[lane, STOP_S] + 1.0:
+        return sizes[lane, STOP_S] - front, links[lane, SIGNAL]
     if following < 0:
         return NOTHING, -1
-    rest = roads.length[lane] - front
-    if roads.stop_signal[following] >= 0:
-        return rest + roads.stop_s[following], roads.stop_signal[following]
-    if roads.junction[following] >= 0 and roads.junction[lane] < 0:
+    rest = sizes[lane, LENGTH] - front
+    if links[following, SIGNAL] >= 0:
+        return rest + sizes[following, STOP_S], links[following, SIGNAL]
+    if links[following, JUNCTION] >= 0 and links[lane, JUNCTION] < 0:
         return rest - 0.5, -1
     return NOTHING, -1
 
 
 @inlined
-def must_stop(roads: Roads, cars: Cars, rows: Rows, i: int, j: int) -> float:
+def must_stop(
+    links: Array, sizes: Array, cross: Array, until: Array, signals: Array, cars: Array, row: Array,
+    j: int,
+) -> float:  # fmt: skip
     """Return the distance (m) at which vehicle j has to stop now; claim the junction if it is free."""
-    gap, signal = stop_line(roads, cars, i, j)
-    v = cars.v[i, j]
-    shown = shows(roads, signal, rows.clock[i]) if signal >= 0 else 0
-    if cars.claim[i, j] and shown == 3 and gap > v * v / (2 * HARD):
-        cars.claim[i, j] = 0  # it has waited too long
-    if cars.claim[i, j] or gap > 8.0 + v * v / (2 * 0.8 * GENTLE) or gap < -4.0:
+    gap, signal = stop_line(links, sizes, cars, j)
+    v = cars[j, V]
+    shown = shows(signals, signal, row[CLOCK]) if signal >= 0 else 0
+    if cars[j, CLAIM] > 0 and shown == 3 and gap > v * v / (2 * HARD):
+        cars[j, CLAIM] = 0.0  # it has waited too long
+    if cars[j, CLAIM] > 0 or gap > 8.0 + v * v / (2 * 0.8 * GENTLE) or gap < -4.0:
         return NOTHING
-    if signal >= 0:
-        if shown == 3 or (shown == 2 and gap > v * v / (2 * 1.5 * GENTLE)):
-            return gap
-        if shown == 4 and not cars.halted[i, j]:
-            if v < 0.3 and gap < 3.0:
-                cars.halted[i, j] = 1
-            return gap
-    through = cars.ahead[i, j, 0]
-    if through < 0 or roads.junction[through] < 0 or roads.junction[cars.lane[i, j]] >= 0:
+    if shown == 3 or (shown == 2 and gap > v * v / (2 * 1.5 * GENTLE)):
+        return gap  # type: ignore[no-any-return]
+    if shown == 4 and cars[j, HALTED] == 0:
+        if v < 0.3 and gap < 3.0:
+            cars[j, HALTED] = 1.0
+        return gap  # type: ignore[no-any-return]
+    through = int(cars[j, AHEAD0])
+    if through < 0 or links[through, JUNCTION] < 0 or links[int(cars[j, LANE]), JUNCTION] >= 0:
         return NOTHING
-    if not clear(roads, cars, rows, i, j, through):
-        if cars.halted[i, j]:
-            cars.wait[i, j] += 1
-        return gap
+    if not clear(links, sizes, cross, until, signals, cars, row, j, through):
+        cars[j, WAIT] += cars[j, HALTED]
+        return gap  # type: ignore[no-any-return]
     if gap < 3.0 + v * v / (2 * GENTLE):
-        cars.claim[i, j] = 1
+        cars[j, CLAIM] = 1.0
     return NOTHING
 
 
 @inlined
-def distance_ahead(roads: Roads, cars: Cars, i: int, j: int, lane: int, s: float) -> float:
+def distance_ahead(links: Array, sizes: Array, cars: Array, j: int, lane: int, s: float) -> float:
     """Return how far (m) a place lies ahead of vehicle j on its way, :data:`NOTHING` if it does not."""
-    own, at = cars.lane[i, j], cars.s[i, j]
+    own, at = int(cars[j, LANE]), cars[j, S]
     if lane == own:
-        return s - at if s > at else NOTHING
-    rest = roads.length[own] - at
+        return s - at if s > at else NOTHING  # type: ignore[no-any-return]
+    rest = sizes[own, LENGTH] - at
     for n in range(AHEAD):
-        following = cars.ahead[i, j, n]
+        following = int(cars[j, AHEAD0 + n])
         if following < 0:
             break
         if lane == following:
-            return rest + s
-        rest += roads.length[following]
+            return rest + s  # type: ignore[no-any-return]
+        rest += sizes[following, LENGTH]
     # Beside the own lane, where both leave the same one.
-    entry = roads.entry[lane]
+    entry = links[lane, ENTRY]
     if entry >= 0 and s < 9.0:
         if entry == own:
-            return roads.length[own] - at + s
-        if entry == roads.entry[own] and s > at:
-            return s - at
+            return sizes[own, LENGTH] - at + s  # type: ignore[no-any-return]
+        if entry == links[own, ENTRY] and s > at:
+            return s - at  # type: ignore[no-any-return]
     return NOTHING
 
 
 @inlined
-def leader(roads: Roads, cars: Cars, rows: Rows, i: int, j: int) -> Any:
+def leader(links: Array, sizes: Array, cars: Array, row: Array, j: int) -> Any:
     """Return gap (m) and speed (m/s) of the vehicle ahead of vehicle j."""
     best, speed = NOTHING, 0.0
-    for k in range(cars.lane.shape[1]):
-        if k == j or cars.lane[i, k] < 0:
+    for k in range(cars.shape[0]):
+        lane = int(cars[k, LANE])
+        if k == j or lane < 0:
             continue
-        away = distance_ahead(roads, cars, i, j, cars.lane[i, k], cars.s[i, k])
-        if k == 0 and rows.other[i] >= 0:
-            beside = distance_ahead(roads, cars, i, j, rows.other[i], rows.other_s[i])
+        away = distance_ahead(links, sizes, cars, j, lane, cars[k, S])
+        if k == 0 and row[OTHER] >= 0:
+            beside = distance_ahead(links, sizes, cars, j, int(row[OTHER]), row[OTHER_S])
             away = min(away, beside)
-        gap = away - 0.5 * (cars.length[i, j] + cars.length[i, k])
+        gap = away - 0.5 * (cars[j, SIZE] + cars[k, SIZE])
         if away < NOTHING and gap < best:
-            best, speed = gap, cars.v[i, k]
+            best, speed = gap, cars[k, V]
     return best, speed
 
 
@@ -330,304 +304,315 @@ def follow(v: float, wanted: float, gap: float, speed: float, space: float) -> f
     """Return the acceleration (m/s^2) of the Intelligent Driver Model."""
     ratio = v / max(wanted, 0.5)
     free = ratio * ratio * ratio * ratio
-    room = space + max(v * TIME_GAP + v * (v - speed) / (2.0 * (SPEED_UP * GENTLE) ** 0.5), 0.0)
-    near = room / max(gap, 0.2)
+    approach = v * (v - speed) / (2.0 * math.sqrt(SPEED_UP * GENTLE))
+    near = (space + max(v * TIME_GAP + approach, 0.0)) / max(gap, 0.2)
     return min(max(SPEED_UP * (1.0 - free - near * near), -HARD), SPEED_UP)
 
 
 @inlined
-def drive(roads: Roads, cars: Cars, rows: Rows, i: int, j: int) -> None:
-    """Advance vehicle j by one step."""
-    lane, v = cars.lane[i, j], cars.v[i, j]
-    at, share = at_place(roads, lane, cars.s[i, j])
-    wanted = cars.eager[i, j] * between(roads.cruise, at, share)
-    gap, speed = leader(roads, cars, rows, i, j)
-    a = follow(v, wanted, gap, speed, SPACE)
-    stop = must_stop(roads, cars, rows, i, j)
-    if stop < NOTHING:
-        a = min(a, follow(v, wanted, stop, 0.0, 0.5))
-    a = max(a, -v / DT)
-    cars.a[i, j] = a
-    cars.s[i, j] += DT * (v + 0.5 * DT * a)
-    cars.v[i, j] = max(v + DT * a, 0.0)
-    while cars.s[i, j] > roads.length[cars.lane[i, j]]:
-        following = cars.ahead[i, j, 0]
-        if following < 0:
-            cars.lane[i, j] = -1
-            return
-        cars.s[i, j] -= roads.length[cars.lane[i, j]]
-        cars.lane[i, j] = following
-        for n in range(AHEAD - 1):
-            cars.ahead[i, j, n] = cars.ahead[i, j, n + 1]
-        cars.ahead[i, j, AHEAD - 1] = choose(roads, rows, i, cars.ahead[i, j, AHEAD - 2])
-        if roads.junction[following] < 0:
-            cars.claim[i, j] = cars.halted[i, j] = 0
-            cars.wait[i, j] = 0
-    put(roads, cars, i, j)
-    x, y = cars.pose[i, j, 0] - cars.pose[i, 0, 0], cars.pose[i, j, 1] - cars.pose[i, 0, 1]
-    if x * x + y * y > LOST * LOST:
-        cars.lane[i, j] = -1
-
-
-@inlined
-def put(roads: Roads, cars: Cars, i: int, j: int) -> None:
+def put(links: Array, sizes: Array, points: Array, cars: Array, j: int) -> None:
     """Write where vehicle j is in the world."""
-    at, share = at_place(roads, cars.lane[i, j], cars.s[i, j])
-    cars.pose[i, j, 0] = between(roads.x, at, share)
-    cars.pose[i, j, 1] = between(roads.y, at, share)
-    cars.pose[i, j, 2] = between(roads.z, at, share)
-    cars.pose[i, j, 3] = between(roads.heading, at, share)
+    at, share = at_place(links, sizes, int(cars[j, LANE]), cars[j, S])
+    for column in range(4):
+        cars[j, column] = between(points, at, share, column)
 
 
 @inlined
-def come_in(roads: Roads, cars: Cars, rows: Rows, i: int, j: int, near: float) -> bool:
-    """Try to place vehicle j somewhere between ``near`` m and :data:`FAR` from the ego vehicle."""
-    way = near + uniform(rows, i) * (FAR - near)
-    # Three of four come in ahead.
-    angle = cars.pose[i, 0, 3] + (uniform(rows, i) - 0.5) * 3.2
-    if uniform(rows, i) < 0.25:
-        angle += 3.14
-    x = cars.pose[i, 0, 0] + way * np.cos(angle) - roads.grid[0]
-    y = cars.pose[i, 0, 1] + way * np.sin(angle) - roads.grid[1]
-    column, row = int(np.floor(x / CELL)), int(np.floor(y / CELL))
-    if column < 0 or row < 0 or column >= roads.grid[2] or row >= roads.grid[3]:
-        return False
-    cell = row * int(roads.grid[2]) + column
-    first, count = roads.cell_start[cell], roads.cell_start[cell + 1] - roads.cell_start[cell]
-    if count == 0:
-        return False
-    spawn = roads.cell_spawn[first + int(uniform(rows, i) * count)]
-    return place(roads, cars, rows, i, j, roads.spawn_lane[spawn], roads.spawn_s[spawn], near)
+def advance(
+    links: Array, sizes: Array, following: Array, cars: Array, row: Array, j: int, a: float
+) -> None:
+    """Move vehicle j by one step along its way."""
+    v = cars[j, V]
+    a = max(a, -v / DT)
+    cars[j, A] = a
+    cars[j, S] += DT * (v + 0.5 * DT * a)
+    cars[j, V] = max(v + DT * a, 0.0)
+    while cars[j, LANE] >= 0 and cars[j, S] > sizes[int(cars[j, LANE]), LENGTH]:
+        lane = int(cars[j, AHEAD0])
+        cars[j, S] -= sizes[int(cars[j, LANE]), LENGTH]
+        cars[j, LANE] = lane
+        cars[j, AHEAD0], cars[j, AHEAD1] = cars[j, AHEAD1], cars[j, AHEAD2]
+        cars[j, AHEAD2] = choose(links, following, row, int(cars[j, AHEAD1]))
+        if lane >= 0 and links[lane, JUNCTION] < 0:
+            cars[j, CLAIM] = cars[j, HALTED] = cars[j, WAIT] = 0.0
 
 
 @inlined
-def on_way(cars: Cars, i: int, lane: int) -> bool:
+def on_way(cars: Array, lane: int) -> bool:
     """Tell whether a lane is the ego vehicle's own or one of its next."""
-    found = bool(lane == cars.lane[i, 0])
+    found = cars[0, LANE] == lane
     for n in range(AHEAD):
-        found = found or lane == cars.ahead[i, 0, n]
-    return found
+        found = found or cars[0, AHEAD0 + n] == lane
+    return bool(found)
 
 
 @inlined
-def place(
-    roads: Roads, cars: Cars, rows: Rows, i: int, j: int, lane: int, s: float, near: float
-) -> bool:
-    """Put vehicle j on a lane, if there is room."""
-    draw = uniform(rows, i)
-    kind = 0
-    while kind < len(SHARES) - 1 and draw > SHARES[kind]:
-        kind += 1
-    cars.kind[i, j] = kind
-    cars.length[i, j], cars.width[i, j] = SIZES[kind, 0], SIZES[kind, 1]
-    cars.eager[i, j] = 0.8 + 0.3 * uniform(rows, i)
-    cars.lane[i, j], cars.s[i, j] = lane, s
-    put(roads, cars, i, j)
-    at, share = at_place(roads, lane, s)
-    v = 0.8 * cars.eager[i, j] * between(roads.cruise, at, share)
-    for k in range(cars.lane.shape[1]):
-        if k == j or cars.lane[i, k] < 0:
+def room_for(cars: Array, j: int, near: float) -> bool:
+    """Tell whether vehicle j is far enough from all others, and ``near`` m from the ego vehicle."""
+    v, lane = cars[j, V], int(cars[j, LANE])
+    for k in range(cars.shape[0]):
+        if k == j or cars[k, LANE] < 0:
             continue
-        x = cars.pose[i, j, 0] - cars.pose[i, k, 0]
-        y = cars.pose[i, j, 1] - cars.pose[i, k, 1]
+        x, y = cars[j, X] - cars[k, X], cars[j, Y] - cars[k, Y]
         room = near if k == 0 else 12.0
-        if cars.lane[i, k] == lane:
+        if cars[k, LANE] == lane:
             room = max(room, 10.0 + 0.8 * v)
-        if k == 0 and near > 0.0 and on_way(cars, i, lane):
-            room = max(room, 10.0 + 1.5 * max(cars.v[i, 0], v))
+        if k == 0 and near > 0.0 and on_way(cars, lane):
+            room = max(room, 10.0 + 1.5 * max(cars[0, V], v))
         if x * x + y * y < room * room:
-            cars.lane[i, j] = -1
             return False
-    cars.v[i, j], cars.a[i, j] = v, 0.0
-    cars.claim[i, j] = cars.halted[i, j] = 0
-    cars.wait[i, j] = 0
-    following = lane
-    for n in range(AHEAD):
-        following = choose(roads, rows, i, following)
-        cars.ahead[i, j, n] = following
     return True
 
 
 @inlined
-def place_ego(ways: Ways, roads: Roads, cars: Cars, rows: Rows, i: int, ego: Any) -> None:
-    """Write where the ego vehicle is: in the world, and on the lanes of its route."""
+def place(
+    links: Array, sizes: Array, points: Array, following: Array, cars: Array, row: Array, j: int,
+    lane: int, s: float, near: float,
+) -> bool:  # fmt: skip
+    """Put vehicle j on a lane, if there is room."""
+    draw, kind = uniform(row), 0
+    while kind < len(SHARES) - 1 and draw > SHARES[kind]:
+        kind += 1
+    cars[j, KIND], cars[j, SIZE], cars[j, WIDTH] = kind, SIZES[kind, 0], SIZES[kind, 1]
+    cars[j, EAGER] = 0.8 + 0.3 * uniform(row)
+    cars[j, LANE], cars[j, S] = lane, s
+    put(links, sizes, points, cars, j)
+    at, share = at_place(links, sizes, lane, s)
+    cars[j, V], cars[j, A] = 0.8 * cars[j, EAGER] * between(points, at, share, CRUISE), 0.0
+    cars[j, CLAIM] = cars[j, HALTED] = cars[j, WAIT] = 0.0
+    if not room_for(cars, j, near):
+        cars[j, LANE] = -1.0
+        return False
+    after = lane
+    for n in range(AHEAD):
+        after = choose(links, following, row, after)
+        cars[j, AHEAD0 + n] = after
+    return True
+
+
+@inlined
+def come_in(
+    grid: Array, cell_start: Array, cell_spawn: Array, cars: Array, row: Array, near: float
+) -> int:
+    """Return a place to come in, ``near`` m to :data:`FAR` from the ego vehicle, or -1."""
+    way = near + uniform(row) * (FAR - near)
+    angle = cars[0, HEADING] + (uniform(row) - 0.5) * 3.2
+    if uniform(row) < 0.25:  # three of four come in ahead
+        angle += 3.14
+    column = math.floor((cars[0, X] + way * math.cos(angle) - grid[0]) / CELL)
+    line = math.floor((cars[0, Y] + way * math.sin(angle) - grid[1]) / CELL)
+    if column < 0 or line < 0 or column >= grid[2] or line >= grid[3]:
+        return -1
+    cell = line * int(grid[2]) + column
+    first, count = cell_start[cell], cell_start[cell + 1] - cell_start[cell]
+    if count == 0:
+        return -1
+    return int(cell_spawn[first + int(uniform(row) * count)])
+
+
+@inlined
+def place_ego(pose: Array, spacing: float, cars: Array, ego: Any) -> None:
+    """Write where the ego vehicle is in the world; ``ego`` is its s, d, psi and v."""
     s, d, psi, v = ego
-    r = rows.route[i]
-    last = ways.lane.shape[1] - 1
-    at = min(max(s / ways.spacing, 0.0), last - 1e-6)
+    at = min(max(s / spacing, 0.0), pose.shape[0] - 1.001)
     whole = int(at)
     share = at - whole
-    pose = ways.pose[r]
-    heading = pose[whole, 3] + share * (pose[whole + 1, 3] - pose[whole, 3])
-    x = pose[whole, 0] + share * (pose[whole + 1, 0] - pose[whole, 0]) - d * np.sin(heading)
-    y = pose[whole, 1] + share * (pose[whole + 1, 1] - pose[whole, 1]) + d * np.cos(heading)
+    heading = between(pose, whole, share, HEADING)
     turned = heading + psi
-    cars.pose[i, 0, 0] = x + CENTRE * np.cos(turned)
-    cars.pose[i, 0, 1] = y + CENTRE * np.sin(turned)
-    cars.pose[i, 0, 2] = pose[whole, 2] + share * (pose[whole + 1, 2] - pose[whole, 2])
-    cars.pose[i, 0, 3] = turned
-    whole = int(min(max((s + CENTRE) / ways.spacing, 0.0), last - 1e-6))
-    along = s + CENTRE - whole * ways.spacing
-    lane = ways.lane[r, whole]
-    if lane != cars.lane[i, 0] and roads.junction[lane] < 0:
-        cars.claim[i, 0] = cars.halted[i, 0] = 0
-        cars.wait[i, 0] = 0
-    cars.lane[i, 0] = lane
-    cars.s[i, 0] = min(ways.lane_s[r, whole] + along, roads.length[lane])
-    cars.a[i, 0], cars.v[i, 0] = (v - cars.v[i, 0]) / DT, v
-    rows.other[i], rows.other_s[i] = ways.other[r, whole], ways.other_s[r, whole] + along
+    x = between(pose, whole, share, X) - d * math.sin(heading)
+    y = between(pose, whole, share, Y) + d * math.cos(heading)
+    cars[0, X], cars[0, Y] = x + CENTRE * math.cos(turned), y + CENTRE * math.sin(turned)
+    cars[0, Z], cars[0, HEADING] = between(pose, whole, share, Z), turned
+    cars[0, A], cars[0, V] = (v - cars[0, V]) / DT, v
+
+
+@inlined
+def ego_lanes(
+    way: Any, links: Array, sizes: Array, spacing: float, cars: Array, row: Array, middle: float
+) -> None:
+    """Write on which lanes the ego vehicle is and will be; ``middle`` is its place on the path."""
+    lanes, lane_s, other, other_s, piece_lane, piece_at = way
+    knot = int(min(max(middle / spacing, 0.0), len(lanes) - 1.001))
+    along, lane = middle - knot * spacing, int(lanes[knot])
+    if lane != int(cars[0, LANE]) and links[lane, JUNCTION] < 0:
+        cars[0, CLAIM] = cars[0, HALTED] = cars[0, WAIT] = 0.0
+    cars[0, LANE], cars[0, S] = lane, min(lane_s[knot] + along, sizes[lane, LENGTH])
+    row[OTHER], row[OTHER_S] = other[knot], other_s[knot] + along
     known, n = lane, 0
-    for q in range(ways.piece_lane.shape[1]):
-        following = ways.piece_lane[r, q]
-        if following < 0 or n == AHEAD:
+    for q in range(len(piece_lane)):
+        if piece_lane[q] < 0 or n == AHEAD:
             break
-        if ways.piece_at[r, q, 0] > s + CENTRE and following != known:
-            cars.ahead[i, 0, n] = known = following
+        if piece_at[q, 0] > middle and piece_lane[q] != known:
+            known = int(piece_lane[q])
+            cars[0, AHEAD0 + n] = known
             n += 1
     while n < AHEAD:
-        cars.ahead[i, 0, n] = -1
+        cars[0, AHEAD0 + n] = -1.0
         n += 1
 
 
 @inlined
-def signals(ways: Ways, roads: Roads, cars: Cars, rows: Rows, i: int, s: float) -> None:
+def watch_signals(
+    stop_at: Array, stop_signal: Array, signals: Array, cars: Array, row: Array, front: float
+) -> None:
     """Judge the ego vehicle at the stop lines of its route, and look at the next one."""
-    r, front = rows.route[i], s + FRONT
-    if cars.v[i, 0] < 0.3 and ways.stop_at[r, rows.stop[i]] - front < 4.0:
-        cars.halted[i, 0] = 1
-    while rows.stop[i] < ways.stop_at.shape[1] - 1 and front > ways.stop_at[r, rows.stop[i]]:
-        shown = shows(roads, ways.stop_signal[r, rows.stop[i]], rows.clock[i])
-        if shown == 3 and rows.event[i] == 0:
-            rows.event[i] = RED_LIGHT
-        if shown == 4 and not cars.halted[i, 0] and rows.event[i] == 0:
-            rows.event[i] = STOP_SIGN
-        rows.stop[i] += 1
-    gap = ways.stop_at[r, rows.stop[i]] - front
-    rows.signal_gap[i], rows.light[i] = NOTHING, 0
-    if gap < NOTHING:
-        rows.signal_gap[i] = gap
-        rows.light[i] = shows(roads, ways.stop_signal[r, rows.stop[i]], rows.clock[i])
+    stop = int(row[NEXT_STOP])
+    if cars[0, V] < 0.3 and stop_at[stop] - front < 4.0:
+        cars[0, HALTED] = 1.0
+    while stop < len(stop_at) - 1 and front > stop_at[stop]:
+        shown = shows(signals, stop_signal[stop], row[CLOCK])
+        if shown == 3 and row[EVENT] == 0:
+            row[EVENT] = RED_LIGHT
+        if shown == 4 and cars[0, HALTED] == 0 and row[EVENT] == 0:
+            row[EVENT] = STOP_SIGN
+        stop += 1
+    row[NEXT_STOP] = stop
+    row[SIGNAL_GAP], row[LIGHT] = NOTHING, 0.0
+    if stop_at[stop] - front < NOTHING:
+        row[SIGNAL_GAP] = stop_at[stop] - front
+        row[LIGHT] = shows(signals, stop_signal[stop], row[CLOCK])
 
 
 @inlined
-def look(ways: Ways, cars: Cars, rows: Rows, i: int, s: float) -> None:
+def look(
+    piece_lane: Array, piece_other: Array, piece_at: Array, cars: Array, row: Array, middle: float
+) -> None:
     """Find the vehicle ahead of the ego vehicle on its path."""
-    r, middle = rows.route[i], s + CENTRE
-    rows.lead_gap[i], rows.lead_v[i], rows.lead_a[i], rows.lead[i] = NOTHING, 0.0, 0.0, -1
-    for q in range(ways.piece_lane.shape[1]):
-        at = ways.piece_at[r, q]
-        if ways.piece_lane[r, q] < 0 or at[0] > middle + NOTHING:
+    row[LEAD_GAP], row[LEAD_V], row[LEAD_A], row[LEAD] = NOTHING, 0.0, 0.0, -1.0
+    for q in range(len(piece_lane)):
+        if piece_lane[q] < 0 or piece_at[q, 0] > middle + NOTHING:
             break
-        if at[1] < middle:
+        if piece_at[q, 1] < middle:
             continue
-        for k in range(1, cars.lane.shape[1]):
-            lane = cars.lane[i, k]
-            if lane < 0:
+        for k in range(1, cars.shape[0]):
+            lane, column = int(cars[k, LANE]), 2
+            if lane < 0 or (lane != piece_lane[q] and lane != piece_other[q]):
                 continue
-            if lane == ways.piece_lane[r, q]:
-                begin, end = at[2], at[3]
-            elif lane == ways.piece_other[r, q]:
-                begin, end = at[4], at[5]
-            else:
+            if lane != piece_lane[q]:
+                column = 4
+            begin, end = piece_at[q, column], piece_at[q, column + 1]
+            if cars[k, S] < begin - 0.5 or cars[k, S] > end + 0.5 or end - begin < 1e-6:
                 continue
-            place = cars.s[i, k]
-            if place < begin - 0.5 or place > end + 0.5 or end - begin < 1e-6:
-                continue
-            away = at[0] + (place - begin) / (end - begin) * (at[1] - at[0]) - middle
-            gap = away - 0.5 * (EGO_LENGTH + cars.length[i, k])
-            if away > 0.0 and gap < rows.lead_gap[i]:
-                rows.lead_gap[i], rows.lead[i] = gap, k
-                rows.lead_v[i], rows.lead_a[i] = cars.v[i, k], cars.a[i, k]
+            share = (cars[k, S] - begin) / (end - begin)
+            away = piece_at[q, 0] + share * (piece_at[q, 1] - piece_at[q, 0]) - middle
+            gap = away - 0.5 * (EGO_LENGTH + cars[k, SIZE])
+            if away > 0.0 and gap < row[LEAD_GAP]:
+                row[LEAD_GAP], row[LEAD_V], row[LEAD_A], row[LEAD] = gap, cars[k, V], cars[k, A], k
 
 
 @inlined
-def reach(pose: Array, other: Array, length: float, width: float, axis: float) -> bool:
-    """Tell whether a gap parts two bodies along a direction (rad): the ego's and another's."""
-    x, y = np.cos(axis), np.sin(axis)
-    away = abs((other[0] - pose[0]) * x + (other[1] - pose[1]) * y)
-    own = 0.5 * (EGO_LENGTH * abs(np.cos(pose[3] - axis)) + EGO_WIDTH * abs(np.sin(pose[3] - axis)))
-    its = 0.5 * (length * abs(np.cos(other[3] - axis)) + width * abs(np.sin(other[3] - axis)))
-    return bool(away > own + its)
+def reaches(turned: float, length: float, width: float) -> float:
+    """Return how far (m) a rectangle reaches from its middle in a direction at an angle to it."""
+    return 0.5 * (length * abs(math.cos(turned)) + width * abs(math.sin(turned)))
 
 
 @inlined
-def collided(cars: Cars, i: int) -> bool:
-    """Tell whether the ego vehicle touches another one (separating axes of two rectangles)."""
-    pose = cars.pose[i, 0]
-    for k in range(1, cars.lane.shape[1]):
-        if cars.lane[i, k] < 0:
-            continue
-        other, length, width = cars.pose[i, k], cars.length[i, k], cars.width[i, k]
-        x, y = other[0] - pose[0], other[1] - pose[1]
-        if x * x + y * y > 0.25 * (EGO_LENGTH + length + 4.0) ** 2 or abs(other[2] - pose[2]) > 3.0:
-            continue
-        apart = False
-        for axis in (pose[3], pose[3] + 0.5 * np.pi, other[3], other[3] + 0.5 * np.pi):
-            apart = apart or reach(pose, other, length, width, axis)
-        if not apart:
-            return True
-    return False
+def touch(cars: Array, k: int) -> bool:
+    """Tell whether the ego vehicle touches vehicle k (separating axes of two rectangles)."""
+    x, y = cars[k, X] - cars[0, X], cars[k, Y] - cars[0, Y]
+    near = 0.5 * (EGO_LENGTH + cars[k, SIZE]) + 2.0
+    if x * x + y * y > near * near or abs(cars[k, Z] - cars[0, Z]) > 3.0:
+        return False
+    for n in range(4):
+        axis = cars[0 if n < 2 else k, HEADING] + (n % 2) * 0.5 * math.pi
+        own = reaches(cars[0, HEADING] - axis, EGO_LENGTH, EGO_WIDTH)
+        its = reaches(cars[k, HEADING] - axis, cars[k, SIZE], cars[k, WIDTH])
+        if abs(x * math.cos(axis) + y * math.sin(axis)) > own + its:
+            return False
+    return True
 
 
-def step(begin: int, end: int, ways: Ways, roads: Roads, cars: Cars, rows: Rows, ego: Any) -> None:
+def step(
+    begin: int, end: int, ways: Ways, roads: Roads, cars: Array, rows: Array, ego: Any
+) -> None:
     """Advance everything but the ego vehicles in rows from ``begin`` to ``end``.
 
     ``ego`` has arc length, offset, heading and speed of the ego vehicles, each (N,).
     """
+    (links, sizes, points, following, cross, until, signals, spawn_lane, spawn_s, cell_start,
+     cell_spawn, grid) = roads  # fmt: skip
+    (spacing, pose, lane, lane_s, other, other_s, piece_lane, piece_other, piece_at, stop_at,
+     stop_signal) = ways  # fmt: skip
     for i in range(begin, end):
-        rows.clock[i] += DT
-        rows.event[i] = 0
-        state = (float(ego[0][i]), float(ego[1][i]), float(ego[2][i]), float(ego[3][i]))
-        place_ego(ways, roads, cars, rows, i, state)
-        signals(ways, roads, cars, rows, i, state[0])
-        for j in range(1, cars.lane.shape[1]):
-            if cars.lane[i, j] >= 0:
-                drive(roads, cars, rows, i, j)
-            else:
-                come_in(roads, cars, rows, i, j, NEAR)
-        if collided(cars, i):
-            rows.event[i] = COLLISION
-        look(ways, cars, rows, i, state[0])
-        rows.stop_gap[i] = must_stop(roads, cars, rows, i, 0)
-        rows.held[i] = rows.stop_gap[i] < 12.0 or rows.lead_gap[i] < 12.0
+        c, row = cars[i], rows[i]
+        r, s = int(row[ROUTE]), float(ego[0][i])
+        row[CLOCK] += DT
+        row[EVENT] = 0.0
+        place_ego(pose[r], spacing, c, (s, float(ego[1][i]), float(ego[2][i]), float(ego[3][i])))
+        way = (lane[r], lane_s[r], other[r], other_s[r], piece_lane[r], piece_at[r])
+        ego_lanes(way, links, sizes, spacing, c, row, s + CENTRE)
+        watch_signals(stop_at[r], stop_signal[r], signals, c, row, s + FRONT)
+        for j in range(1, c.shape[0]):
+            if c[j, LANE] < 0:
+                spawn = come_in(grid, cell_start, cell_spawn, c, row, NEAR)
+                if spawn >= 0:
+                    at = spawn_lane[spawn]
+                    place(links, sizes, points, following, c, row, j, at, spawn_s[spawn], NEAR)
+                continue
+            at, share = at_place(links, sizes, int(c[j, LANE]), c[j, S])
+            wanted = c[j, EAGER] * between(points, at, share, CRUISE)
+            gap, speed = leader(links, sizes, c, row, j)
+            a = follow(c[j, V], wanted, gap, speed, SPACE)
+            stop = must_stop(links, sizes, cross, until, signals, c, row, j)
+            if stop < NOTHING:
+                a = min(a, follow(c[j, V], wanted, stop, 0.0, 0.5))
+            advance(links, sizes, following, c, row, j, a)
+            if c[j, LANE] < 0:
+                continue
+            put(links, sizes, points, c, j)
+            x, y = c[j, X] - c[0, X], c[j, Y] - c[0, Y]
+            if x * x + y * y > LOST * LOST:
+                c[j, LANE] = -1.0
+            elif touch(c, j):
+                row[EVENT] = COLLISION
+        look(piece_lane[r], piece_other[r], piece_at[r], c, row, s + CENTRE)
+        row[STOP_GAP] = must_stop(links, sizes, cross, until, signals, c, row, 0)
+        row[HELD] = 1.0 if row[STOP_GAP] < 12.0 or row[LEAD_GAP] < 12.0 else 0.0
 
 
 def start(
-    which: Array, lead: Array, ways: Ways, roads: Roads, cars: Cars, rows: Rows, ego: Any
+    which: Array, lead: Array, ways: Ways, roads: Roads, cars: Array, rows: Array, ego: Any
 ) -> None:
     """Fill the rows ``which`` (n,) for a new episode.
 
     ``lead`` (n,) are places on the path (m) where a vehicle is put first, or negative.
     """
+    (links, sizes, points, following, cross, until, signals, spawn_lane, spawn_s, cell_start,
+     cell_spawn, grid) = roads  # fmt: skip
+    (spacing, pose, lane, lane_s, other, other_s, piece_lane, piece_other, piece_at, stop_at,
+     stop_signal) = ways  # fmt: skip
     for n in range(len(which)):
         i = which[n]
-        rows.stop[i] = rows.event[i] = 0
-        state = (float(ego[0][i]), float(ego[1][i]), float(ego[2][i]), float(ego[3][i]))
-        cars.lane[i, :] = -1
-        cars.claim[i, :] = cars.halted[i, :] = 0
-        cars.wait[i, :] = 0
-        cars.v[i, 0] = state[3]
-        cars.length[i, 0], cars.width[i, 0] = EGO_LENGTH, EGO_WIDTH
-        place_ego(ways, roads, cars, rows, i, state)
-        signals(ways, roads, cars, rows, i, state[0])
-        rows.event[i] = 0
-        first = 1
-        if lead[n] > 0.0 and cars.lane.shape[1] > 1:
-            knot = min(int(lead[n] / ways.spacing), ways.lane.shape[1] - 2)
-            lane, s = ways.lane[rows.route[i], knot], ways.lane_s[rows.route[i], knot]
-            if place(roads, cars, rows, i, 1, lane, s, 0.0):
+        c, row = cars[i], rows[i]
+        r, s, v = int(row[ROUTE]), float(ego[0][i]), float(ego[3][i])
+        row[NEXT_STOP] = row[EVENT] = 0.0
+        c[:, :] = 0.0
+        c[:, LANE] = -1.0
+        c[0, V], c[0, SIZE], c[0, WIDTH] = v, EGO_LENGTH, EGO_WIDTH
+        place_ego(pose[r], spacing, c, (s, float(ego[1][i]), float(ego[2][i]), v))
+        way = (lane[r], lane_s[r], other[r], other_s[r], piece_lane[r], piece_at[r])
+        ego_lanes(way, links, sizes, spacing, c, row, s + CENTRE)
+        watch_signals(stop_at[r], stop_signal[r], signals, c, row, s + FRONT)
+        row[EVENT] = 0.0
+        first, knot = 1, min(int(lead[n] / spacing), lane.shape[1] - 2)
+        if knot > 0 and c.shape[0] > 1:
+            at = int(lane[r, knot])
+            if place(links, sizes, points, following, c, row, 1, at, lane_s[r, knot], 0.0):
                 # As fast as the ego vehicle at first, and then a little slower.
-                at, share = at_place(roads, lane, s)
-                cars.v[i, 1] = state[3]
-                cars.eager[i, 1] = 0.95 * state[3] / between(roads.cruise, at, share)
+                point, share = at_place(links, sizes, at, lane_s[r, knot])
+                c[1, V], c[1, EAGER] = v, 0.95 * v / between(points, point, share, CRUISE)
                 first = 2
-        for j in range(first, cars.lane.shape[1]):
+        for j in range(first, c.shape[0]):
             for _ in range(12):
-                if come_in(roads, cars, rows, i, j, 15.0):
+                spawn = come_in(grid, cell_start, cell_spawn, c, row, 15.0)
+                if spawn >= 0 and place(
+                    links, sizes, points, following, c, row, j, spawn_lane[spawn], spawn_s[spawn],
+                    15.0,
+                ):  # fmt: skip
                     break
-        look(ways, cars, rows, i, state[0])
-        rows.stop_gap[i] = must_stop(roads, cars, rows, i, 0)
-        rows.held[i] = True
+        look(piece_lane[r], piece_other[r], piece_at[r], c, row, s + CENTRE)
+        row[STOP_GAP] = must_stop(links, sizes, cross, until, signals, c, row, 0)
+        row[HELD] = 1.0
 
 
 @cache
@@ -681,19 +666,24 @@ def make_roads(m: RoadMap) -> Roads:
     phases = np.where(m.signal_junction >= 0, 0, 2)
     inside = m.signal_junction >= 0
     phases[inside] = m.junction_phases[m.signal_junction[inside]]
+    links = np.zeros((m.lanes, 10), np.int64)
+    links[:, FIRST], links[:, LAST] = m.lane_start[:-1], m.lane_start[1:] - 1
+    links[:, JUNCTION], links[:, ENTRY], links[:, RANK] = m.lane_junction, entry, rank
+    links[:, NEXTS] = [len(after) for after in lasting]
+    links[:, CROSSES] = np.bincount(m.conflicts[:, 0], minlength=m.lanes)
+    for begin, count in ((NEXT, NEXTS), (CROSS, CROSSES)):
+        links[1:, begin] = np.cumsum(links[:-1, count])
+    links[:, SIGNAL] = stop_signal
     return Roads(
-        start=m.lane_start, x=m.points[:, 0].copy(), y=m.points[:, 1].copy(),
-        z=m.points[:, 2].copy(), heading=m.heading, cruise=cruise(m, net), length=m.lane_length,
-        junction=m.lane_junction,
-        next_start=_starts([len(n) for n in lasting]),
-        following=np.array([n for after in lasting for n in after], np.int32),
-        entry=entry, rank=rank,
-        cross_start=_starts(np.bincount(m.conflicts[:, 0], minlength=m.lanes)),
-        cross=pairs[:, 1].copy(),
-        cross_until=np.array([until.get((b, a), np.inf) for a, b in pairs.tolist()], float),
-        stop_s=stop_s, stop_signal=stop_signal, signal_kind=m.signal_kind,
-        signal_phase=m.signal_phase, signal_phases=phases.astype(np.int32), **_spawns(m, net),
-    )  # fmt: skip
+        links=links,
+        sizes=np.stack([m.lane_length, stop_s], 1),
+        points=np.column_stack([m.points, m.heading, cruise(m, net)]),
+        following=np.array([n for after in lasting for n in after], np.int64),
+        cross=pairs[:, 1].astype(np.int64),
+        until=np.array([until.get((b, a), np.inf) for a, b in pairs.tolist()], float),
+        signals=np.stack([m.signal_kind, m.signal_phase, phases], 1).astype(np.int64),
+        **_spawns(m, net),
+    )
 
 
 def _starts(counts: Any) -> Array:
@@ -740,9 +730,9 @@ def _spawns(m: RoadMap, net: Network) -> dict[str, Array]:
     columns, count = (cells.max(axis=0) + 1).tolist() if len(points) else (1, 1)
     cell = cells[:, 1] * columns + cells[:, 0]
     return {
-        "spawn_lane": np.array(lanes, np.int32), "spawn_s": np.array(places, float),
+        "spawn_lane": np.array(lanes, np.int64), "spawn_s": np.array(places, float),
         "cell_start": _starts(np.bincount(cell, minlength=columns * count)),
-        "cell_spawn": np.argsort(cell, kind="stable").astype(np.int32),
+        "cell_spawn": np.argsort(cell, kind="stable"),
         "grid": np.array([corner[0], corner[1], columns, count], float),
     }  # fmt: skip
 
@@ -752,22 +742,8 @@ def ways_of(routes: Routes) -> Ways:
     return Ways(*(getattr(routes, name) for name in Ways._fields))
 
 
-def empty(rows: int, vehicles: int) -> tuple[Cars, Rows]:
-    """Return the arrays of N rows with so many vehicles each, the ego vehicle included."""
-    shape = (rows, vehicles)
-    numbers = {
-        "lane": np.int32,
-        "kind": np.int8,
-        "claim": np.int8,
-        "halted": np.int8,
-        "wait": np.int32,
-    }
-    more: dict[str, tuple[int, ...]] = {"ahead": (AHEAD,), "pose": (4,)}
-    numbers["ahead"] = np.int32
-    cars = Cars(
-        *(np.zeros((*shape, *more.get(n, ())), numbers.get(n, np.float64)) for n in Cars._fields)
-    )
-    cars.lane[:] = -1
-    whole = {"route", "random", "stop", "other", "event", "lead", "light"}
-    kinds: dict[str, Any] = dict.fromkeys(whole, np.int64) | {"held": np.bool_}
-    return cars, Rows(*(np.zeros(rows, kinds.get(n, np.float64)) for n in Rows._fields))
+def empty(rows: int, vehicles: int) -> tuple[Array, Array]:
+    """Return the tables of N rows with so many vehicles each, the ego vehicle included."""
+    cars, table = np.zeros((rows, vehicles, CAR)), np.zeros((rows, ROW))
+    cars[:, :, LANE] = -1.0
+    return cars, table

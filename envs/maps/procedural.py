@@ -261,6 +261,10 @@ class Lattice:
             ]  # fmt: skip
             kerb, lanes, pairs = not left, 1, [(begin, end)]
         section = town_lanes(lanes, 0, kerb_right=kerb, kerb_left=False, lines=False)
+        if turn != 2 and (arm.direction + 2) % 4 not in taken:
+            # The stem of a T-junction: pave what would be left free between the turns.
+            apron = LaneSpec(1, "restricted", constant(3.0))
+            section = replace(section, lanes=[*section.lanes, apron])
         links = {-(n + 1): pair for n, pair in enumerate(pairs)}
         section = replace(
             section,
