@@ -31,12 +31,10 @@ from steerlab.agents.policynet.evaluate import (
     join,
 )
 from steerlab.agents.policynet.model import PolicyNet
-from steerlab.agents.policynet.probe import record_probe
 from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot import Exported, export_model
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network, load_network
@@ -137,28 +135,6 @@ def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None
         network = PolicyNet(contract_)
     return drive_held_out(
         torch_driver(network.eval()), episodes, "untrained network", block=500, others=others
-    )
-
-
-def export_policy(
-    network: PolicyNet,
-    folder: Path,
-    checkpoint: str,
-    tinygrad: bool = True,
-    vision: Network | None = None,
-) -> Exported:
-    """Write the files of the policy, with a probe that was recorded while it drove."""
-    probe = record_probe(network, rows=4 if vision else 24, vision=vision)
-    return export_model(
-        network,
-        network.contract,
-        network.model,
-        folder,
-        checkpoint=checkpoint,
-        probe_inputs=probe.inputs,
-        driven_curvature=probe.driven_curvature,
-        v_ego=probe.v_ego,
-        tinygrad=tinygrad,
     )
 
 

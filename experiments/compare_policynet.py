@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from steerlab.agents.policynet.driver import frame_driver
 from steerlab.agents.policynet.evaluate import TARGETS, Figures, figures
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
-from steerlab.agents.policynet.rollout import BatchedPolicyDriver
 from steerlab.agents.policynet.train import (
     POLICY,
     ImitationConfig,
@@ -197,7 +197,7 @@ class _Study:
         if not told.exists():
             policy = train()
             record = shared.drive_held_out(
-                lambda env: BatchedPolicyDriver(policy, env), self.config.roads, name, block=BLOCK
+                frame_driver(policy), self.config.roads, name, block=BLOCK
             )
             end = record.end
             folder.mkdir(exist_ok=True)

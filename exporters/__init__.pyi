@@ -4,4 +4,5 @@ from .openpilot import export_model as export_model
 from .planner import export_planner as export_planner
 from .sb3 import export_sb3 as export_sb3
 from .tinygrad import compile_tinygrad as compile_tinygrad
+from .tinyphysics import export_policy as export_policy, write_controller as write_controller
 from .verify import verify_export as verify_export

@@ -19,6 +19,7 @@ from steerlab.experiments import (
     evaluate_kinematic_driver,
     train_kinematic_driver,
 )
+from steerlab.files import watch_changes
 
 TINY = {"total_steps": 320, "num_envs": 4, "episode_steps": 40, "batch_size": 80, "n_epochs": 1}
 
@@ -48,33 +49,20 @@ def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """Stopped after an iteration and gone on with: as if nothing had happened."""
     config = DriverConfig(**TINY, alpha=0.3, hidden=8)  # type: ignore[arg-type]
     whole = train_driver(config, tmp_path / "whole")
-    from stable_baselines3.common.callbacks import BaseCallback
 
     class Stop(Exception):
         pass
 
-    from steerlab.agents import sb3
-
-    original = sb3.ResumableTraining._save
-    saves = 0
-
-    def stop_after_one(self: BaseCallback) -> None:
-        nonlocal saves
-        original(self)  # type: ignore[arg-type]
-        saves += 1
-        if saves == 1:
+    def stop_after_one(when: str, path: Path) -> None:
+        if when == "after" and path.name == "last.pt":
             raise Stop
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sb3.ResumableTraining, "_save", stop_after_one)
-        with pytest.raises(Stop):
-            train_driver(config, tmp_path / "parts")
+    with watch_changes(stop_after_one), pytest.raises(Stop):
+        train_driver(config, tmp_path / "parts")
     resumed = train_driver(config, tmp_path / "parts")
     for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
-    states = [
-        load_checkpoint(tmp_path / f / "last.pt")["describe"]["also"] for f in ("whole", "parts")
-    ]
+    states = [load_checkpoint(tmp_path / f / "last.pt")["also"] for f in ("whole", "parts")]
     assert states[0] == states[1]
     assert len(states[0]["returns"]) >= 8
     found = evaluate_driver(whole, 6, 40, 10**6)
