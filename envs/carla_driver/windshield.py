@@ -29,9 +29,10 @@ from steerlab.openpilot.images import pack_rgb
 Bytes = NDArray[np.uint8]
 
 #: Heights of the kinds of vehicles, m.
-HEIGHTS = dict(car=1.5, van=2.1, truck=3.2, bus=3.1, motorcycle=1.4)
+HEIGHTS = {"car": 1.5, "van": 2.1, "truck": 3.2, "bus": 3.1, "motorcycle": 1.4}
 _HEIGHT = np.array([HEIGHTS[kind] for kind in KINDS])
 _LAMP = {RED: 0, YELLOW: 1, GREEN: 2}  # which lamp shines
+EXPOSURE = 0.3  # power of the brightness that remains
 BRAKING = -0.4  # m/s^2, below which brake lamps shine
 
 
@@ -79,10 +80,10 @@ class Windshield:
 
 
 def _gain(picture: Bytes, brightness: float) -> Bytes:
-    """Return a picture exposed by ``brightness``."""
+    """Return a picture exposed by ``brightness``, of which the camera takes back the most part."""
     if brightness == 1.0:
         return picture
-    table = np.clip(np.arange(256) * brightness, 0, 255).astype(np.uint8)
+    table = np.clip(np.arange(256) * brightness**EXPOSURE, 0, 255).astype(np.uint8)
     return table[picture]
 
 
