@@ -341,6 +341,10 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         others.loops(self._fast).start(
             rows, own["lead_at"], ways, world, self.cars, self.rows, self._ego()
         )
+        # No episode begins too fast to stop for what is ahead.
+        room = np.maximum(self.rows[rows, others.STOP_GAP] - 2 * STOP_MARGIN, 0.0)
+        fastest = np.where(room < 100.0, np.sqrt(2 * PLAN_BRAKING * room), np.inf)
+        self.simulator.slow_down(rows, fastest.astype(np.float32))
 
     def _ego(self) -> tuple[Any, ...]:
         state = self.simulator.state
