@@ -41,6 +41,7 @@ from steerlab.experiments.compare_surrogates import choose, compare, divergence,
 from steerlab.exporters.onnx import export_onnx
 from steerlab.files import atomic_path, writable_folder
 from steerlab.options import option
+from steerlab.readers.graphs import write_graph
 from steerlab.seeds import initial_weights
 from steerlab.study import study
 from steerlab.surrogates.plants.architectures import FORM, build, keep_weights
@@ -190,7 +191,7 @@ def export_plant(model: SurrogateModel, path: Path, config: "Export", opset: int
         if written != opset:
             raise InputError(f"onnx_opset={opset} cannot be written, only {written}; use {OPSET}")
         keep_weights(proto, model)
-        onnx.save(proto, str(temporary))
+        write_graph(temporary, proto)
         exact = ModelPlant(model).logits(states, tokens)
         worst = float(divergence(exact, OnnxPlant(temporary).logits(states, tokens), 1.0).max())
         if not worst < 1e-4:
