@@ -1,12 +1,16 @@
 """Share jobs out among processes, of which the one that asks is one."""
 
 import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
+
+from steerlab.errors import InputError
+from steerlab.processes import end_with_parent
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -34,6 +38,7 @@ def share_out(
 
     Raises:
         Exception: What a worker raised.
+        InputError: A worker ended on its own, as it does when memory runs out.
     """
     if processes == 1:
         worker = start()
@@ -49,7 +54,10 @@ def share_out(
             _collect(links, results, progress, block=False)
         while len(results) < len(jobs):
             if not links:
-                raise RuntimeError("a worker process ended early; it may be out of memory")
+                raise InputError(
+                    "a worker process ended on its own, perhaps for want of memory; run again, "
+                    "with fewer processes"
+                )
             _collect(links, results, progress, block=True)
     return [results[place] for place in range(len(jobs))]
 
@@ -61,7 +69,9 @@ def _started(context: Any, count: int, given: tuple[Any, ...]) -> Iterator[list[
     try:
         for _ in range(count):
             mine, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, *given), daemon=False)
+            process = context.Process(
+                target=_work, args=(theirs, os.getpid(), *given), daemon=False
+            )
             process.start()
             theirs.close()  # so that the end of the process is the end of the link
             running.append(process)
@@ -75,9 +85,10 @@ def _started(context: Any, count: int, given: tuple[Any, ...]) -> Iterator[list[
             process.join()
 
 
-def _work(link: Connection, start: Any, jobs: Sequence[Any], counter: Any) -> None:
+def _work(link: Connection, parent: int, start: Any, jobs: Sequence[Any], counter: Any) -> None:
     """Do jobs until there are none; send place, result and progress of each."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    end_with_parent(parent)
     try:
         worker = start()
         while (place := _take(counter)) < len(jobs):
