@@ -26,7 +26,6 @@ from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -41,7 +40,7 @@ from steerlab.experiments.compare_surrogates import choose, compare, divergence,
 from steerlab.exporters.onnx import export_onnx
 from steerlab.files import atomic_path, writable_folder
 from steerlab.options import option
-from steerlab.readers.graphs import write_graph
+from steerlab.readers.graphs import read_graph, write_graph
 from steerlab.seeds import initial_weights
 from steerlab.study import study
 from steerlab.surrogates.plants.architectures import FORM, build, keep_weights
@@ -178,7 +177,7 @@ def export_plant(model: SurrogateModel, path: Path, config: "Export", opset: int
                 metadata=metadata,
                 tolerance=1.0,
             )
-            proto = onnx.load(str(temporary))
+            proto = read_graph(temporary, runs=False)
         except InputError:
             raise
         except Exception as error:  # of torch, onnx and onnxruntime, which share no base class
@@ -330,7 +329,8 @@ def _print_result(result: FitResult) -> None:
 
 
 def _save_json(path: Path, contents: object) -> None:
-    path.write_text(json.dumps(contents, indent=1), encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1), encoding="utf-8")
 
 
 main = study(Config, run, resumes=True)

@@ -42,6 +42,14 @@ _STORAGE_ERRORS = {
 }  # fmt: skip
 
 
+class _JobError(BaseException):
+    """Carries an error past Hydra, which would print its own line on it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def study(
     config_type: type[Any],
     run: Callable[[Any, Path], Any],
@@ -58,6 +66,8 @@ def study(
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
     name = (spec.name if spec else run.__module__).rpartition(".")[2]
+    if name == "__main__":  # a script of its own
+        name = Path(module.__file__ or "study").stem
     command = name.replace("_", "-")
 
     def main(argv: Sequence[str] | None = None) -> None:
@@ -116,6 +126,8 @@ def _run_hydra(
         except KeyboardInterrupt as stop:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
             raise type(stop)(output.parent if many else output) from None
+        except Exception as error:
+            raise _JobError(error) from error
 
     # Hydra's parser wants all overrides in one row.
     ordered = sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
@@ -124,6 +136,8 @@ def _run_hydra(
         # Without this Hydra prints its own report of every exception and exits.
         with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
             hydra.main(version_base="1.3", config_path=_NO_GROUPS, config_name=name)(job)()
+    except _JobError as failed:
+        raise failed.error from failed.error.__cause__
     finally:
         sys.argv = old_argv
 

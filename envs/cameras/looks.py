@@ -1,6 +1,8 @@
 """Weather, light, sky and textures, drawn anew for every episode: a network must not live on one look."""
 
-from dataclasses import dataclass, field, fields
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,23 +31,27 @@ class Weather:
     wetness: float = 0.0  # 0 dry, 1 puddles
 
 
-@dataclass(frozen=True)
-class WeatherRanges:
-    """Bounds between which a weather is drawn; visibility is drawn by its logarithm."""
+def weather_of(values: Mapping[str, float]) -> Weather:
+    """Return what CARLA's names of weather mean here.
 
-    sun_azimuth: tuple[float, float] = (-np.pi, np.pi)
-    sun_elevation: tuple[float, float] = (0.12, 1.2)
-    cloud: tuple[float, float] = (0.0, 1.0)
-    visibility: tuple[float, float] = (250.0, 4000.0)
-    wetness: tuple[float, float] = (-1.0, 1.0)  # below 0 counts as dry
-
-    def draw(self, rng: np.random.Generator) -> Weather:
-        """Return a weather."""
-        drawn = {f.name: float(rng.uniform(*getattr(self, f.name))) for f in fields(self)}
-        low, high = np.log(self.visibility)
-        drawn["visibility"] = float(np.exp(rng.uniform(low, high)))
-        drawn["wetness"] = max(drawn["wetness"], 0.0)
-        return Weather(**drawn)
+    Args:
+        values: Percents and degrees as in ``carla.WeatherParameters``: ``cloudiness``,
+            ``precipitation``, ``precipitation_deposits``, ``wetness``, ``fog_density``,
+            ``sun_altitude_angle``, ``sun_azimuth_angle``. Rain thickens the haze and greys the sky;
+            it is not drawn as drops. A sun below 4 degrees stands at 4: there is no night.
+    """
+    share = {name: value / 100 for name, value in values.items()}
+    rain = share["precipitation"]
+    cloud = max(share["cloudiness"], min(1.0, 2.0 * rain))
+    wet = max(share["wetness"], share["precipitation_deposits"], 0.8 * rain)
+    thickness = share["fog_density"] + 0.25 * rain
+    return Weather(
+        sun_azimuth=math.radians(values["sun_azimuth_angle"]),
+        sun_elevation=math.radians(max(values["sun_altitude_angle"], 4.0)),
+        cloud=cloud,
+        visibility=5000.0 * math.exp(-4.0 * min(thickness, 1.0)),
+        wetness=wet,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from steerlab.errors import InputError
-from steerlab.processes import end_with_parent
+from steerlab.processes import begin_worker
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -47,7 +46,7 @@ def share_out(
     context = multiprocessing.get_context("spawn")
     counter = context.Value("l", 0)
     results: dict[int, _Result] = {}
-    with _started(context, processes - 1, (start, jobs, counter)) as links:
+    with _started(context, processes - 1, (os.getpid(), start, jobs, counter)) as links:
         worker = start()
         while (place := _take(counter)) < len(jobs):
             results[place] = worker(jobs[place], progress)
@@ -87,8 +86,7 @@ def _started(context: Any, count: int, given: tuple[Any, ...]) -> Iterator[list[
 
 def _work(link: Connection, parent: int, start: Any, jobs: Sequence[Any], counter: Any) -> None:
     """Do jobs until there are none; send place, result and progress of each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    end_with_parent(parent)
+    begin_worker(parent)
     try:
         worker = start()
         while (place := _take(counter)) < len(jobs):

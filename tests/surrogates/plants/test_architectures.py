@@ -10,6 +10,7 @@ import torch
 
 from steerlab.errors import InputError
 from steerlab.experiments.train_surrogate import Config, export_plant
+from steerlab.readers.graphs import write_graph
 from steerlab.surrogates.plants.architectures import ARCHITECTURES, build, read_surrogate
 from steerlab.surrogates.plants.base import probabilities
 from steerlab.surrogates.plants.gru import GruSurrogate
@@ -178,7 +179,7 @@ def test_torch_runtime_refuses_a_file_of_another_version(exported: Path, tmp_pat
     kept = [entry for entry in proto.metadata_props if entry.key != "steerlab.form"]
     del proto.metadata_props[:]
     proto.metadata_props.extend(kept)
-    onnx.save(proto, str(tmp_path / "old.onnx"))
+    write_graph(tmp_path / "old.onnx", proto)
     with pytest.raises(InputError, match=r"old\.onnx' was exported by another version"):
         TorchPlant(tmp_path / "old.onnx")
     assert OnnxPlant(tmp_path / "old.onnx").logits(*(x.numpy() for x in inputs(1))).shape == (
