@@ -68,9 +68,7 @@ def _started(context: Any, count: int, given: tuple[Any, ...]) -> Iterator[list[
     try:
         for _ in range(count):
             mine, theirs = context.Pipe()
-            process = context.Process(
-                target=_work, args=(theirs, os.getpid(), *given), daemon=False
-            )
+            process = context.Process(target=_work, args=(theirs, *given), daemon=False)
             process.start()
             theirs.close()  # so that the end of the process is the end of the link
             running.append(process)
