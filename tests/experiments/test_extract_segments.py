@@ -36,7 +36,7 @@ def test_what_is_not_there_stops_before_the_work(
     Path("logs/2024-01-02--03-04-05--3").mkdir(parents=True)
     Path("logs/2024-01-02--03-04-05--3/qlog").write_bytes(log(Drive(seconds=1.0)))
     for wrong in ("routes=[logs,nowhere]", "log=rlog"):
-        with pytest.raises(SystemExit, match="nowhere|has no rlog"):
+        with pytest.raises(SystemExit, match=r"nowhere|has no rlog"):
             main(["routes=[logs]", wrong, "extract_workers=1", "samples_path=out", "output=run"])
     assert not Path("out").exists()
 
