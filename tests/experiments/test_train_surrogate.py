@@ -117,7 +117,7 @@ def test_exploration_resumes_and_depends_on_its_seed_alone(here: Path) -> None:
         (["size=huge"], "unknown size 'huge'"),
         (["architecture=lstm"], "unknown architecture"),
         (["predictions=0"], "predictions=0"),
-        (["onnx_opset=7"], "onnx_opset=7 cannot be written"),
+        pytest.param(["onnx_opset=7"], "onnx_opset=7 cannot be written", marks=pytest.mark.slow),
         (["onnx_path=plant.txt"], "names no ONNX file"),
         (["onnx_path=routes/00000.csv/plant.onnx"], "cannot write into"),
         (["sources=[segments]", "segments=nowhere"], "do not exist"),
