@@ -90,13 +90,18 @@ def _run_hydra(
 
     def job(settings: DictConfig) -> Any:
         output = Path(HydraConfig.get().runtime.output_dir)
-        config = _to_dataclass(config_type, settings)
-        _save_config(settings, writable_folder(output), resumes)
+        many = HydraConfig.get().mode is RunMode.MULTIRUN
         try:
+            config = _to_dataclass(config_type, settings)
+            _save_config(settings, writable_folder(output), resumes)
             return run(config, output)
         except KeyboardInterrupt:
-            many = HydraConfig.get().mode is RunMode.MULTIRUN
             raise KeyboardInterrupt(output.parent if many else output) from None
+        except InputError as error:
+            if many:  # in whatever process the launcher has put this job
+                raise
+            # Before any other exception Hydra prints a line with the overrides.
+            sys.exit(f"steerlab {name.replace('_', '-')}: {error}")
 
     # Hydra's parser wants all overrides in one row.
     ordered = sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
