@@ -15,6 +15,8 @@ from .recurrent_ppo.policy import SequencePolicy as SequencePolicy
 from .recurrent_ppo.train import load_driver as load_driver
 from .run_log import RunLog as RunLog, read_log as read_log
 from .supervised import FitConfig as FitConfig, TensorData as TensorData, fit as fit
+from .tinyphysics.controller import PolicyController as PolicyController
+from .tinyphysics.model import PreviewPolicy as PreviewPolicy
 from .trc.data import load_dataset as load_dataset
 from .trc.model import MlpPlanner as MlpPlanner, TinyRecursiveControl as TinyRecursiveControl
 from .trc.train import load_planner as load_planner

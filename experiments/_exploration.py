@@ -1,8 +1,6 @@
 """Rollouts of a teacher plant under many controllers, kept in files so that a run can resume."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +11,14 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.pid import PID
+from steerlab.agents.tinyphysics.controller import PolicyController
+from steerlab.agents.tinyphysics.model import PreviewPolicy
 from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
-from steerlab.envs.tinyphysics.rollout import rollout
+from steerlab.envs.tinyphysics.rollout import Controller, rollout
+from steerlab.processes import worker_pool
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.plants.moments import MomentRecorder, Transitions
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.training.dataset import Sequences, distil
 
@@ -33,15 +35,15 @@ class Explorer:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
 
-    def reset(self, noise: Sequence[Any]) -> None:
-        """Draw ``len(noise)`` controllers."""
-        count, rng = len(noise), self.rng
+    def reset(self, rows: Sequence[Any]) -> None:
+        """Draw ``len(rows)`` controllers."""
+        count, rng = len(rows), self.rng
         gains = PID()
         # One in four drives with gains so far off that it may swing or saturate.
         spread = rng.choice([0.2, 0.2, 0.2, 0.5], count)
         p, i, d = np.exp(spread * rng.standard_normal((3, count)))
         self._pid = PID(gains.p * p, gains.i * i, gains.d * d)
-        self._pid.reset(noise)
+        self._pid.reset(rows)
         self._feedforward = rng.choice([0.0, 0.0, 0.3, 0.5], count)
         self._noise = rng.choice([0.0, 0.0, 0.03, 0.1, 0.2], count)
         self._blind = rng.random(count) < 0.1
@@ -102,7 +104,7 @@ class Exploration:
     rollouts: int
     seed: int
 
-    def chunk(self, number: int, plant: Plant) -> Sequences:
+    def chunk(self, number: int, plant: Plant) -> Sequences | Transitions:
         """Return the rollouts of one chunk."""
         rng = np.random.default_rng([self.seed, number])
         weights = np.ones(len(self.segments))
@@ -117,14 +119,57 @@ class Exploration:
         some = self.segments[chosen]
         if number % 2:
             some = vary(some, rng)
-        return distil(plant, some, partial(_drive, rng))
+        return self.record(rng, plant, some)
+
+    def record(
+        self, rng: np.random.Generator, plant: Plant, segments: Segments
+    ) -> Sequences | Transitions:
+        """Drive segments, each with a controller of its own; return what a student learns from."""
+        return distil(plant, segments, partial(_drive, rng))
+
+
+@dataclass(frozen=True)
+class MomentExploration(Exploration):
+    """The same for a student of the plant's moments, who is taught where a policy drives, too.
+
+    Attributes:
+        policy: It drives with a little noise on top; None for controllers drawn at random.
+    """
+
+    policy: PreviewPolicy | None = None
+
+    def record(self, rng: np.random.Generator, plant: Plant, segments: Segments) -> Transitions:
+        """Drive segments; return the rollouts with the moments of every prediction."""
+        controller: Controller = Explorer(rng)
+        if self.policy is not None:
+            kicks = rng.choice([0.0, 0.0, 0.02, 0.1], len(segments))
+            controller = PolicyController(self.policy, kicks, rng)
+        recorder = MomentRecorder(plant)
+        simulator = _driven(rng, recorder, segments, controller)
+        road = (segments.roll_lataccel, segments.v_ego, segments.a_ego)
+        steps = simulator.steer.shape[1]
+        return Transitions(
+            simulator.steer.astype(np.float32),
+            simulator.lataccel.astype(np.float32),
+            np.stack([signal[:, :steps] for signal in road], axis=-1).astype(np.float32),
+            np.stack(recorder.mean, axis=1),
+            np.stack(recorder.deviation, axis=1),
+        )
+
+
+def _driven(
+    rng: np.random.Generator, plant: Plant, segments: Segments, controller: Controller
+) -> Simulator:
+    """Return a simulator that a controller has driven, with random noise."""
+    simulator = Simulator(plant, segments, len(segments))
+    seeds = rng.integers(0, 2**31, len(segments)).tolist()
+    for _ in rollout(simulator, controller, seeds):
+        pass
+    return simulator
 
 
 def _drive(rng: np.random.Generator, plant: Plant, segments: Segments) -> tuple[Floats, Floats]:
-    simulator = Simulator(plant, segments, len(segments))
-    seeds = rng.integers(0, 2**31, len(segments)).tolist()
-    for _ in rollout(simulator, Explorer(rng), seeds):
-        pass
+    simulator = _driven(rng, plant, segments, Explorer(rng))
     return simulator.steer, simulator.lataccel
 
 
@@ -149,13 +194,8 @@ def _compute(
             exploration.chunk(number, plant).save(paths[number])
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (exploration,)) as pool:
-        try:
-            yield from pool.map(_one, missing, [paths[number] for number in missing])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(processes, _start, (exploration,)) as pool:
+        yield from pool.map(_one, missing, [paths[number] for number in missing])
 
 
 _state: tuple[Exploration, Plant]

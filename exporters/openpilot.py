@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
@@ -19,13 +18,13 @@ from steerlab.errors import InputError
 from steerlab.exporters.metadata import metadata_of, onnx_properties, write_metadata
 from steerlab.exporters.onnx import export_onnx, half_precision
 from steerlab.exporters.tinygrad import compile_tinygrad
-from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import Contract, Model
 from steerlab.openpilot.in_graph import Packed
 from steerlab.openpilot.metadata import Metadata
 from steerlab.openpilot.outputs import parse
 from steerlab.openpilot.probe import Probe, example_inputs, write_probe
 from steerlab.openpilot.tinygrad import missing_compiler
+from steerlab.readers.graphs import read_graph, write_graph
 
 Array = NDArray[Any]
 
@@ -184,8 +183,7 @@ def write_beside(
         write_probe(places.probe, probe)
     if half:
         result.half = places.half
-        with atomic_path(places.half) as temporary:
-            onnx.save(half_precision(onnx.load(str(places.onnx))), str(temporary))
+        write_graph(places.half, half_precision(read_graph(places.onnx)))
     if tinygrad:
         _compile(contract, places, result, tinygrad_path)
     return result

@@ -21,6 +21,7 @@ from steerlab.openpilot.onnx_file import (
     static_shape,
 )
 from steerlab.openpilot.tinygrad import TinygradEngine
+from steerlab.readers.graphs import open_session, read_graph
 
 Array = NDArray[Any]
 
@@ -59,13 +60,8 @@ class OnnxEngine:
     """An ONNX file in onnxruntime, one thread; a graph for one row gets the rows in turn."""
 
     def __init__(self, path: str | Path | bytes, threads: int = 1) -> None:
-        name = "the graph" if isinstance(path, bytes) else repr(str(path))
-        try:
-            self.session = session(path, threads)
-        except Exception as error:  # onnxruntime's own, which are not public
-            raise InputError(
-                f"onnxruntime cannot load {name}: {one_line(error)}; export it again"
-            ) from error
+        self.source = "the graph" if isinstance(path, bytes) else repr(str(path))
+        self.session = session(path, threads)
         self.dtypes = {
             i.name: {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}.get(
                 i.type, np.float32
@@ -81,22 +77,27 @@ class OnnxEngine:
         Raises:
             InputError: The graph does not take these inputs, or fails on them.
         """
-        feeds = {n: np.asarray(a, dtype=self.dtypes.get(n)) for n, a in inputs.items()}
-        rows = len(next(iter(feeds.values()), ()))
-        try:
-            if not self.one_row or rows == 1:
-                found = self.session.run(None, feeds)
-            else:
-                parts = [
-                    self.session.run(None, {n: a[i : i + 1] for n, a in feeds.items()})
-                    for i in range(rows)
-                ]
-                found = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        except Exception as error:  # onnxruntime's own, which are not public
+        if unknown := inputs.keys() - self.dtypes.keys():
             raise InputError(
-                f"onnxruntime cannot run the graph: {one_line(error)}; mend its inputs and operators"
-            ) from error
+                f"{self.source} has no input {min(unknown)!r}; it has {', '.join(self.dtypes)}"
+            )
+        feeds = {n: np.asarray(a, dtype=self.dtypes[n]) for n, a in inputs.items()}
+        rows = len(next(iter(feeds.values()), ()))
+        if not self.one_row or rows == 1:
+            found = self._run(feeds)
+        else:
+            parts = [self._run({n: a[i : i + 1] for n, a in feeds.items()}) for i in range(rows)]
+            found = [np.concatenate(column) for column in zip(*parts, strict=True)]
         return dict(zip(self.output_names, found, strict=True))
+
+    def _run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        try:
+            return self.session.run(None, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no other base class
+            raise InputError(
+                f"onnxruntime cannot run {self.source}: {one_line(error)}; mend its inputs and "
+                "operators"
+            ) from error
 
 
 class Network(NamedTuple):
@@ -128,10 +129,12 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
 
 
 def session(path: str | Path | bytes, threads: int = 1) -> ort.InferenceSession:
-    """Return an onnxruntime session, of a file or its contents, on the CPU with some threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    model = path if isinstance(path, bytes) else str(path)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    """Return an onnxruntime session, of a file or its contents, on the CPU with some threads.
+
+    Raises:
+        InputError: It is no ONNX file, or onnxruntime cannot run it.
+    """
+    if isinstance(path, bytes):
+        return open_session(path, "the graph", threads)
+    read_graph(path)
+    return open_session(Path(path).read_bytes(), repr(str(path)), threads)

@@ -7,8 +7,6 @@ checked before anyone relies on it.
 """
 
 import codecs
-import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,8 @@ from typing import Any
 
 from steerlab.errors import InputError
 from steerlab.openpilot.onnx_file import check_file
-
-_MOST = 1 << 24  # bytes; openpilot's files have some hundred
+from steerlab.readers.pickles import LARGEST_PICKLE, read_pickle
+from steerlab.readers.text import read_bytes
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ def read_metadata(path: str | Path) -> Metadata:
     """
     path = check_file(path, "metadata file", "export it beside the ONNX file")
     source = repr(str(path))
-    if path.stat().st_size > _MOST:
-        raise InputError(f"{source} is larger than metadata can be; give a *_metadata.pkl")
-    contents = restricted_loads(path.read_bytes(), source)
+    contents = read_pickle(read_bytes(path, LARGEST_PICKLE), source)
     if not isinstance(contents, dict):
         raise InputError(
             f"{source} holds a {type(contents).__name__}, not a dictionary; export anew"
@@ -74,7 +70,7 @@ def slices_from_properties(properties: Mapping[str, str], source: str) -> dict[s
         raise InputError(
             f"'output_slices' of {source} is not base64 text; write the pickled slices in base64"
         ) from error
-    return checked_slices(restricted_loads(data, f"'output_slices' of {source}"), source)
+    return checked_slices(read_pickle(data, f"'output_slices' of {source}"), source)
 
 
 def checked_slices(found: Any, source: str) -> dict[str, slice]:
@@ -102,6 +98,8 @@ def checked_slices(found: Any, source: str) -> dict[str, slice]:
                 f"the slice of {name!r} in {source} is {_shown(place)}; write whole numbers and "
                 "step 1: modeld indexes with it"
             )
+        if not all(isinstance(n, int | None) for n in (place.start, place.stop, place.step)):
+            raise InputError(f"the slice of {name!r} in {source} is {place!r}; give whole numbers")
     return found
 
 
@@ -143,29 +141,3 @@ def _shown(value: Any, inside: bool = False) -> str:
         some = ", ".join(_shown(v, True) for v in value[:6]) + ", ..." * (len(value) > 6)
         return f"({some})" if isinstance(value, tuple) else f"[{some}]"
     return f"<{type(value).__name__}>"
-
-
-def restricted_loads(data: bytes, source: str) -> Any:
-    """Unpickle plain values and slices; refuse everything else before it is imported.
-
-    Raises:
-        InputError: The data is no pickle, or names any class but ``slice``.
-    """
-
-    class Restricted(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) in (("builtins", "slice"), ("__builtin__", "slice")):
-                return slice
-            raise InputError(
-                f"{source} wants to import {module}.{name}; metadata may hold only plain values "
-                "and slices. Do not load it elsewhere; ask who made it"
-            )
-
-    try:
-        return Restricted(io.BytesIO(data)).load()
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(
-            f"{source} is not a readable pickle ({type(error).__name__}); export it again"
-        ) from error

@@ -10,6 +10,8 @@ from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from steerlab.errors import InputError
+from steerlab.readers.graphs import LARGEST_GRAPH, check_hash
+from steerlab.readers.text import read_bytes
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _MOST = 400  # characters of a reason that are shown
@@ -60,12 +62,14 @@ def read_onnx(path: str | Path, weights: bool = True, what: str = "file") -> onn
             missing.
     """
     path = check_file(path, what, "give the path of an ONNX file")
+    data = read_bytes(path, LARGEST_GRAPH)
     try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
+        proto = onnx.load_model_from_string(data)
+    except (DecodeError, ValueError) as error:
         raise InputError(f"{str(path)!r} is not an ONNX file; export it again") from error
     if not proto.HasField("graph") or not proto.graph.output:
         raise InputError(f"{str(path)!r} is not an ONNX file: it has no graph; export it again")
+    check_hash(proto, repr(str(path)))
     others = external_files(proto)
     for name in others:
         try:

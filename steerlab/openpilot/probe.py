@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
-from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import Model
 from steerlab.openpilot.images import I420
 from steerlab.openpilot.onnx_file import check_file
+from steerlab.readers.arrays import read_arrays, write_arrays
 
 Array = NDArray[Any]
 
@@ -55,8 +55,7 @@ def write_probe(path: str | Path, probe: Probe) -> None:
         value = getattr(probe, name)
         if value is not None:
             arrays[name] = value
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays, compressed=True)
 
 
 def read_probe(path: str | Path, model: Model) -> Probe:
@@ -66,7 +65,14 @@ def read_probe(path: str | Path, model: Model) -> Probe:
         InputError: The file is absent or no probe, lacks an input, or an array of it is of another
             kind or shape than the others.
     """
-    arrays = _read_arrays(check_file(path, "probe", "give probe= of recorded inputs"))
+    path = check_file(path, "probe", "give probe= of recorded inputs")
+    arrays = read_arrays(path)
+    for name, values in arrays.items():
+        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+            raise InputError(
+                f"{name} of the probe {str(path)!r} holds values that are no finite numbers "
+                f"({values.dtype}); record it again"
+            )
     groups: dict[str, dict[str, Array]] = {"input": {}, "meaning": {}}
     for name, values in arrays.items():
         group, _, rest = name.partition("/")
@@ -101,29 +107,6 @@ def read_probe(path: str | Path, model: Model) -> Probe:
         *(arrays.get(name) for name in wanted),
         recorded=bool(np.all(arrays.get("recorded", True))),
     )
-
-
-def _read_arrays(path: Path) -> dict[str, Array]:
-    """Return the arrays of an npz file, all of them finite numbers."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise InputError(f"the probe {str(path)!r} holds one array; give an npz file")
-            arrays = {name: file[name] for name in file.files}
-    except InputError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds
-        reason = str(error)[:200] or type(error).__name__
-        raise InputError(
-            f"the probe {str(path)!r} cannot be read as npz ({reason}); record it again"
-        ) from error
-    for name, values in arrays.items():
-        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
-            raise InputError(
-                f"{name} of the probe {str(path)!r} holds values that are no finite numbers "
-                f"({values.dtype}); record it again"
-            )
-    return arrays
 
 
 def example_inputs(model: Model, count: int = 0, seed: int = 0, scale: float = 1.0) -> Any:

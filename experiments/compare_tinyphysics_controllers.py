@@ -1,0 +1,191 @@
+"""Hold every way of driving TinyPhysics against the others: one table of costs and seconds.
+
+Takes the drives, the model and the policy that train-tinyphysics-controller left in `run=`, and
+drives routes in the plant with
+
+  pid          comma's, the reference of the ratios
+  feedforward  the steer that holds the target to come, and a weaker pid
+  regulator    preview LQR on a linear model of the drives
+  sampled      sampling MPC around the regulator, in the model of the drives
+  gradient     trajectory optimisation around the regulator, by gradient through the same model
+  policy       the trained policy
+  sampled policy, gradient policy    the two planners around the policy
+
+Nobody sees more than comma's update() gets. Planners take their time, so routes= and
+controllers= choose what is worth it.
+
+Example:
+  steerlab compare-tinyphysics-controllers run=runs/train_tinyphysics_controller/... count=20
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from steerlab.agents.checkpoint import load_checkpoint
+from steerlab.agents.classical.pid import PID
+from steerlab.agents.tinyphysics.controller import PolicyController
+from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
+from steerlab.agents.tinyphysics.planners import (
+    FeedforwardPID,
+    GradientPlans,
+    LinearModel,
+    PreviewRegulator,
+    SampledPlans,
+)
+from steerlab.envs.tinyphysics.dynamics import STEPS
+from steerlab.envs.tinyphysics.rollout import evaluate
+from steerlab.errors import InputError, unknown_name
+from steerlab.experiments.train_tinyphysics_controller import summary
+from steerlab.files import atomic_path
+from steerlab.options import option
+from steerlab.study import CONFIG_FILE, study
+from steerlab.surrogates.plants.load import load_plant
+from steerlab.surrogates.plants.moments import MomentPlant, Transitions
+from steerlab.surrogates.segments.synthetic import find_segments
+
+CONTROLLERS = (
+    *("pid", "feedforward", "regulator", "sampled", "gradient"),
+    *("policy", "sampled policy", "gradient policy"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    run: str = option("", "output folder of train-tinyphysics-controller")
+    controllers: list[str] = option([*CONTROLLERS], "which of them")
+    first: int = option(350, "number of the first route; 350 to 399 chose the policy")
+    count: int = option(50, "how many routes")
+    seeds: str = option("official", "official, or any word: a salt that gives other noise")
+
+
+def run(config: Config, output: Path) -> dict[str, Any]:
+    """Drive, print, write table.json; return the figures by controller."""
+    for name in config.controllers:
+        if name not in CONTROLLERS:
+            raise unknown_name("controller", name, CONTROLLERS)
+    folder = Path(config.run)
+    if not config.run or not (folder / CONFIG_FILE).is_file():
+        raise InputError(
+            f"run={config.run!r} is no output folder of steerlab train-tinyphysics-controller"
+        )
+    training = OmegaConf.load(folder / CONFIG_FILE)
+    segments = find_segments(training.segments)
+    if not 0 <= config.first < config.first + config.count <= len(segments):
+        raise InputError(
+            f"first={config.first} and count={config.count} leave the {len(segments)} routes"
+        )
+    segments = segments[config.first : config.first + config.count]
+    plant = load_plant(training.plant, "fast")
+    factories = _factories(folder, training)
+    figures: dict[str, Any] = {}
+    for name in tqdm(config.controllers, unit="controller"):
+        deciding = _Timed(factories[name]())
+        found = evaluate(
+            partial(_same, deciding), segments, plant, seeds=config.seeds, batch_size=50
+        )
+        decisions = STEPS * len(segments)
+        figures[name] = summary(found.costs._asdict())
+        figures[name]["seconds_a_decision"] = deciding.seconds / decisions
+    _print(config, figures)
+    with atomic_path(output / "table.json") as temporary:
+        temporary.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return figures
+
+
+def _same(controller: Any) -> Any:
+    return controller
+
+
+class _Timed:
+    """A controller whose decisions are timed."""
+
+    def __init__(self, controller: Any) -> None:
+        self._controller, self.seconds = controller, 0.0
+        self.shares_noise = controller.shares_noise
+        self.reset = controller.reset
+
+    def update(self, *seen: Any) -> Any:
+        """Return the controller's steer (N,)."""
+        start = time.process_time()
+        steer = self._controller.update(*seen)
+        self.seconds += time.process_time() - start
+        return steer
+
+
+def _factories(folder: Path, training: Any) -> dict[str, Callable[[], Any]]:
+    """Return what makes each controller."""
+    rounds = sorted(folder.glob("round_*"), key=lambda p: int(p.name.partition("_")[2]))
+    done = [r for r in rounds if (r / "policy" / "last.pt").exists()]
+    if not done:
+        raise InputError(f"run={str(folder)!r} has finished no round; let the training go on")
+    paths = [path for r in done for path in sorted((r / "drives").glob("*.npz"))]
+    linear = LinearModel(Transitions.join([Transitions.load(path) for path in paths[:20]]))
+    model = MomentPlant()
+    model.load_state_dict(load_checkpoint(done[-1] / "plant" / "best.pt")["model"])
+    model.requires_grad_(False)
+    shape = PolicyShape(training.hidden, training.preview, training.history, training.delta)
+    policy = PreviewPolicy(shape)
+    policy.load_state_dict(averaged(load_checkpoint(done[-1] / "policy" / "last.pt")))
+    policy.requires_grad_(False)
+    regulator = PreviewRegulator(linear)
+    return {
+        "pid": PID,
+        "feedforward": lambda: FeedforwardPID(linear),
+        "regulator": lambda: PolicyController(regulator),
+        "sampled": lambda: PolicyController(SampledPlans(model, regulator)),
+        "gradient": lambda: PolicyController(GradientPlans(model, regulator)),
+        "policy": lambda: PolicyController(policy),
+        "sampled policy": lambda: PolicyController(SampledPlans(model, policy)),
+        "gradient policy": lambda: PolicyController(GradientPlans(model, policy)),
+    }
+
+
+def averaged(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the averaged weights in a checkpoint of the policy's training."""
+    return {
+        name.removeprefix("module."): value
+        for name, value in checkpoint["average"].items()
+        if name.startswith("module.")
+    }
+
+
+def _print(config: Config, figures: dict[str, Any]) -> None:
+    table = Table(
+        *("controller", "lataccel", "jerk", "total", "95 % interval", "median", "p95", "to pid"),
+        "ms a decision",
+        title=f"{config.count} routes from {config.first} on, noise: {config.seeds}",
+        header_style="bold",
+    )
+    for name, entry in figures.items():
+        low, high = entry["interval"]
+        ratio = ""
+        if "pid" in figures:
+            ratio = f"{entry['total_cost'] / figures['pid']['total_cost']:.3f}"
+        table.add_row(
+            name,
+            *(f"{entry[k]:.2f}" for k in ("lataccel_cost", "jerk_cost", "total_cost")),
+            f"{low:.1f} - {high:.1f}",
+            *(f"{entry[k]:.1f}" for k in ("median", "p95")),
+            ratio,
+            f"{1000 * entry['seconds_a_decision']:.3f}",
+        )
+    Console(width=120).print(table)
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()
