@@ -55,6 +55,21 @@ def chosen_problem(options: ProblemOptions) -> TrackingProblem:
     return make_problem(options.task, options.preset, **changes)
 
 
+def latest(study: str, name: str) -> str:
+    """Return the newest file of a study's runs in ``runs/``, where it writes by default.
+
+    Raises:
+        InputError: It has not run here.
+    """
+    found = sorted(Path("runs", study).glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        command = study.replace("_", "-")
+        raise InputError(
+            f"there is no {name} in runs/{study}; run steerlab {command} first, or give the file"
+        )
+    return str(found[-1])
+
+
 def cases_of(path: str, problem: TrackingProblem, count: int = 1000) -> PlanData:
     """Return the cases of a file, or without one those of the published test seed, 123."""
     return load_plans(path) if path else optimal_cases(problem, count, 123)
@@ -141,6 +156,7 @@ def judged_row(name: str, r: Mapping[str, float]) -> list[str]:
     return [
         name,
         percent(r["gap_of_means"]),
+        percent(r["gap_median"]),
         percent(r["gap_mean_large"]),
         percent(r["gap_p95_large"]),
         percent(r["gap_max"]),
@@ -153,6 +169,7 @@ def judged_row(name: str, r: Mapping[str, float]) -> list[str]:
 JUDGED_COLUMNS = [
     "method",
     "gap of means",
+    "median",
     "mean, J*>=1",
     "p95, J*>=1",
     "max",
