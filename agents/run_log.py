@@ -2,10 +2,9 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,35 +12,39 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from steerlab.files import atomic_path
+from steerlab.files import atomic_path, visible_change
+from steerlab.readers.text import entry, read_json_lines
 
 METRICS_FILE = "metrics.jsonl"
+#: One line of the log: "step" and scalars.
+Record = dict[str, Any]
 
 
 class RunLog:
     """Scalars of a run, written to TensorBoard and to ``metrics.jsonl`` in the same folder.
 
-    A resumed run passes the step it starts from; what was logged at or after that step by the
-    interrupted run is dropped, so the log reads as if there had been no interruption.
+    Args:
+        folder: Where both go.
+        records: What was logged before; whatever else the file held goes.
+        first: Step with which the run goes on; TensorBoard drops what it has from there on.
     """
 
-    def __init__(self, folder: str | Path, resume_step: int | None = None) -> None:
+    def __init__(self, folder: str | Path, records: Sequence[Record] = (), first: int = 0) -> None:
         self.path = Path(folder, METRICS_FILE)
-        kept = (
-            [] if resume_step is None else [r for r in read_log(folder) if r["step"] < resume_step]
-        )
         with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+            temporary.write_text("".join(map(_line, records)), encoding="utf-8")
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder), purge_step=resume_step)
+        self._board = SummaryWriter(str(folder), purge_step=first or None)
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log ``values`` at ``step``; a slash in a name groups the curves in TensorBoard."""
-        values = {key: float(value) for key, value in values.items()}
-        for key, value in values.items():
-            self._board.add_scalar(key, value, step)
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+    def write(self, records: Iterable[Record]) -> None:
+        """Log ``records``; a slash in a name groups the curves in TensorBoard."""
+        for record in records:
+            for key, value in record.items():
+                if key != "step":
+                    self._board.add_scalar(key, value, record["step"])
+            with visible_change(self.path):
+                self._file.write(_line(record))
+                self._file.flush()
 
     def film(
         self, step: int, name: str, pictures: Iterable[NDArray[np.uint8]], rate: float
@@ -66,25 +69,20 @@ class RunLog:
         self._file.close()
         self._board.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+def read_log(folder: str | Path) -> list[Record]:
+    """Return the logged lines of a run; a last line cut off by a kill is left out.
 
-
-def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the logged lines of a run; a last line cut off by a kill is left out."""
+    Raises:
+        InputError: A line is no record.
+    """
     path = Path(folder, METRICS_FILE)
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    records = read_json_lines(path) if path.exists() else []
+    for record in records:
+        for name in {"step", *record}:
+            entry(record, name, (int, float), f"a record of {str(path)!r}")
     return records
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record) + "\n"

@@ -1,29 +1,27 @@
 """The one supervised training loop: schedules, early stopping, exact resume, curves."""
 
 import json
-import time
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
+from torch.optim.swa_utils import AveragedModel
 
-from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
-from steerlab.agents.run_log import RunLog, read_log
+from steerlab.agents.checkpoint import fitting, load_checkpoint
+from steerlab.agents.training_loop import BEST, Stateful, TrainingLoop, moving_average
 from steerlab.devices import torch_device
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import atomic_path
+from steerlab.files import transaction
 from steerlab.options import option
 
+#: Kind of the checkpoints of :func:`fit`.
+KIND = "supervised training"
 SCHEDULES = ("cosine", "step", "plateau", "none")
 Batch = dict[str, Tensor]
 #: Gets the model, a batch and a random generator; returns scalars, "loss" the one to minimise.
@@ -140,34 +138,26 @@ def fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    steps = -(-len(train) // config.batch_size)
-    schedule = _Schedule(optimizer, config, steps)
-    average = None
-    if config.ema_decay:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    schedule = _Schedule(optimizer, config, steps=-(-len(train) // config.batch_size))
+    average = moving_average(model, config.ema_decay) if config.ema_decay else None
     kept: nn.Module = average.module if average else model
-    first, best_loss, best_epoch, seconds = 0, float("inf"), -1, 0.0
-
-    last, best = output / "last.pt", output / "best.pt"
-    if last.exists():
-        state = load_checkpoint(last, device)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        if average:
-            average.load_state_dict(state["average"])
-        first, best_loss, best_epoch = state["epoch"] + 1, state["best_loss"], state["best_epoch"]
-        seconds = state["seconds"]
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if average:
+        parts["average"] = average
+    loop = TrainingLoop(
+        output, KIND, config.epochs, parts, asdict(config), unit="epoch", device=device,
+        describe=describe,
+    )  # fmt: skip
+    best_loss, best_epoch = (
+        loop.values.get("best_loss", math.inf),
+        loop.values.get("best_epoch", -1),
+    )
 
     def out_of_patience(epoch: int) -> bool:
         return bool(config.patience) and epoch - best_epoch > config.patience
 
-    start = time.perf_counter() - seconds
-    with (
-        RunLog(output, resume_step=first if first else None) as log,
-        tqdm(total=config.epochs, initial=first, unit="epoch", desc="training") as bar,
-    ):
-        for epoch in range(first, config.epochs):
+    with loop:
+        for epoch in loop:
             if out_of_patience(epoch):
                 break
             scalars = _train_epoch(model, loss, train, config, epoch, optimizer, schedule, average)
@@ -177,39 +167,31 @@ def fit(
                 scalars |= {f"valid/{k}": float(v) for k, v in metrics(kept).items()}
             valid_loss = scalars["valid/loss"]
             schedule.epoch_done(valid_loss)
-            contents = {"model": model.state_dict(), "epoch": epoch, **_plain(config, describe)}
-            if valid_loss < best_loss:
+            better = valid_loss < best_loss
+            if better:
                 best_loss, best_epoch = valid_loss, epoch
-                save_checkpoint(best, contents | {"model": kept.state_dict()})
-            save_checkpoint(
-                last,
-                contents
-                | {
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "average": average.state_dict() if average else {},
-                    "best_loss": best_loss,
-                    "best_epoch": best_epoch,
-                    "seconds": time.perf_counter() - start,
-                },
+            loop.done(
+                scalars,
+                {"train": f"{scalars['train/loss']:.4g}", "valid": f"{valid_loss:.4g}"},
+                best=kept if better else None,
+                best_loss=best_loss,
+                best_epoch=best_epoch,
             )
-            log.scalars(epoch, scalars)
-            bar.update()
-            bar.set_postfix(train=f"{scalars['train/loss']:.4g}", valid=f"{valid_loss:.4g}")
     if best_epoch < 0:
         raise InputError("the validation loss was never finite; lower learning_rate")
-    history = read_log(output)
     result = FitResult(
-        best=load_checkpoint(best, device)["model"],
-        history=history,
+        best=load_checkpoint(output / BEST, KIND, device)["model"],
+        history=loop.records,
         best_epoch=best_epoch,
-        seconds=time.perf_counter() - start,
-        stopped_early=out_of_patience(history[-1]["step"] + 1),
+        seconds=loop.seconds,
+        stopped_early=out_of_patience(len(loop.records)),
     )
-    model.load_state_dict(result.best)
+    with fitting(output / BEST, type(model).__name__):
+        model.load_state_dict(result.best)
     model.eval()
-    _write_stats(output, config, result, best_loss)
-    plot_curves(history, output / "training_curves.png", best_epoch)
+    with transaction(output) as files:
+        _write_stats(files.path("training_stats.json"), config, result, best_loss)
+        plot_curves(result.history, files.path("training_curves.png"), best_epoch)
     return result
 
 
@@ -347,11 +329,7 @@ def _check(config: FitConfig, train: Dataset, valid: Dataset) -> None:
             raise InputError(f"the {name} set is empty; give more data or another split")
 
 
-def _plain(config: FitConfig, describe: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"config": asdict(config), "describe": dict(describe or {})}
-
-
-def _write_stats(output: Path, config: FitConfig, result: FitResult, best_loss: float) -> None:
+def _write_stats(path: Path, config: FitConfig, result: FitResult, best_loss: float) -> None:
     stats = {
         "best_epoch": result.best_epoch,
         "best_valid_loss": best_loss,
@@ -361,13 +339,13 @@ def _write_stats(output: Path, config: FitConfig, result: FitResult, best_loss: 
         "device": str(torch_device(config.device)),
         "history": result.history,
     }
-    with atomic_path(output / "training_stats.json") as temporary:
-        temporary.write_text(json.dumps(stats, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(stats, indent=1), encoding="utf-8")
 
 
-def plot_curves(history: list[dict[str, Any]], path: str | Path, best_epoch: int) -> None:
+def plot_curves(history: list[dict[str, Any]], path: Path, best_epoch: int) -> None:
     """Draw training and validation loss over the epochs, the best epoch marked."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     epochs = [record["step"] + 1 for record in history]
     for key, label in (("train/loss", "training"), ("valid/loss", "validation")):
         axes.plot(epochs, [record[key] for record in history], label=label)
@@ -376,6 +354,4 @@ def plot_curves(history: list[dict[str, Any]], path: str | Path, best_epoch: int
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel="loss")
     axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    figure.savefig(path, dpi=120)

@@ -1,15 +1,17 @@
 """Native gymnasium vector environments for stable-baselines3."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from steerlab.errors import InputError
+from steerlab.envs.batch import BatchEnv
+from steerlab.errors import InputError, unknown_name
 
 
 class SB3VecEnv(VecEnv):
@@ -71,21 +73,44 @@ class SB3VecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute of the environment, once for each row asked for."""
-        return [getattr(self.env, attr_name) for _ in self._get_indices(indices)]
+        """Return an attribute of the task or of a wrapper, once for each row asked for."""
+        value = getattr(self._layer(attr_name), attr_name)
+        return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the environment; rows share it, so ``indices`` must be None."""
+        """Set an attribute of the task or of a wrapper for all rows.
+
+        Raises:
+            InputError: There is no such attribute, it cannot change once the task is made, or
+                ``indices`` names some rows only.
+        """
         if indices is not None:
             raise InputError(f"rows share {attr_name!r}: set it for all of them (indices=None)")
-        setattr(self.env, attr_name, value)
+        layer = self._layer(attr_name)
+        if isinstance(layer, BatchEnv):
+            layer.set_attr(attr_name, value)
+        elif hasattr(layer, attr_name):
+            setattr(layer, attr_name, value)
+        else:
+            raise unknown_name("attribute", attr_name, vars(layer))
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the environment once; every row asked for gets its result."""
-        result = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        """Call a method of the task or of a wrapper once; every row asked for gets its result."""
+        method = getattr(self._layer(method_name), method_name)
+        result = method(*method_args, **method_kwargs)
         return [result for _ in self._get_indices(indices)]
+
+    def _layer(self, name: str) -> Any:
+        """Return the outermost wrapper that has ``name`` as its own, or else the task."""
+        layer: Any = self.env
+        while isinstance(layer, VectorWrapper):
+            own = (vars(kind) for kind in type(layer).__mro__ if kind not in VectorWrapper.__mro__)
+            if name in vars(layer) or any(name in members for members in own):
+                break
+            layer = layer.env
+        return layer
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
         """Tell that no row has a wrapper of its own."""
@@ -109,7 +134,23 @@ class SB3VecEnv(VecEnv):
         return split
 
 
-def make_sb3_vec(name: str, num_envs: int, seed: int | None = None, **kwargs: Any) -> VecMonitor:
+class SB3VecMonitor(VecMonitor):
+    """A ``VecMonitor`` that can be copied and pickled; stable-baselines3's own cannot.
+
+    A file of results is left out: two copies would write to the same one.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**vars(self), "results_writer": None}
+        del state["class_attributes"]  # holds the class's own dictionary
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.class_attributes = dict(inspect.getmembers(type(self)))
+
+
+def make_sb3_vec(name: str, num_envs: int, seed: int | None = None, **kwargs: Any) -> SB3VecMonitor:
     """Return a native vector task for stable-baselines3, with episode statistics.
 
     Args:
@@ -128,4 +169,4 @@ def make_sb3_vec(name: str, num_envs: int, seed: int | None = None, **kwargs: An
     adapter = SB3VecEnv(env)
     if seed is not None:
         adapter.seed(seed)
-    return VecMonitor(adapter)
+    return SB3VecMonitor(adapter)

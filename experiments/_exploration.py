@@ -1,8 +1,6 @@
 """Rollouts of a teacher plant under many controllers, kept in files so that a run can resume."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PreviewPolicy
 from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
 from steerlab.envs.tinyphysics.rollout import Controller, rollout
+from steerlab.processes import worker_pool
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentRecorder, Transitions
@@ -36,15 +35,15 @@ class Explorer:
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
 
-    def reset(self, noise: Sequence[Any]) -> None:
-        """Draw ``len(noise)`` controllers."""
-        count, rng = len(noise), self.rng
+    def reset(self, rows: Sequence[Any]) -> None:
+        """Draw ``len(rows)`` controllers."""
+        count, rng = len(rows), self.rng
         gains = PID()
         # One in four drives with gains so far off that it may swing or saturate.
         spread = rng.choice([0.2, 0.2, 0.2, 0.5], count)
         p, i, d = np.exp(spread * rng.standard_normal((3, count)))
         self._pid = PID(gains.p * p, gains.i * i, gains.d * d)
-        self._pid.reset(noise)
+        self._pid.reset(rows)
         self._feedforward = rng.choice([0.0, 0.0, 0.3, 0.5], count)
         self._noise = rng.choice([0.0, 0.0, 0.03, 0.1, 0.2], count)
         self._blind = rng.random(count) < 0.1
@@ -195,13 +194,8 @@ def _compute(
             exploration.chunk(number, plant).save(paths[number])
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (exploration,)) as pool:
-        try:
-            yield from pool.map(_one, missing, [paths[number] for number in missing])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(processes, _start, (exploration,)) as pool:
+        yield from pool.map(_one, missing, [paths[number] for number in missing])
 
 
 _state: tuple[Exploration, Plant]

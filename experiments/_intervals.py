@@ -4,11 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -76,7 +73,8 @@ def print_intervals(summary: Summary, titles: Mapping[str, str], title: str) -> 
 
 def plot_returns(results: Mapping[str, Sequence[Episodes]], path: Path) -> None:
     """Draw the share of episodes below each return, a line a seed."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     for (name, runs), colour in zip(results.items(), ("tab:blue", "tab:orange"), strict=True):
         for i, found in enumerate(runs):
             ordered = np.sort(found["returns"])
@@ -89,4 +87,3 @@ def plot_returns(results: Mapping[str, Sequence[Episodes]], path: Path) -> None:
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)

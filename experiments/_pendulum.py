@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
+from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.pi0.model import Pi0, Pi0Config, Pi0Sampler, antithetic
 from steerlab.agents.pi0_fast.model import ChunkDecoder, Pi0Fast, Pi0FastConfig, stratified
 from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
@@ -25,11 +25,15 @@ from steerlab.agents.supervised import FitConfig, Loss, TensorData, evaluate_los
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv, at_goal
 from steerlab.errors import InputError
 from steerlab.exporters.onnx import export_onnx
-from steerlab.files import atomic_path, writable_folder
+from steerlab.files import atomic_path, exclusive_text, writable_folder
 from steerlab.options import option
+from steerlab.readers.arrays import read_arrays, require, write_arrays
+from steerlab.readers.text import read_text
 
 Array = NDArray[Any]
 CHUNK = 50
+#: Kind of the checkpoints of single models, and the folder of their logs.
+MEMBER, LOGS = "a pi0 or pi0-FAST", "logs"
 TASKS = ("balance", "goals")
 SPLITS = ("training", "validation", "test")
 #: Where the experts of task=goals go, m, and the costs that their feedback comes from.
@@ -82,7 +86,7 @@ def play(
     states, actions = [info["state"]], []
     survived = np.ones(env.num_envs, dtype=bool)
     steps = np.zeros(env.num_envs, dtype=int)
-    for _ in range(env.episode_steps):
+    for _ in range(env.max_episode_steps):
         steps += survived
         action = act(observations)
         observations, _, terminated, _, info = env.step(action.astype(np.float32)[:, None])
@@ -111,8 +115,7 @@ def reached(run: Run, goals: Array) -> Array:
 
 def save_arrays(path: Path, **arrays: Array) -> None:
     """Write arrays to a compressed npz file, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    write_arrays(path, arrays, compressed=True)
 
 
 @dataclass(frozen=True)
@@ -146,15 +149,29 @@ def load_pairs(folder: str | Path, kind: str) -> Pairs:
         InputError: The file is missing, damaged, or lacks an array.
     """
     path = Path(folder, f"training_pairs_{kind}.npz")
-    target = "action_chunk" if kind == "original" else "token_seq"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Pairs(*(file[name] for name in ("state", target, "split")))
-    except (OSError, ValueError, KeyError) as error:
+    if not path.is_file():
         raise InputError(
-            f"cannot read {str(path)!r} ({error}); write it with "
-            "steerlab generate-pendulum-data output=FOLDER and pass data=FOLDER"
-        ) from error
+            f"there is no {str(path)!r}; write it with steerlab generate-pendulum-data "
+            "output=FOLDER and pass data=FOLDER"
+        )
+    target = "action_chunk" if kind == "original" else "token_seq"
+    states, targets, split = require(read_arrays(path), ("state", target, "split"), path)
+    count, kinds = len(split), "f" if kind == "original" else "iu"
+    if (
+        states.shape != (count, 4)
+        or targets.ndim != 2
+        or len(targets) != count
+        or split.dtype.kind not in "iu"
+        or states.dtype.kind != "f"
+        or targets.dtype.kind not in kinds
+        or not np.isfinite(states).all()
+        or not np.isfinite(targets).all()
+    ):
+        raise InputError(
+            f"{str(path)!r} holds no pairs: state {states.dtype} {states.shape}, {target} "
+            f"{targets.dtype} {targets.shape}, split {split.dtype} {split.shape}; make it again"
+        )
+    return Pairs(states, targets, split)
 
 
 def train_member(
@@ -201,15 +218,15 @@ def train_member(
     for key, value in figures.items():
         table.add_row(key, str(value))
     console.print(table)
-    lines = [f"{key}: {value}" for key, value in figures.items()]
+    lines = [_claim(home, output), *(f"{key}: {value}" for key, value in figures.items())]
     lines += ["", "epoch training validation learning_rate"]
     lines += [
         "{step} {train/loss:.6f} {valid/loss:.6f} {train/learning_rate:.3g}".format(**record)
         for record in result.history
     ]
-    with atomic_path(home / "logs" / f"{name}.txt") as temporary:
+    with atomic_path(home / LOGS / f"{name}.txt") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with atomic_path(home / "loss_pics" / f"{name}.png") as temporary:
+    with atomic_path(writable_folder(home / "loss_pics") / f"{name}.png") as temporary:
         shutil.copyfile(output / "training_curves.png", temporary)
     contents = {
         "model": result.best,
@@ -217,26 +234,27 @@ def train_member(
         "config": asdict(config),
         "figures": figures,
     }
-    save_checkpoint(weights, contents)  # last: a member with weights is complete
+    writable_folder(weights.parent)
+    save_checkpoint(weights, MEMBER, contents)  # last: a member with weights is complete
     return weights
+
+
+def _claim(home: Path, output: Path) -> str:
+    """Return the first line of the log of the run in ``output``."""
+    return f"folder: {output.relative_to(home)}"
 
 
 def _claim_name(prefix: str, home: Path, output: Path) -> str:
     """Return the name of this run: that of its first start, which no other run has."""
-    note = output / "name.txt"
-    if note.exists():
-        return note.read_text(encoding="utf-8")
+    logs, claim = writable_folder(home / LOGS), _claim(home, output)
+    for log in sorted(logs.glob(f"{prefix}_*.txt")):
+        if read_text(log).partition("\n")[0] == claim:
+            return log.stem
     stem = f"{prefix}_{datetime.now():%Y%m%d_%H%M}"
-    logs = writable_folder(home / "logs")
     for number in count(1):
         name = stem if number == 1 else f"{stem}_{number}"
-        try:
-            (logs / f"{name}.txt").open("x").close()
-        except FileExistsError:
-            continue
-        with atomic_path(note) as temporary:
-            temporary.write_text(name, encoding="utf-8")
-        return name
+        if exclusive_text(logs / f"{name}.txt", claim + "\n"):
+            return name
     raise AssertionError
 
 
@@ -275,8 +293,8 @@ def load_members(folder: str | Path, prefix: str, device: torch.device) -> dict[
 
 def load_model(path: Path, device: torch.device) -> Pi0 | Pi0Fast:
     """Rebuild the pi0 or pi0-FAST that a training wrote, ready to draw from."""
-    contents = load_checkpoint(path, device)
-    try:
+    contents = load_checkpoint(path, MEMBER, device)
+    with fitting(path, "a pi0 or pi0-FAST of this version"):
         describe = contents["describe"]
         model: Pi0 | Pi0Fast
         if describe["kind"] == "pi0":
@@ -285,10 +303,6 @@ def load_model(path: Path, device: torch.device) -> Pi0 | Pi0Fast:
             tokenizer = FastTokenizer.from_dict(describe["tokenizer"])
             model = Pi0Fast(tokenizer, Pi0FastConfig(**describe["model"]))
         model.load_state_dict(contents["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"{str(path)!r} is no pi0 or pi0-FAST of this version ({error}); train it again"
-        ) from error
     return model.to(device).eval()
 
 

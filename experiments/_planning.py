@@ -10,12 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -173,7 +170,8 @@ def write_json(path: Path, results: Any) -> None:
 
 def plot_gaps(path: Path, gaps: Mapping[str, Floats], title: str) -> None:
     """Draw the share of cases below each cost gap, one line a method."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
     for name, values in gaps.items():
         ordered = np.maximum(np.sort(values), 1e-7)
         axes.plot(100 * ordered, np.arange(1, len(ordered) + 1) / len(ordered), label=name)
@@ -189,16 +187,14 @@ def plot_gaps(path: Path, gaps: Mapping[str, Floats], title: str) -> None:
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def plot_paths(path: Path, data: PlanData, plans: Mapping[str, Floats], count: int = 6) -> None:
     """Draw the first cases in the phase plane, and their inputs, the last method dashed on top."""
     problem, arrays = data.problem, data.arrays
     count = min(count, len(data))
-    figure, axes = plt.subplots(
-        2, count, figsize=(2.6 * count, 5), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(2.6 * count, 5), layout="constrained")
+    axes = figure.subplots(2, count, squeeze=False)
     time_axis = np.arange(problem.steps + 1) * problem.dt
     initial, targets = arrays["initial_states"][:count], arrays["target_states"][:count]
     for name, controls in plans.items():
@@ -218,7 +214,6 @@ def plot_paths(path: Path, data: PlanData, plans: Mapping[str, Floats], count: i
     axes[0, 0].legend(fontsize="x-small")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
 
 
 def _plain(value: Any) -> Any:

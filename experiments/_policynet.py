@@ -2,19 +2,14 @@
 
 import json
 import math
-import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -27,22 +22,21 @@ from steerlab.agents.policynet.evaluate import (
     Figures,
     HeldOut,
     MakeDriver,
-    Record,
     drive,
     figures,
     held_out,
-    join,
 )
 from steerlab.agents.policynet.model import PolicyNet
-from steerlab.agents.policynet.probe import record_probe
 from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.record import Record, join
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot import Exported, export_model
+from steerlab.experiments._driving import CTE_CAPTION
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network, load_network
+from steerlab.processes import worker_pool
 from steerlab.seeds import initial_weights
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
@@ -110,8 +104,7 @@ def drive_held_out(
     with tqdm(total=episodes, unit="episode", desc=name) as bar:
         records = []
         if processes > 1 and len(blocks) > 1:
-            context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not fork
-            with ProcessPoolExecutor(processes, context) as pool:
+            with worker_pool(processes) as pool:
                 count = len(blocks)
                 jobs = pool.map(_drive_block, [make] * count, blocks, [them] * count)
                 for record, part in zip(jobs, blocks, strict=True):
@@ -143,31 +136,12 @@ def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None
     )
 
 
-def export_policy(
-    network: PolicyNet,
-    folder: Path,
-    checkpoint: str,
-    tinygrad: bool = True,
-    vision: Network | None = None,
-) -> Exported:
-    """Write the files of the policy, with a probe that was recorded while it drove."""
-    probe = record_probe(network, rows=4 if vision else 24, vision=vision)
-    return export_model(
-        network,
-        network.contract,
-        network.model,
-        folder,
-        checkpoint=checkpoint,
-        probe_inputs=probe.inputs,
-        driven_curvature=probe.driven_curvature,
-        v_ego=probe.v_ego,
-        tinygrad=tinygrad,
-    )
-
-
 #: Rows of the table: name of the figure, words, format.
 _ROWS = (
     ("cte_p95", "CTE P95 (m)", ".3f"),
+    ("cte_p95_start", "  start", ".3f"),
+    ("cte_p95_steady", "  steady state", ".3f"),
+    ("front_p95_steady", "  steady, front", ".3f"),
     ("heading_p95", "heading error P95 (rad)", ".4f"),
     ("jerk_rms", "jerk RMS (m/s^3)", ".2f"),
     ("violations", "episodes with a violation", "d"),
@@ -175,7 +149,7 @@ _ROWS = (
     ("cuts", "  turn cut", "d"),
     ("wrong_way", "  wrong way", "d"),
     ("stall", "  standstill", "d"),
-    ("cte_p50", "CTE P50 (m)", ".3f"),
+    ("cte_p50_steady", "CTE P50, steady (m)", ".3f"),
     ("cte_max", "CTE, largest (m)", ".2f"),
     ("progress", "way at the set speed (%)", ".1f"),
     ("return_mean", "return", ".1f"),
@@ -197,8 +171,14 @@ def report(
     print_violations(records, them)
     plot_records(records, output / "drivers.png")
     with atomic_path(output / f"{them.name.replace('-', '_')}.json") as temporary:
-        temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
+        told = {name: _plain(f.as_dict()) for name, f in found.items()}
+        temporary.write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
     return found
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures as JSON can say them: what is infinite as null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def print_table(columns: Mapping[str, Figures], kind: str = "held-out") -> None:
@@ -206,7 +186,7 @@ def print_table(columns: Mapping[str, Figures], kind: str = "held-out") -> None:
     episodes = next(iter(columns.values())).episodes
     table = Table(
         title=f"{episodes} {kind} episodes of KinematicDriver-v0",
-        header_style="bold", caption="percentiles over all steps of all episodes",
+        header_style="bold", caption=CTE_CAPTION,
     )  # fmt: skip
     # In a narrow terminal the rows' words wrap, and no name is cut.
     table.add_column("", min_width=max(len(w) for _, text, _ in _ROWS for w in text.split()) + 2)
@@ -241,10 +221,12 @@ def print_violations(records: Mapping[str, Record], them: HeldOut, most: int = 5
 
 def plot_records(records: Mapping[str, Record], path: Path) -> None:
     """Draw how far off the path the drivers were, and how rough, over all steps."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3)
     for name, record in records.items():
         for axis, key in zip(axes, ("offset", "heading", "jerk"), strict=True):
-            values = np.sort(getattr(record, key))
+            values = getattr(record, key)
+            values = np.sort(values[~np.isnan(values)])
             values = values[np.linspace(0, len(values) - 1, 400).astype(int)]
             axis.plot(values, np.linspace(0, 1, len(values)), label=name)
     labels = ("offset from the path (m)", "heading error (rad)", "jerk (m/s^3)")
@@ -258,7 +240,6 @@ def plot_records(records: Mapping[str, Record], path: Path) -> None:
     axes[0].legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -> None:
@@ -290,7 +271,8 @@ def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -
             y += 0.05 * speed * math.sin(yaw + turn / 2)
             yaw += turn
         step += 1
-    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
     line = np.array(way)
     axis.plot(line[:, 1], line[:, 0], color="black", linewidth=3, alpha=0.3, label="driven")
     for i, hypotheses in enumerate(plans.values()):
@@ -306,7 +288,6 @@ def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -
     axis.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, float]]:
@@ -318,7 +299,7 @@ def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, 
             lambda env: OpenpilotDriver(env, chosen, network), episodes, "closed loop"
         )
         found = figures(record)
-        names = ("cte_p95", "heading_p95", "jerk_rms", "progress", "violations")
+        names = ("cte_p95", "cte_p95_steady", "heading_p95", "jerk_rms", "progress", "violations")
         return {name: float(getattr(found, name)) for name in names}
 
     return run

@@ -17,17 +17,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
+from matplotlib.figure import Figure
 
+from steerlab.agents.checkpoint import fitting
+from steerlab.agents.policynet.driver import frame_driver
 from steerlab.agents.policynet.evaluate import TARGETS, Figures, figures
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
-from steerlab.agents.policynet.rollout import BatchedPolicyDriver
 from steerlab.agents.policynet.train import (
     POLICY,
     ImitationConfig,
@@ -48,8 +45,10 @@ from steerlab.experiments._intervals import (
     plot_returns,
     print_intervals,
 )
-from steerlab.files import atomic_path
+from steerlab.files import atomic_path, transaction, writable_folder
 from steerlab.options import option
+from steerlab.readers.arrays import read_arrays, write_arrays
+from steerlab.readers.text import read_json
 from steerlab.study import study
 
 BLOCK = 250  # episodes that are driven side by side
@@ -200,20 +199,17 @@ class _Study:
         if not told.exists():
             policy = train()
             record = shared.drive_held_out(
-                lambda env: BatchedPolicyDriver(policy, env), self.config.roads, name, block=BLOCK
+                frame_driver(policy), self.config.roads, name, block=BLOCK
             )
             end = record.end
-            folder.mkdir(exist_ok=True)
-            with atomic_path(values) as path:
-                np.savez(
-                    path, returns=end["base_return"], violation=end["violation"],
-                    km=(end["s"] - START) / 1000,
-                )  # fmt: skip
-            with atomic_path(told) as path:
-                path.write_text(json.dumps(figures(record).as_dict(), indent=1), encoding="utf-8")
-        with np.load(values) as saved:
-            episodes = {key: saved[key] for key in saved.files}
-        return Figures(**json.loads(told.read_text(encoding="utf-8"))), episodes
+            km = (end["s"] - START) / 1000
+            arrays = {"returns": end["base_return"], "violation": end["violation"], "km": km}
+            text = json.dumps(figures(record).as_dict(), indent=1)
+            with transaction(writable_folder(folder)) as files:
+                write_arrays(files.path(values.name), arrays)
+                files.path(told.name).write_text(text, encoding="utf-8")
+        with fitting(told, "the figures of an arm"):
+            return Figures(**read_json(told, dict)), read_arrays(values)
 
 
 def _check(config: Config) -> None:
@@ -247,7 +243,8 @@ def _plot(found: dict[str, Figures], path: Path) -> None:
     """Draw a bar for each recipe: offset, return of the worst, violations."""
     panels = (("cte_p95", "CTE P95 (m)"), ("return_cvar", "return, worst 5 %"),
               ("violations", "episodes with a violation"))  # fmt: skip
-    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(panels))
     for axis, (name, words) in zip(axes, panels, strict=True):
         axis.bar(list(found), [getattr(f, name) for f in found.values()], color="tab:blue")
         axis.set_title(words)
@@ -256,7 +253,6 @@ def _plot(found: dict[str, Figures], path: Path) -> None:
             axis.axhline(TARGETS[name][0], color="grey", linestyle=":")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 main = study(Config, run, resumes=True)

@@ -19,12 +19,9 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
@@ -62,6 +59,7 @@ from steerlab.experiments._pendulum import (
 )
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.readers.arrays import read_arrays, require
 from steerlab.seeds import initial_weights
 from steerlab.study import study
 
@@ -199,7 +197,7 @@ def _task(
         goals=goals,
         obstacle=OBSTACLE if goals else None,
         reset_noise=start,
-        episode_steps=config.episode_steps,
+        max_episode_steps=config.episode_steps,
         **VARIANTS[variant],
     )
 
@@ -341,10 +339,8 @@ def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
     """
     panels = list(dict.fromkeys((c.variant, c.noise) for c in cells))
     wide, high = min(len(panels), most), 2 * -(-len(panels) // most)
-    figure, grid = plt.subplots(
-        high, wide, figsize=(3.6 * wide + 2, 3 * high), sharex=True, sharey=True,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    figure = Figure(figsize=(3.6 * wide + 2, 3 * high), layout="constrained")
+    grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for number, panel in enumerate(panels):
@@ -361,7 +357,6 @@ def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def _panel(axes: Any, cells: list[Cell], key: str) -> None:
@@ -379,10 +374,8 @@ def _panel(axes: Any, cells: list[Cell], key: str) -> None:
 
 def plot_paths(runs: dict[str, Run], goals: tuple[float, ...], path: Path, most: int = 40) -> None:
     """Draw where the cart goes, a panel a controller: ``most`` episodes, red those that fail."""
-    figure, panels = plt.subplots(
-        1, len(runs), figsize=(2.6 * len(runs), 3.2), sharex=True, sharey=True,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    figure = Figure(figsize=(2.6 * len(runs), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)
     width, first = OBSTACLE
     for axes, (name, played) in zip(panels[0], runs.items(), strict=True):
         seconds = np.arange(played.states.shape[1]) * STEP_SECONDS
@@ -402,7 +395,6 @@ def plot_paths(runs: dict[str, Run], goals: tuple[float, ...], path: Path, most:
     panels[0, 0].set_ylim(-2.5, 2.5)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 def film(
@@ -428,13 +420,10 @@ def film(
 def _has_goals(folder: str) -> bool:
     """Tell whether the data are of task=goals, by what the experts were told."""
     path = Path(folder, "trajectories.npz")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return bool(file["goals"].any())
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"cannot read {str(path)!r} ({error}); run generate-pendulum-data"
-        ) from error
+    if not path.is_file():
+        raise InputError(f"cannot read {str(path)!r}; run generate-pendulum-data")
+    (goals,) = require(read_arrays(path), ("goals",), path)
+    return bool((goals != 0).any())
 
 
 def _check(config: Config) -> None:

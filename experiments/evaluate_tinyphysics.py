@@ -5,10 +5,14 @@ report.html, which compares the controller with a baseline. With nothing given i
 on the embedded plant and synthetic segments; figures that compare with the controls challenge need
 `plant=comma segments=comma` after `steerlab fetch-tinyphysics`, or paths of your own copies.
 
+A controller file runs as comma's script runs it, in a process of its own, to the end of each route's
+file. plot=ROUTE draws one route step by step (comma's --debug): ROUTE.gif, ROUTE.csv.
+
 Examples:
   steerlab evaluate-tinyphysics
   steerlab evaluate-tinyphysics plant=comma segments=comma num_segments=100 processes=2
   steerlab evaluate-tinyphysics controller=controllers/mine.py baseline=pid seeds=honest
+  steerlab evaluate-tinyphysics controller=controllers/mine.py baseline= num_segments=1 plot=00000
 """
 
 import os
@@ -25,21 +29,20 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.comma import controller_factory
-from steerlab.devices import torch_device
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.reward import Costs
-from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate
+from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate, trace
 from steerlab.errors import InputError
-from steerlab.experiments._tinyphysics_report import write_report
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.study import study
+from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
 
-#: Below this many segments the start of worker processes costs more than it saves.
-_WORTH_PROCESSES = 64
+#: Below this many segments the start of other processes costs more than it saves.
+_WORTH_PROCESSES = 32
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,11 @@ class Config:
     num_segments: int = option(0, "use the first so many segments; 0 = all")
     runtime: str = option("exact", "exact, fast (last position only) or torch")
     seeds: str = option("official", "official, or any word: a salt that gives other noise")
-    processes: int = option(0, "worker processes; 0 = one a core where it is worth it")
-    batch_size: int = option(0, "segments in lockstep; 0 = 32, on a GPU 4096")
+    tail: bool = option(True, "drive to the end of each file, as comma's script does")
+    skip_invalid: bool = option(False, "leave out segments that are not valid, and name them")
+    plot: str | None = option(None, "route to draw step by step, for example 00042")
+    processes: int = option(0, "processes that drive; 0 = one a core where it is worth it")
+    batch_size: int = option(0, "most segments in lockstep; 0 = 32, on a GPU 4096")
     device: str = option("auto", "device of the torch runtime: auto, cpu or cuda")
 
 
@@ -66,23 +72,35 @@ def run(config: Config, output: Path) -> dict[str, Evaluation]:
     if config.baseline not in ("", config.controller):
         names.append(config.baseline)
     factories = {name: controller_factory(name) for name in names}
-    segments = find_segments(config.segments, config.num_segments)
-    load_plant(config.plant, config.runtime, config.device)  # fails here, not in a worker
+    skipped: list[InputError] = []
+    keep = skipped.append if config.skip_invalid else None
+    segments = find_segments(config.segments, config.num_segments, keep)
+    for error in skipped:
+        print(f"left out: {error}")
+    if config.plot is not None:
+        segments.index(config.plot)
+    plant = load_plant(config.plant, config.runtime, config.device)
     results = {}
     for name, factory in factories.items():
         start = time.perf_counter()
-        results[name] = drive(config, factory, segments, name)
+        results[name] = drive(config, factory, segments, plant, name)
         seconds = time.perf_counter() - start
         _print_table(name, config, results[name].costs, seconds)
     write_costs(output / "costs.csv", results[config.controller])
+    from steerlab.experiments._tinyphysics_report import write_report  # with it comes matplotlib
+
     write_report(output / "report.html", results, _describe(config))
     print(f"costs:  {output / 'costs.csv'}\nreport: {output / 'report.html'}")
+    if config.plot is not None:
+        _plot(config, factories[config.controller], segments, plant, output)
     return results
 
 
-def drive(config: Config, factory: Callable[[], Any], segments: Segments, name: str) -> Evaluation:
+def drive(
+    config: Config, factory: Callable[..., Any], segments: Segments, plant: Plant, name: str
+) -> Evaluation:
     """Evaluate one controller with a progress bar."""
-    on_gpu = config.runtime == "torch" and torch_device(config.device).type == "cuda"
+    on_gpu = _on_gpu(config)
     if min(config.processes, config.batch_size) < 0:
         raise InputError("processes and batch_size must be 0 (automatic) or more")
     processes = config.processes
@@ -101,14 +119,46 @@ def drive(config: Config, factory: Callable[[], Any], segments: Segments, name: 
         return evaluate(
             factory,
             segments,
-            config.plant,
-            config.runtime,
+            plant,
             seeds=config.seeds,
             processes=processes,
             batch_size=batch_size,
-            device=config.device,
+            tail=config.tail,
             progress=progress,
+            note=bar.write,
         )
+
+
+def _on_gpu(config: Config) -> bool:
+    if config.runtime != "torch":
+        return False
+    from steerlab.devices import torch_device  # with it comes torch
+
+    return torch_device(config.device).type == "cuda"
+
+
+def _plot(
+    config: Config, factory: Callable[..., Any], segments: Segments, plant: Plant, output: Path
+) -> None:
+    """Drive one route again, alone, and write its steps as an animation and as a table."""
+    from steerlab.envs.tinyphysics.render import animate_rollout
+
+    assert config.plot is not None
+    simulator = trace(factory, segments, config.plot, plant, config.seeds)
+    name = simulator.segments.names[0]
+    steps = {
+        "step": np.arange(simulator.end),
+        "target_lataccel": simulator.segments.target[0, : simulator.end],
+        "current_lataccel": simulator.lataccel[0],
+        "action": simulator.steer[0],
+        "roll_lataccel": simulator.segments.roll_lataccel[0, : simulator.end],
+        "v_ego": simulator.segments.v_ego[0, : simulator.end],
+    }
+    with atomic_path(output / f"{name}.csv") as temporary:
+        pl.DataFrame(steps).write_csv(temporary)
+    with atomic_path(output / f"{name}.gif") as temporary:
+        animate_rollout(temporary, name, steps)
+    print(f"steps:  {output / f'{name}.csv'}, {output / f'{name}.gif'}")
 
 
 def write_costs(path: Path, result: Evaluation) -> None:

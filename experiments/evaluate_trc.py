@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -205,7 +205,8 @@ def _print(results: dict[str, Any]) -> None:
 def _plot_iterates(path: Path, data: PlanData, plans: Floats) -> None:
     """Draw how the gap falls from plan to plan: median and 5 to 95 % of the cases."""
     all_gaps = np.stack([np.maximum(gaps(data, plan), 1e-9) for plan in plans])
-    figure, axes = plt.subplots(figsize=(5.5, 4), layout="constrained")
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.subplots()
     numbers = np.arange(len(plans))
     low, median, high = 100 * np.quantile(all_gaps, (0.05, 0.5, 0.95), axis=1)
     axes.fill_between(numbers, low, high, alpha=0.25, label="5 to 95 % of the cases")
@@ -218,7 +219,6 @@ def _plot_iterates(path: Path, data: PlanData, plans: Floats) -> None:
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 main = study(Config, run)

@@ -10,6 +10,7 @@ looked up below mirror=. Interrupt it at any time: the same command goes on wher
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -19,9 +20,15 @@ from tqdm.auto import tqdm
 from steerlab.errors import InputError
 from steerlab.options import option
 from steerlab.study import study
-from steerlab.surrogates.logs.extract import ExtractOptions
+from steerlab.surrogates.logs.extract import DT, ExtractOptions
 from steerlab.surrogates.logs.pipeline import Extraction, extract_all
-from steerlab.surrogates.logs.routes import CommaApi, LogFile, find_logs, read_routes_file
+from steerlab.surrogates.logs.routes import (
+    CommaApi,
+    LogFile,
+    find_logs,
+    parse_route,
+    read_routes_file,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,9 @@ class Config:
     samples_path: str = option("tinyphysics_segments", "folder of the segments")
     write_samples: bool = option(True, "write NNNNN.csv files besides the arrays for training")
     extract_workers: int = option(4, "processes that download and read")
-    min_seconds: float = option(60.0, "shortest segment that is kept")
+    min_seconds: float = option(
+        54.9, "shortest segment that is kept; the simulator needs 549 rows, which are 54.9 s"
+    )
     min_speed: float = option(0.0, "m/s; slower rows end a segment")
     settle_seconds: float = option(1.0, "left out after an override or a loss of control")
     roll_source: str = option(
@@ -57,20 +66,32 @@ def run(config: Config, output: Path) -> Extraction:
         routes += read_routes_file(config.routes_file)
     if not routes and not config.dongle_ids:
         raise InputError("no logs are named; give routes=[...], routes_file= or dongle_ids=[...]")
+    options = ExtractOptions(**{f.name: getattr(config, f.name) for f in fields(ExtractOptions)})
+    options.check()
     api = CommaApi(config.api_host, retries=config.retries)
     commits = tuple(config.git_commits)
 
+    absent: list[str] = []  # what has no logs, and why
+    # Folders and files are looked through before the work; the service is asked during it.
+    asked = [text for text in routes if config.mirror is None and parse_route(text)]
+    found = [text for text in routes if text not in asked]
+    at_hand = list(find_logs(found, config.log, api, config.mirror))
+
     def logs() -> Iterator[LogFile]:
-        yield from find_logs(routes, config.log, api, config.mirror)
-        for dongle in config.dongle_ids:
-            for route in api.routes(dongle, config.routes_limit, commits):
+        yield from at_hand
+        names = [name for text in asked if (name := parse_route(text))]
+        listed = (api.routes(d, config.routes_limit, commits) for d in config.dongle_ids)
+        for route in chain(names, *listed):
+            try:
                 yield from api.logs(route, config.log)
+            except InputError as error:
+                absent.append(str(error))
 
     with tqdm(unit="log", desc="extracting") as bar:
         result = extract_all(
             logs(),
             config.samples_path,
-            ExtractOptions(**{f.name: getattr(config, f.name) for f in fields(ExtractOptions)}),
+            options,
             workers=config.extract_workers,
             write_samples=config.write_samples,
             git_commits=commits,
@@ -79,15 +100,20 @@ def run(config: Config, output: Path) -> Extraction:
             progress=bar.update,
         )
     report(console, config, result)
+    if absent:
+        console.print(*absent, sep="\n", markup=False, highlight=False)
+        raise InputError(f"{len(absent)} routes could not be had; the first: {absent[0]}")
+    if not result.segments:
+        raise InputError("no segment was long enough; see the rows above, or lower min_seconds=")
     return result
 
 
 def report(console: Console, config: Config, result: Extraction) -> None:
     """Print how many segments there are, where the other rows went, and what was skipped."""
     total = max(sum(result.rows.values()), 1)
-    table = Table("rows", "minutes", "share", title="Every row of the 0.1 s grid", box=None)
+    table = Table("rows", "seconds", "share", title="Every row of the 0.1 s grid", box=None)
     for name, count in result.rows.most_common():
-        table.add_row(name, f"{count / 600:.1f}", f"{count / total:.1%}")
+        table.add_row(name, f"{count * DT:.1f}", f"{count / total:.1%}")
     console.print(table)
     if result.problem_counts:
         skipped = Table("skipped or damaged", "logs", box=None)
@@ -104,8 +130,6 @@ def report(console: Console, config: Config, result: Extraction) -> None:
         markup=False,
         highlight=False,
     )
-    if not result.segments:
-        console.print("No segment was long enough; see the rows above, or lower min_seconds=")
 
 
 main = study(Config, run)

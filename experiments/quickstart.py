@@ -16,13 +16,15 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from steerlab.agents.policynet.evaluate import Figures, held_out
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
 from steerlab.experiments import _policynet as shared
+from steerlab.experiments._checks import print_checks
 from steerlab.experiments._film import film_drive
-from steerlab.exporters.verify import FAIL, Check, Options, failed, verify_export
+from steerlab.exporters.policy import export_policy
+from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
+from steerlab.exporters.verify import Options, failed, verify_export
 from steerlab.options import option
 from steerlab.study import study
 
@@ -59,7 +61,7 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     stage("1. training: the policy drives, the preview controller teaches")
     network = train_imitation(training, output)
     stage("2. export")
-    done = shared.export_policy(network, output, output.name, config.tinygrad)
+    done = export_policy(network, output, output.name, tinygrad=config.tinygrad)
     stage("3. checks of the files")
     checks = verify_export(
         done.onnx,
@@ -67,7 +69,7 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
         network.model.name,
         Options(tinygrad=config.tinygrad, trust_pickle=True),  # made a moment ago
     )
-    _print_checks(checks, console)
+    print_checks(checks, console)
     stage(f"4. {config.episodes} held-out episodes with {done.onnx.name} in openpilot's runner")
     file = shared.PolicyFile(str(done.onnx), config.contract)
     records = {
@@ -87,17 +89,10 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
         console.print(f"note: {note}")
     names = [path.name for path in done.files] + made
     console.print(f"in {output}: {', '.join(names)}", soft_wrap=True)
+    console.print(f"[bold red]{NOT_FOR_THE_ROAD}[/]\n{INTERFACE_ONLY}")
     if wrong := failed(checks):
         console.print(f"[bold red]{len(wrong)} checks of the files failed, see above[/]")
     return found
-
-
-def _print_checks(checks: list[Check], console: Console) -> None:
-    table = Table("check", "", "found", header_style="bold")
-    for check_ in checks:
-        colour = {"pass": "green", FAIL: "bold red"}.get(check_.status, "yellow")
-        table.add_row(check_.name, f"[{colour}]{check_.status}[/]", check_.found)
-    console.print(table)
 
 
 main = study(Config, run, resumes=True)

@@ -30,6 +30,8 @@ from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments import _policynet as shared
+from steerlab.exporters.policy import export_policy
+from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
 from steerlab.openpilot.engines import Network, load_network
 from steerlab.options import option
 from steerlab.study import study
@@ -65,7 +67,9 @@ def run(config: Config, output: Path) -> Figures:
     torch.set_num_threads(config.threads)
     vision = load_network(config.vision_model) if config.vision_model else None
     network = RECIPES[config.recipe](config, output, vision)
-    done = shared.export_policy(network, output, output.name, config.tinygrad, vision)
+    done = export_policy(
+        network, output, output.name, vision=config.vision_model, tinygrad=config.tinygrad
+    )
     file = shared.PolicyFile(str(done.onnx), config.contract, config.vision_model)
     records = {
         "PolicyNet": shared.drive_held_out(file, config.roads, "PolicyNet", config.processes),
@@ -83,6 +87,7 @@ def run(config: Config, output: Path) -> Figures:
         f"check them: steerlab verify-export model={done.onnx} contract={config.contract}"
     )
     console.print(f"curves: tensorboard --logdir {output}")
+    console.print(f"[bold red]{NOT_FOR_THE_ROAD}[/]\n{INTERFACE_ONLY}")
     return found["PolicyNet"]
 
 

@@ -10,7 +10,7 @@ Examples:
   steerlab train-tinyphysics-ppo plant=comma segments=comma runtime=fast total_steps=2000000
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from steerlab.agents.classical.comma import controller_factory
-from steerlab.agents.run_log import RunLog
-from steerlab.agents.sb3 import ResumableTraining, learn, save_sb3, sb3_logger
+from steerlab.agents.sb3 import train_sb3
 from steerlab.devices import torch_device
 from steerlab.envs.sb3 import make_sb3_vec
 from steerlab.envs.tinyphysics.dynamics import STEPS
@@ -38,8 +37,6 @@ from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
-
-CHECKPOINT = "last.pt"
 
 
 @dataclass(frozen=True)
@@ -97,11 +94,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
                 "log_std_init": config.log_std,
             },
         )
-    training = ResumableTraining(output / CHECKPOINT, config.total_steps, config.seed)
-    with RunLog(output, training.resume_step()) as log:
-        model.set_logger(sb3_logger(log))
-        learn(model, config.total_steps, training)
-    save_sb3(output / CHECKPOINT, model)
+    train_sb3(model, output, config.total_steps, asdict(config), seed=config.seed)
     costs, returns = drive(model, plant, segments)
     gap = float(np.max(np.abs(returns + costs.total_cost) / costs.total_cost))
     results = {"ppo": float(costs.total_cost.mean())}

@@ -5,7 +5,7 @@ command with the same output= goes on after an interruption. Writes ppo.pt, resu
 metrics.jsonl and TensorBoard events.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,7 @@ from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
-from steerlab.agents.run_log import RunLog
-from steerlab.agents.sb3 import ResumableTraining, learn, save_sb3, sb3_logger
+from steerlab.agents.sb3 import train_sb3
 from steerlab.agents.trc.evaluate import drive, optimal_cases
 from steerlab.devices import torch_device
 from steerlab.envs.sb3 import make_sb3_vec
@@ -87,11 +86,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
                 "activation_fn": torch.nn.Tanh,
             },
         )
-    training = ResumableTraining(output / CHECKPOINT, config.total_steps, config.seed)
-    with RunLog(output, training.resume_step()) as log:
-        model.set_logger(sb3_logger(log))
-        learn(model, config.total_steps, training)
-    save_sb3(output / CHECKPOINT, model)
+    train_sb3(model, output, config.total_steps, asdict(config), seed=config.seed)
 
     def policy(states: Floats, targets: Floats, left: int) -> Floats:
         remaining = np.full((len(states), 1), left / problem.steps)

@@ -20,16 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 from tqdm.auto import tqdm
 
 from steerlab.agents.policynet.evaluate import held_out
 from steerlab.errors import InputError
+from steerlab.experiments._checks import print_checks
 from steerlab.experiments._policynet import closed_loop
 from steerlab.exporters.verify import (
-    FAIL,
     PASS,
-    SKIP,
     Check,
     Options,
     check_names,
@@ -40,8 +39,6 @@ from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
 from steerlab.study import study
-
-_COLOURS = {PASS: "green", FAIL: "bold red", SKIP: "yellow"}
 
 
 @dataclass(frozen=True)
@@ -99,23 +96,14 @@ def run(config: Config, output: Path) -> list[Check]:
 
 
 def _print_table(config: Config, results: list[Check]) -> None:
-    table = Table(
-        "check", "", "found", title=f"{config.model} for {config.contract}", header_style="bold"
-    )
-    for result in results:
-        text = result.found
-        if result.remedy:
-            text += f"\n[cyan]mend:[/] {result.remedy}"
-        table.add_row(result.name, f"[{_COLOURS[result.status]}]{result.status}[/]", text)
     console = Console()
-    console.print(table)
+    print_checks(results, console, f"{config.model} for {config.contract}")
+    status = {r.name: r for r in results}
     if not failed(results):
-        status = {r.name: r.status for r in results}
-        pickles = status["tinygrad pickle"] == PASS and config.tinygrad_path
-        console.print(
-            f"drop-in for {config.contract}: ONNX and metadata"
-            + (f", and the pickle for {config.tinygrad_path}" if pickles else " only")
-        )
+        pickles = status["tinygrad pickle"].status == PASS and config.tinygrad_path
+        files = f", and the pickle for {config.tinygrad_path}" if pickles else " only"
+        console.print(escape(f"drop-in for {config.contract}: ONNX and metadata{files}"))
+    console.print(f"[bold red]{escape(status['road'].found)}[/]")
 
 
 main = study(Config, run)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
 from steerlab.openpilot.engines import session
+from steerlab.readers.graphs import write_graph
 
 
 def export_onnx(
@@ -80,7 +81,7 @@ def export_onnx(
         _forget_origin(proto.graph)
         onnx.helper.set_model_props(proto, dict(metadata or {}))
         onnx.checker.check_model(proto, full_check=True)
-        onnx.save(proto, str(temporary))
+        write_graph(temporary, proto)
         difference = _largest_difference(model, example, str(temporary), input_names)
         if not difference <= tolerance:
             raise InputError(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
@@ -19,14 +18,56 @@ from steerlab.errors import InputError
 from steerlab.exporters.metadata import metadata_of, onnx_properties, write_metadata
 from steerlab.exporters.onnx import export_onnx, half_precision
 from steerlab.exporters.tinygrad import compile_tinygrad
-from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import Contract, Model
 from steerlab.openpilot.in_graph import Packed
+from steerlab.openpilot.metadata import Metadata
 from steerlab.openpilot.outputs import parse
 from steerlab.openpilot.probe import Probe, example_inputs, write_probe
 from steerlab.openpilot.tinygrad import missing_compiler
+from steerlab.readers.graphs import read_graph, write_graph
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where the files of a network go."""
+
+    onnx: Path
+    metadata: Path
+    tinygrad: Path
+    half: Path
+    probe: Path
+
+
+def paths(
+    folder: str | Path,
+    name: str,
+    onnx: str | Path = "",
+    metadata: str | Path = "",
+    tinygrad: str | Path = "",
+) -> Paths:
+    """Return where the files of network ``name`` go.
+
+    Args:
+        folder: Where ``<name>.onnx`` goes.
+        name: Name of the network.
+        onnx: Another path of the ONNX file; the others lie beside it, named after it.
+        metadata: Another path of the metadata.
+        tinygrad: Another path of the tinygrad pickle.
+    """
+    file = Path(onnx) if onnx else Path(folder) / f"{name}.onnx"
+
+    def beside(ending: str) -> Path:
+        return file.with_name(f"{file.stem}_{ending}")
+
+    return Paths(
+        file,
+        Path(metadata) if metadata else beside("metadata.pkl"),
+        Path(tinygrad) if tinygrad else beside("tinygrad.pkl"),
+        beside("fp16.onnx"),
+        beside("probe.npz"),
+    )
 
 
 @dataclass
@@ -35,7 +76,7 @@ class Exported:
 
     onnx: Path
     metadata: Path
-    probe: Path
+    probe: Path | None = None
     half: Path | None = None
     tinygrad: Path | None = None
     difference: float = 0.0  # between torch and onnxruntime
@@ -62,6 +103,7 @@ def export_model(
     tinygrad: bool = True,
     tinygrad_path: str | Path | None = None,
     tolerance: float = 1e-4,
+    places: Paths | None = None,
 ) -> Exported:
     """Write ``<model>.onnx``, ``_metadata.pkl``, ``_fp16.onnx``, ``_tinygrad.pkl``, ``_probe.npz``.
 
@@ -74,7 +116,7 @@ def export_model(
         folder: Where the files go.
         checkpoint: Text that names the training run.
         probe_inputs: Recorded inputs (K, *shape without the batch axis), best from driving;
-            random ones by default.
+            random ones by default, by which ``verify-export`` then judges no steering.
         driven_curvature: What the car drove from each of them, 1/m, positive to the right, (K,).
         v_ego: Speed at each of them, m/s, (K,).
         half: Write the float16 variant too.
@@ -82,12 +124,13 @@ def export_model(
         tinygrad_path: Folder of the target's tinygrad.
         tolerance: Largest difference accepted between torch and onnxruntime, of values beyond 1 as a
             share of the value: plans reach to 200 m.
+        places: Other paths of the files.
 
     Raises:
         InputError: The module returns something else than the contract wants, torch and onnxruntime
             differ, or a file cannot be written.
     """
-    folder = Path(folder)
+    places = places or paths(folder, model.name)
     network.eval()
     inputs = dict(probe_inputs) if probe_inputs else example_inputs(model)
     examples = [
@@ -96,61 +139,73 @@ def export_model(
         for k in range(len(next(iter(inputs.values()))))
     ]  # fmt: skip
     module, meaning = _flat(network, model, examples)
-    stem = folder / model.name
-    result = Exported(
-        onnx=stem.with_suffix(".onnx"),
-        metadata=folder / f"{model.name}_metadata.pkl",
-        probe=folder / f"{model.name}_probe.npz",
-    )
     metadata = metadata_of(model, checkpoint)
-    result.difference = export_onnx(
+    difference = export_onnx(
         _UsesEveryInput(module, _unused(module, examples[0])),
         examples[0],
-        result.onnx,
+        places.onnx,
         list(model.inputs),
         model.output_names,
         dynamic_batch=False,
         metadata=onnx_properties(metadata),
         tolerance=tolerance,
     )
-    write_metadata(result.metadata, metadata)
     with torch.no_grad():
         flat = np.concatenate([_first(module(*e)).numpy() for e in examples])
-    write_probe(
-        result.probe,
-        Probe(
-            inputs={n: np.asarray(v) for n, v in inputs.items()},
-            outputs=flat,
-            meaning=meaning or parse(model.slices, flat),
-            driven_curvature=None if driven_curvature is None else np.asarray(driven_curvature),
-            v_ego=None if v_ego is None else np.asarray(v_ego),
-        ),
+    probe = Probe(
+        inputs={n: np.asarray(v) for n, v in inputs.items()},
+        outputs=flat,
+        meaning=meaning or parse(model.slices, flat),
+        driven_curvature=None if driven_curvature is None else np.asarray(driven_curvature),
+        v_ego=None if v_ego is None else np.asarray(v_ego),
+        recorded=bool(probe_inputs),
     )
+    return write_beside(
+        places, contract, metadata, probe, difference, half, tinygrad, tinygrad_path
+    )
+
+
+def write_beside(
+    places: Paths,
+    contract: Contract,
+    metadata: Metadata,
+    probe: Probe | None = None,
+    difference: float = 0.0,
+    half: bool = True,
+    tinygrad: bool = True,
+    tinygrad_path: str | Path | None = None,
+) -> Exported:
+    """Write what belongs beside the ONNX file that is there; the arguments are export_model's."""
+    result = Exported(places.onnx, places.metadata, difference=difference)
+    write_metadata(places.metadata, metadata)
+    if probe:
+        result.probe = places.probe
+        write_probe(places.probe, probe)
     if half:
-        result.half = folder / f"{model.name}_fp16.onnx"
-        with atomic_path(result.half) as temporary:
-            onnx.save(half_precision(onnx.load(str(result.onnx))), str(temporary))
+        result.half = places.half
+        write_graph(places.half, half_precision(read_graph(places.onnx)))
     if tinygrad:
-        _compile(contract, model, result, tinygrad_path)
+        _compile(contract, places, result, tinygrad_path)
     return result
 
 
 def _compile(
-    contract: Contract, model: Model, result: Exported, tinygrad_path: str | Path | None
+    contract: Contract, places: Paths, result: Exported, tinygrad_path: str | Path | None
 ) -> None:
     if contract.tinygrad_device is None:
         result.notes.append(
-            f"no tinygrad pickle: {contract.id} joins warp, queues and network in one pickle; "
-            "build it with openpilot's own compile_modeld.py from the ONNX file"
+            f"no tinygrad pickle: {contract.build}; build it there from the ONNX file"
         )
     elif missing := missing_compiler():
         result.notes.append(f"no tinygrad pickle: {missing}")
     else:
-        path = result.onnx.with_name(f"{model.name}_tinygrad.pkl")
         info = compile_tinygrad(
-            result.onnx, path, device=contract.tinygrad_device, tinygrad_path=tinygrad_path
+            places.onnx,
+            places.tinygrad,
+            device=contract.tinygrad_device,
+            tinygrad_path=tinygrad_path,
         )
-        result.tinygrad = path
+        result.tinygrad = places.tinygrad
         if not tinygrad_path:
             result.notes.append(
                 f"the pickle fits tinygrad {info['tinygrad']} on {info['device']} only; for a car, "

@@ -2,7 +2,9 @@
 
 The graph holds everything ``model.predict(deterministic=True)`` does: the preprocessing of
 observations, the normaliser of a ``VecNormalize``, the network, the head's deterministic action,
-and the scaling or clipping to the action space. A recurrent policy takes its state as inputs
+and the scaling or clipping to the action space. Where a ``VecFrameStack`` lies over the ``VecNormalize``,
+the graph takes the stack of raw frames; frames from before an episode, which that stack fills with zeros
+after normalising, are then the mean of the statistics (``mean_observation``). A recurrent policy takes its state as inputs
 ``state_h`` (and ``state_c``), (B, layers, H), and returns the next as ``next_state_h``; at the start
 of an episode give zeros. Its cell is written out in plain operations, since tinygrad has neither LSTM nor GRU.
 """
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
@@ -66,11 +69,20 @@ class DeterministicActor(nn.Module):
             return
         self.clip, epsilon = normalizer.clip_obs, normalizer.epsilon
         statistics: Any = normalizer.obs_rms
+        if isinstance(statistics, dict) != bool(self.keys):
+            raise InputError(
+                f"VecNormalize normalises {normalizer.observation_space}, the policy sees "
+                f"{self.space}; make VecNormalize the outermost wrapper that changes observations"
+            )
         found: Mapping[str, Any] = statistics if self.keys else {"observation": statistics}
         for name, values in found.items():
             self.normalized.append(name)
-            scale = 1.0 / np.sqrt(values.var + epsilon)
-            self.register_buffer(f"mean_{name}", torch.as_tensor(values.mean).float())
+            shape = (
+                self.space[name].shape if isinstance(self.space, spaces.Dict) else self.space.shape
+            )
+            mean, var = (_over_stack(np.asarray(v), shape or ()) for v in (values.mean, values.var))
+            self.register_buffer(f"mean_{name}", torch.as_tensor(mean).float())
+            scale = 1.0 / np.sqrt(var + epsilon)
             self.register_buffer(f"scale_{name}", torch.as_tensor(scale).float())
 
     @property
@@ -136,6 +148,27 @@ class DeterministicActor(nn.Module):
         if self.policy.squash_output:
             return self.low + 0.5 * (action + 1.0) * (self.high - self.low)
         return torch.maximum(torch.minimum(action, self.high), self.low)
+
+
+def _over_stack(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return statistics of single frames repeated over the stack of them that a policy sees.
+
+    ``VecFrameStack`` over ``VecNormalize``, the order of rl-zoo, puts normalised frames one behind the
+    other along one axis.
+
+    Raises:
+        InputError: The policy's observations are no such stack.
+    """
+    if values.shape == shape:
+        return values
+    if values.ndim == len(shape):
+        times = [b // a if b % a == 0 else 0 for a, b in zip(values.shape, shape, strict=True)]
+        if sorted(times)[:-1] == [1] * (len(times) - 1) and max(times) > 1:
+            return np.tile(values, times)
+    raise InputError(
+        f"VecNormalize has statistics of shape {values.shape}, the policy sees {shape}, which is no "
+        "stack of such frames; make VecNormalize the outermost wrapper that changes observations"
+    )
 
 
 def export_sb3(

@@ -13,6 +13,7 @@ from rich.table import Table
 import steerlab
 from steerlab import experiments
 from steerlab.errors import InputError, unknown_name
+from steerlab.study_help import Unreadable, print_help, read_config
 
 
 def studies() -> dict[str, str]:
@@ -55,7 +56,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if module is None:
         error: InputError = unknown_name("study", command, known)
         sys.exit(f"steerlab: {error}")
-    importlib.import_module(f"steerlab.experiments.{module}").main(rest)
+    source = f"steerlab.experiments.{module}"
+    if {"-h", "--help"} & set(rest):
+        try:
+            text, config_type = read_config(source)
+        except Unreadable:
+            pass
+        else:
+            print_help(command.replace("_", "-"), text, config_type)
+            return
+    importlib.import_module(source).main(rest)
 
 
 if __name__ == "__main__":

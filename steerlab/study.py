@@ -7,12 +7,14 @@ A study module has a docstring, a dataclass ``Config`` made with
 """
 
 import dataclasses
+import errno
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 from unittest import mock
 
 import hydra
@@ -23,17 +25,29 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.table import Table
 
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import atomic_path, writable_folder
+from steerlab.files import HIDDEN, atomic_path, owned_folder, writable_folder
+from steerlab.processes import Terminated, terminable
+from steerlab.readers.text import read_yaml
+from steerlab.settings import different_settings, study_settings
+from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
+#: Hydra takes folders beside its configurations for groups of options: envs=2 would mean steerlab/envs.
+_NO_GROUPS = "pkg://hydra.conf"
+#: What an operating system says of a full, read-only or failing disk.
+_STORAGE_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+}  # fmt: skip
 
-_HYDRA_HELP = """\
-Hydra's own flags work too: --multirun with seed=1,2,3 or seed=range(10) runs several settings,
---cfg job prints the settings and stops, hydra/launcher=... sends a multirun to a cluster."""
+
+class _JobError(BaseException):
+    """Carries an error past Hydra, which would print its own line on it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def study(
@@ -47,33 +61,45 @@ def study(
     Args:
         config_type: Dataclass of options. The option ``output`` is added to it.
         run: Called with the options and the output folder, which exists and can be written.
-        resumes: The study continues what it finds in an existing output folder. The settings
-            saved there must then be the same, so that one result never mixes two settings.
+        resumes: The study continues what it finds in an existing output folder.
     """
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
     name = (spec.name if spec else run.__module__).rpartition(".")[2]
+    if name == "__main__":  # a script of its own
+        name = Path(module.__file__ or "study").stem
     command = name.replace("_", "-")
 
     def main(argv: Sequence[str] | None = None) -> None:
         arguments = list(sys.argv[1:] if argv is None else argv)
         if {"-h", "--help"} & set(arguments):
-            _print_help(command, module.__doc__ or "", config_type)
+            print_help(command, module.__doc__ or "", config_type)
             return
         try:
-            _check_overrides(arguments, config_type)
-            _run_hydra(name, arguments, config_type, run, resumes)
+            arguments = _with_lists(arguments, config_type)
+            with terminable():
+                _check_overrides(arguments, config_type)
+                _run_hydra(name, arguments, config_type, run)
         except InputError as error:
             sys.exit(f"steerlab {command}: {error}")
         except (HydraException, OmegaConfBaseException) as error:
             sys.exit(f"steerlab {command}: {_one_line(error)} (see --help)")
+        except OSError as error:
+            if error.errno not in _STORAGE_ERRORS:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            sys.exit(
+                f"steerlab {command}: cannot write: {error.strerror}{where}; make room or give "
+                "another output=; what is there already is kept"
+            )
         except KeyboardInterrupt as stop:
-            text = f"\nsteerlab {command}: interrupted."
+            text = f"\nsteerlab {command}: stopped."
             if resumes and stop.args:
                 same = [a for a in arguments if not a.startswith("output=")]
                 again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
                 text += f" To go on from there: {again}"
-            sys.exit(text)
+            print(text, file=sys.stderr)
+            sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
     return main
 
@@ -83,7 +109,6 @@ def _run_hydra(
     arguments: list[str],
     config_type: type[Any],
     run: Callable[[Any, Path], Any],
-    resumes: bool,
 ) -> None:
     """Compose the settings through Hydra and call ``run`` once for each job."""
     _store(name, config_type)
@@ -91,12 +116,18 @@ def _run_hydra(
     def job(settings: DictConfig) -> Any:
         output = Path(HydraConfig.get().runtime.output_dir)
         config = _to_dataclass(config_type, settings)
-        _save_config(settings, writable_folder(output), resumes)
         try:
-            return run(config, output)
-        except KeyboardInterrupt:
+            with owned_folder(output), study_settings(_save_config(settings, output)):
+                try:
+                    return run(config, output)
+                except InputError:
+                    _forget_unused(output)
+                    raise
+        except KeyboardInterrupt as stop:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
-            raise KeyboardInterrupt(output.parent if many else output) from None
+            raise type(stop)(output.parent if many else output) from None
+        except Exception as error:
+            raise _JobError(error) from error
 
     # Hydra's parser wants all overrides in one row.
     ordered = sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
@@ -104,7 +135,9 @@ def _run_hydra(
     try:
         # Without this Hydra prints its own report of every exception and exits.
         with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
-            hydra.main(version_base="1.3", config_path=None, config_name=name)(job)()
+            hydra.main(version_base="1.3", config_path=_NO_GROUPS, config_name=name)(job)()
+    except _JobError as failed:
+        raise failed.error from failed.error.__cause__
     finally:
         sys.argv = old_argv
 
@@ -165,6 +198,19 @@ def _one_line(error: Exception) -> str:
     return " ".join(": ".join(dict.fromkeys(texts)).split())
 
 
+def _with_lists(arguments: Sequence[str], config_type: type[Any]) -> list[str]:
+    """Return the arguments with brackets around one value that is given for a list."""
+    hints = get_type_hints(config_type)
+    lists = {name for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
+
+    def bracketed(argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        alone = value and value != "null" and not set(value) & set("[](){}$,")
+        return f"{name}=[{value}]" if equals and name in lists and alone else argument
+
+    return [bracketed(argument) for argument in arguments]
+
+
 def _check_overrides(arguments: Sequence[str], config_type: type[Any]) -> None:
     """Reject an option that does not exist, before Hydra starts.
 
@@ -192,56 +238,35 @@ def _check_overrides(arguments: Sequence[str], config_type: type[Any]) -> None:
             writable_folder(str(override.value()))  # Hydra's own complaint would be a traceback
 
 
-def _save_config(settings: DictConfig, output: Path, resumes: bool) -> None:
-    """Write the settings beside the result, or hold them against those of the run to resume."""
-    path = output / CONFIG_FILE
+def _forget_unused(output: Path) -> None:
+    """Remove the settings of a run that made nothing, so that the mended command can use the folder."""
+    settings = (output / HIDDEN / "settings.yaml", output / CONFIG_FILE)
+    if not any(path.name not in (HIDDEN, CONFIG_FILE) for path in output.iterdir()):
+        for path in settings:
+            path.unlink(missing_ok=True)
+
+
+def _save_config(settings: DictConfig, output: Path) -> dict[str, Any]:
+    """Write the settings beside the result and return them.
+
+    A folder belongs to one set of settings. It is kept twice, so that a result is known by its settings
+    even if config.yaml was edited or removed.
+
+    Raises:
+        InputError: The folder holds the result of other settings.
+    """
     plain = OmegaConf.to_container(settings, resolve=True)
     assert isinstance(plain, dict)
     plain.pop("output", None)
-    if resumes and path.exists():
-        saved = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(saved, dict)
-        different = sorted(
-            str(key) for key in plain.keys() | saved.keys() if plain.get(key) != saved.get(key)
-        )
-        if different:
-            changes = ", ".join(f"{k}={plain.get(k)} (was {saved.get(k)})" for k in different)
+    chosen = {str(key): value for key, value in plain.items()}
+    for path in (output / HIDDEN / "settings.yaml", output / CONFIG_FILE):
+        if path.exists() and (changes := different_settings(chosen, read_yaml(path))):
             raise InputError(
-                f"{path} belongs to a run with other settings: {changes}; "
-                "repeat those settings to resume it, or choose another output="
+                f"{str(output / CONFIG_FILE)!r} belongs to a run with other settings: {changes}; "
+                "repeat those settings, or choose another output="
             )
-    with atomic_path(path) as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
-
-
-def _print_help(command: str, text: str, config_type: type[Any]) -> None:
-    console = Console()
-    console.print(text.strip(), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]usage:[/] steerlab {command} \\[option=value ...]\n", highlight=False)
-    table = Table("option", "default", "meaning", box=None, header_style="bold")
-    for name, default, help in _options(config_type):
-        table.add_row(name, default, help)
-    table.add_row("output", "runs/...", "folder of the results; an existing one is continued "
-                  "where the study can resume")  # fmt: skip
-    console.print(table)
-    console.print("\n" + _HYDRA_HELP, markup=False, highlight=False, soft_wrap=True)
-
-
-def _options(config_type: type[Any], prefix: str = "") -> list[tuple[str, str, str]]:
-    """Return name, default and help of every option, those of nested dataclasses included."""
-    rows = []
-    for f in dataclasses.fields(config_type):
-        if f.default is not dataclasses.MISSING:
-            default = f.default
-        elif f.default_factory is not dataclasses.MISSING:
-            default = f.default_factory()
-        else:
-            default = "???"
-        if dataclasses.is_dataclass(default):
-            rows += _options(type(default), f"{prefix}{f.name}.")
-        else:
-            shown = "null" if default is None else str(default).replace("True", "true")
-            rows.append(
-                (prefix + f.name, shown.replace("False", "false"), f.metadata.get("help", ""))
-            )
-    return rows
+    for path in (output / HIDDEN / "settings.yaml", output / CONFIG_FILE):
+        if not path.exists():
+            with atomic_path(path) as temporary:
+                temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
+    return chosen

@@ -104,10 +104,13 @@ def test_defects_keep_their_traceback(here: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["output=here"], ["--multirun", "count=1,2"]])
-def test_an_interrupted_run_says_how_to_go_on(here: Path, arguments: list[str]) -> None:
+def test_an_interrupted_run_says_how_to_go_on(
+    here: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["name=stop", *arguments])
-    again = str(caught.value).partition("To go on from there: ")[2].split()
+    assert caught.value.code == 130
+    again = capsys.readouterr().err.partition("To go on from there: ")[2].split()
     assert again[:3] == ["steerlab", "test-study", "name=stop"]
     folder = Path(again[-1].removeprefix("output="))
     assert list(folder.rglob("config.yaml"))

@@ -15,10 +15,10 @@ class PID:
     def __init__(self, p: float = 0.195, i: float = 0.100, d: float = -0.053) -> None:
         self.p, self.i, self.d = p, i, d
 
-    def reset(self, noise: Sequence[Any]) -> None:
-        """Start ``len(noise)`` rows."""
-        self._sum = np.zeros(len(noise))
-        self._before = np.zeros(len(noise))
+    def reset(self, rows: Sequence[Any]) -> None:
+        """Start ``len(rows)`` rows."""
+        self._sum = np.zeros(len(rows))
+        self._before = np.zeros(len(rows))
 
     def update(
         self, target: NDArray[Any], current: NDArray[Any], state: Any, plan: Any
@@ -36,7 +36,7 @@ class Zero:
 
     shares_noise = False
 
-    def reset(self, noise: Sequence[Any]) -> None:
+    def reset(self, rows: Sequence[Any]) -> None:
         """Nothing to remember."""
 
     def update(

@@ -1,9 +1,13 @@
-"""The policy network: a layer-normalised GRU over the contract's window, and openpilot's heads.
+"""The policy network: filters over the contract's window, and openpilot's heads.
 
-The network is a function of the window alone: the recurrence starts from zero in each call. Frames that
-are still empty (all features zero, as the consumer's queues begin) leave the state at zero, so a
-window with k frames is worth what a sequence of those k frames is. Hence one pass over a window gives
-25 examples in training, one for each length of the history.
+Each frame gives a few readings of its features. The commands are linear in this frame's features and in
+the readings of all 25 frames, plus what a small network adds. A tracking controller is nearly linear:
+averaging errors away, differentiating and telling what one's own last commands were are filters, and
+small errors have to be answered as exactly as large ones.
+
+The network is a function of the window alone. Frames that are still empty (all features zero, as the
+consumer's queues begin) read as zero, so a window with k frames is worth what a sequence of those k
+frames is. Hence one pass over a window gives 25 examples in training, one for each length of the history.
 """
 
 from collections.abc import Mapping
@@ -14,15 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steerlab.agents.policynet.features import TRACKED
 from steerlab.errors import InputError
-from steerlab.openpilot.commands import action_times
-from steerlab.openpilot.contracts import DESIRES, FEATURES, T_IDXS, Contract, contract
+from steerlab.openpilot.commands import action_times, plan_acceleration, plan_curvature
+from steerlab.openpilot.contracts import (
+    DESIRES,
+    FEATURES,
+    HISTORY,
+    STRIDE,
+    T_IDXS,
+    Contract,
+    contract,
+)
 from steerlab.openpilot.plan import FREE, SHARED, Near, PlanShape
 
 LONGITUDINAL_DELAY = 0.15  # s, the actuator's, as openpilot's car interfaces have it by default
 LATERAL_ACCELERATION = 3.6  # m/s^2, what the controls let through at most
 MAX_CURVATURE = 0.2  # 1/m
+WINDOW = HISTORY // STRIDE  # frames that a policy is given
 _SPEED = 15.0  # m/s, unit of speeds inside the network
+KINEMATIC_DRIVER = "KinematicDriver-v0"
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,7 @@ class PolicySize:
     """Widths of the network."""
 
     reduced: int = 128  # values to which a frame's features are reduced
-    hidden: int = 128  # units of the GRU
+    hidden: int = 128  # values of the state: filters over the window
     trunk: int = 128  # units of the two layers before the heads
 
 
@@ -38,9 +53,9 @@ class Frames(NamedTuple):
     """What the network keeps of frames, (..., *)."""
 
     reduced: Tensor
-    gates: Tensor
-    readout: Tensor  # linear functions of the features of this frame
-    present: Tensor  # 1 where there is a frame, 0 where the queue is still empty
+    readings: Tensor  # what the filters see; 0 where the queue is still empty
+    motion: Tensor  # linear functions of the features of this frame: what the car does now
+    command: Tensor  # and what they add to the commands
 
 
 class Parts(NamedTuple):
@@ -78,17 +93,19 @@ class PolicyNet(nn.Module):
         self.feeds = {i.feed: n for n, i in self.model.inputs.items()}
         plan = self.model.heads["plan"]
         self.hypotheses = plan.hypotheses
-        # Parts of the inputs of this frame that go to the heads directly.
-        self.direct = 2 + 2 * ("lateral_control_params" in self.feeds)
+        # Inputs of this frame that go to the trunk as they are.
+        beside = 2 + 2 * ("lateral_control_params" in self.feeds)
         units = size.hidden
         self.reduce = nn.Linear(FEATURES, size.reduced)
         self.read = nn.Linear(FEATURES, 4)
-        self.input_gates = nn.Linear(size.reduced + len(DESIRES), 3 * units, bias=False)
-        self.input_norm = nn.LayerNorm(3 * units)
-        self.state_gates = nn.Linear(units, 3 * units, bias=False)
-        self.state_norm = nn.LayerNorm(3 * units)
+        columns = range(FEATURES)[TRACKED]
+        self.readings = nn.Linear(FEATURES, len(columns), bias=False)
+        self.width = len(columns) + len(DESIRES) + 1
+        self.filters = nn.Linear(WINDOW * self.width, units)
+        self.direct = nn.Linear(FEATURES, 2)
+        self.past = nn.Linear(WINDOW * self.width, 2, bias=False)
         self.trunk = nn.Sequential(
-            nn.Linear(units + size.reduced + self.direct, size.trunk),
+            nn.Linear(units + size.reduced + beside, size.trunk),
             nn.SiLU(),
             nn.Linear(size.trunk, size.trunk),
             nn.SiLU(),
@@ -101,12 +118,30 @@ class PolicyNet(nn.Module):
         self.heads = nn.Linear(size.trunk, sum(self.widths.values()))
         with torch.no_grad():
             self.heads.weight *= 0.1
-        self.shape = PlanShape(self.contract.command)
+            self.readings.weight.copy_(torch.eye(FEATURES)[columns])
+            for part in (*self.linear_part(), self.heads.weight[:2], self.heads.bias[:2]):
+                part.zero_()
+            # Motion begins as what the sensors say: speed, sideways acceleration and delay.
+            self.read.weight.zero_()
+            self.read.bias.zero_()
+            self.read.weight[0, 0] = self.read.weight[2, 1] = 1.0
+            self.read.weight[3, 2], self.read.bias[3] = 5.5, -10.5
         times = torch.as_tensor(T_IDXS, dtype=torch.float32)
         grown = torch.log(0.05 + 0.3 * times + 0.05 * times**2)
         self.log_std = nn.Parameter(grown[:, None].repeat(m, 1, 15))
-        rule = self.contract.command
-        self.t_longitudinal = float(action_times(rule, 0.0, LONGITUDINAL_DELAY)[1])
+        #: Where the features come from that it is trained on: the task, or ``vision``.
+        self.features = KINEMATIC_DRIVER
+        self.follow(self.contract)
+
+    def follow(self, contract_: Contract) -> None:
+        """Plan for the rule by which a contract reads a command from a plan."""
+        self.contract = contract_
+        self.shape = PlanShape(contract_.command)
+        self.t_longitudinal = float(action_times(contract_.command, 0.0, LONGITUDINAL_DELAY)[1])
+
+    def linear_part(self) -> list[nn.Parameter]:
+        """Return the weights of the commands' linear part."""
+        return [self.direct.weight, self.direct.bias, self.past.weight]
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the tensors of the heads, each (B, *shape)."""
@@ -130,34 +165,36 @@ class PolicyNet(nn.Module):
         times: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the tensors of the heads for a window (B, 25, 512) and the other inputs."""
+        return self.tensors(self.read_window(features, desire, traffic, car, times))
+
+    def read_window(
+        self,
+        features: Tensor,
+        desire: Tensor,
+        traffic: Tensor,
+        car: Tensor | None = None,
+        times: Tensor | None = None,
+    ) -> Parts:
+        """Return what the heads say of a window (B, 25, 512); see :meth:`parts`."""
         frames = self.frames(features, desire)
-        state = self.states(frames)[-1]
         last = Frames(*(part[:, -1] for part in frames))
-        return self.tensors(self.parts(state, last, traffic, car, times))
+        return self.parts(frames.readings, last, traffic, car, times)
 
     def frames(self, features: Tensor, desire: Tensor) -> Frames:
         """Return what is kept of frames: features (..., 512) and the desire's rows (..., 8)."""
         reduced = nn.functional.silu(self.reduce(features))
-        gates = self.input_norm(self.input_gates(torch.cat([reduced, desire], dim=-1)))
         present = (features.abs().amax(-1, keepdim=True) * 1e4).clamp(max=1.0)
-        return Frames(reduced, gates, self.read(features), present)
+        seen = torch.cat([self.readings(features), desire, torch.ones_like(present)], dim=-1)
+        return Frames(reduced, seen * present, self.read(features), self.direct(features))
 
-    def states(self, frames: Frames) -> list[Tensor]:
-        """Return the states (B, H) after each of the frames (B, T, ...), from zero."""
-        state = frames.gates.new_zeros(frames.gates.shape[0], self.size.hidden)
-        found = []
-        for x, present in zip(frames.gates.unbind(1), frames.present.unbind(1), strict=True):
-            h = self.state_norm(self.state_gates(state))
-            (r_x, z_x, n_x), (r_h, z_h, n_h) = x.chunk(3, dim=-1), h.chunk(3, dim=-1)
-            z = torch.sigmoid(z_x + z_h)
-            n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
-            state = present * (n + z * (state - n))
-            found.append(state)
-        return found
+    def windows(self, readings: Tensor) -> Tensor:
+        """Return the windows (B, T, 25, K) that end at each of T frames; before them is nothing."""
+        padded = nn.functional.pad(readings, (0, 0, WINDOW - 1, 0))
+        return padded.unfold(1, WINDOW, 1).transpose(-1, -2)
 
     def parts(
         self,
-        state: Tensor,
+        window: Tensor,
         frame: Frames,
         traffic: Tensor,
         car: Tensor | None = None,
@@ -166,7 +203,7 @@ class PolicyNet(nn.Module):
         """Return what the heads say.
 
         Args:
-            state: State after the window, (..., H).
+            window: Readings of the window, (..., 25, K).
             frame: The window's last frame.
             traffic: (..., 2).
             car: ``lateral_control_params`` (..., 2), where the contract has them.
@@ -176,11 +213,14 @@ class PolicyNet(nn.Module):
         direct = [traffic]
         if car is not None:
             direct += [car[..., :1] / _SPEED, car[..., 1:] / 0.3]
-        trunk = self.trunk(torch.cat([state, frame.reduced, *direct], dim=-1))
+        window = window.flatten(-2)
+        state = nn.functional.silu(self.filters(window))
+        trunk = torch.cat([state, frame.reduced, *direct], dim=-1)
+        trunk = self.trunk(trunk)
         said = dict(
             zip(self.widths, self.heads(trunk).split(list(self.widths.values()), -1), strict=True)
         )
-        now = (said["now"] + frame.readout).unbind(-1)
+        now = (said["now"] + frame.motion).unbind(-1)
         if car is None:
             speed = _SPEED * now[0]
             delay = 0.25 + nn.functional.softplus(0.3 * now[3])
@@ -192,7 +232,8 @@ class PolicyNet(nn.Module):
             delay, later = times[..., 0], times[..., 1].clamp(0.05, SHARED)
         delay = delay.clamp(0.05, SHARED)
         square = speed.clamp(min=rule.min_speed) ** 2
-        steer, pedal = said["command"].unbind(-1)
+        command = said["command"] + frame.command + self.past(window)
+        steer, pedal = command.unbind(-1)
         # Smooth bounds, somewhat beyond what the controls let through.
         bound = (LATERAL_ACCELERATION / square).clamp(max=MAX_CURVATURE)
         m = (*state.shape[:-1], self.hypotheses)
@@ -239,14 +280,37 @@ class PolicyNet(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return plain values from which :func:`policy_from` rebuilds the network."""
-        return {"contract": self.contract.id, "size": asdict(self.size)}
+        return {
+            "contract": self.contract.id, "size": asdict(self.size), "features": self.features,
+        }  # fmt: skip
 
 
 def policy_from(describe: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PolicyNet:
     """Return the network that :meth:`PolicyNet.describe` described, with these weights."""
     network = PolicyNet(describe["contract"], PolicySize(**describe["size"]))
     network.load_state_dict(dict(weights))
+    network.features = describe.get("features", KINEMATIC_DRIVER)
     return network.eval()
+
+
+def plan_command(network: PolicyNet, parts: Parts, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the curvature and acceleration that the contract's rule reads from the plan, (...).
+
+    Up to the times of action all hypotheses are the same, so one without shape of its own will do.
+
+    Args:
+        network: The policy.
+        parts: What its heads say.
+        given: ``car``, ``t_lateral`` and ``t_longitudinal``, tensors or arrays.
+    """
+    rule = network.contract.command
+    flat = torch.zeros_like(parts.bends[..., :1, :])
+    plan = network.shape(parts.near, flat, flat)[..., 0, :, :]
+    v, t_lateral, t_longitudinal = (
+        torch.as_tensor(x, dtype=torch.float32)
+        for x in (given["car"][..., 0], given["t_lateral"], given["t_longitudinal"])
+    )
+    return plan_curvature(rule, plan, v, t_lateral), plan_acceleration(rule, plan, t_longitudinal)
 
 
 class Supercombo(nn.Module):
@@ -279,9 +343,9 @@ class Supercombo(nn.Module):
 class Memory:
     """The consumer's window for N rows, in the network's own terms: for fast rollouts in torch.
 
-    It keeps each frame's part of the recurrence, which depends on that frame only, and replays the 25
-    strided frames from zero: the same numbers as a call with the whole window, at a fraction of the
-    cost. The weights must not change between two calls of :meth:`reset`.
+    It keeps the readings of each frame, which depend on that frame only: the same numbers as a call with
+    the whole window, at a fraction of the cost. The weights must not change between two calls of
+    :meth:`reset`.
 
     Args:
         network: The policy.
@@ -290,28 +354,20 @@ class Memory:
 
     def __init__(self, network: PolicyNet, rows: int) -> None:
         self.network, self.rows = network, rows
-        units = 3 * network.size.hidden
-        self.gates = torch.zeros(100, rows, units)
-        self.present = torch.zeros(100, rows, 1)
+        self.readings = torch.zeros(WINDOW * STRIDE, rows, network.width)
         self.now = 0
 
     def reset(self, rows: Any = slice(None)) -> None:
         """Empty the queues of ``rows``."""
-        self.gates[:, rows] = 0.0
-        self.present[:, rows] = 0.0
+        self.readings[:, rows] = 0.0
 
     @torch.no_grad()
     def step(self, features: Tensor, desire: Tensor, traffic: Tensor, car: Tensor | None) -> Parts:
         """Take a frame (N, 512), its desire bin (N, 8) and inputs; return what the heads say."""
         frame = self.network.frames(features, desire)
-        self.now = (self.now + 1) % 100
-        self.gates[self.now], self.present[self.now] = frame.gates, frame.present
-        slots = torch.as_tensor((self.now - np.arange(96, -1, -4)) % 100)
-        window = Frames(
-            frame.reduced,
-            self.gates[slots].transpose(0, 1),
-            frame.readout,
-            self.present[slots].transpose(0, 1),
-        )
-        state = self.network.states(window)[-1]
-        return self.network.parts(state, frame, traffic, car)
+        length = len(self.readings)
+        self.now = (self.now + 1) % length
+        self.readings[self.now] = frame.readings
+        slots = (self.now - STRIDE * np.arange(WINDOW - 1, -1, -1)) % length
+        window = self.readings[torch.as_tensor(slots)].transpose(0, 1)
+        return self.network.parts(window, frame, traffic, car)

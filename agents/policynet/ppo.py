@@ -21,11 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
+from torch.optim.swa_utils import AveragedModel
 
-from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
-from steerlab.agents.policynet.feature_extractor import Vision
 from steerlab.agents.policynet.losses import (
     SCALE,
     WINDOW,
@@ -37,7 +34,6 @@ from steerlab.agents.policynet.losses import (
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, collect, sway_speed
 from steerlab.agents.policynet.train import (
-    LAST,
     ImitationConfig,
     check_shared,
     finish,
@@ -47,7 +43,7 @@ from steerlab.agents.policynet.train import (
 )
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE
 from steerlab.agents.recurrent_ppo.train import make_driver_env
-from steerlab.agents.run_log import RunLog
+from steerlab.agents.training_loop import Stateful, TrainingLoop, moving_average, set_rate
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import Ranges
@@ -66,6 +62,8 @@ TRUE_STATE = (
     "drive_lag", "brake_lag", "superelevation", "cruise_speed",
 )  # fmt: skip
 AHEAD = np.array([0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], np.float32)
+#: Kind of the checkpoints of this training.
+KIND = "PPO on PolicyNet"
 
 
 @dataclass(frozen=True)
@@ -173,34 +171,28 @@ def train_ppo(
     network = load_policy(start) if start else new_policy(config)
     if network.contract.id != config.contract:
         raise other_contract(start, network)
+    network.features = "vision" if vision else network.features
     with initial_weights(config.seed):
         critic = Critic(INPUTS)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
     env = make_driver_env(
         ppo.num_envs, ppo.steps, "Disabled", ppo.gamma, ranges, alpha=ppo.alpha, soften=ppo.soften,
         threshold=RETURN_SCALE, first_only=True, per_alpha=False,
     )  # fmt: skip
-    kept = {"model": network, "average": average, "optimizer": optimizer, "critic": critic,
-            "critic_optimizer": critic_optimizer, "risk": env.risk}  # fmt: skip
-    first = 0
-    if (output / LAST).exists():
-        state = load_checkpoint(output / LAST)
-        for name, part in kept.items():
-            part.load_state_dict(state[name])  # type: ignore[attr-defined]
-        first = state["iteration"] + 1
+    parts: dict[str, Stateful] = {
+        "model": network, "average": average, "optimizer": optimizer, "critic": critic,
+        "critic_optimizer": critic_optimizer, "risk": env.risk,
+    }  # fmt: skip
+    settings = {**asdict(config), "ppo": asdict(ppo)}
     mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
-    with (
-        RunLog(output, first if first else None) as log,
-        tqdm(total=iterations, initial=first, unit="drive", desc="training") as bar,
-    ):
-        for iteration in range(first, iterations):
+    with TrainingLoop(output, KIND, iterations, parts, settings, unit="drive") as loop:
+        for iteration in loop:
             env.risk.set_progress(iteration / iterations)
             first_episode = iteration * ppo.num_envs
             seed = episode_seed("reinforcement", config.seed, first_episode, ppo.num_envs)
-            eyes = Vision(vision, ppo.num_envs) if vision else None
-            drive = collect(network, env, None, ppo.steps, seed, mixture, eyes, true_state)
+            drive = collect(network, env, None, ppo.steps, seed, mixture, vision, true_state)
             generator = torch.Generator().manual_seed(
                 generator_seed("reinforcement", config.seed, iteration)
             )
@@ -226,20 +218,14 @@ def train_ppo(
                 ppo.critic_epochs,
                 generator,
             )
-            contents = {name: part.state_dict() for name, part in kept.items()}  # type: ignore[attr-defined]
-            save_checkpoint(
-                output / LAST,
-                contents | {"iteration": iteration, "config": asdict(config), "ppo": asdict(ppo)},
-            )
             scalars |= {f"drive/{name}": value for name, value in drive.figures.items()}
             scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
             found = plan_error(network, drive, generator)
-            log.scalars(iteration, scalars | {f"plan/{k}": v for k, v in found.items()})
-            bar.update()
-            bar.set_postfix(
-                {"return": drive.figures["return"], "violations": drive.figures["violations"]}
+            loop.done(
+                scalars | {f"plan/{k}": v for k, v in found.items()},
+                {name: drive.figures[name] for name in ("return", "violations")},
             )
-        return finish(average.module, output, log, iterations, config.film, vision)
+        return finish(average.module, output, loop.log, iterations, config.film, vision)
 
 
 def advantages(
@@ -298,8 +284,7 @@ def _improve(
     done = 0
     for update in range(updates):
         rate, rising = schedule
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (update + 1) / updates if rising else rate
+        set_rate(optimizer, rate * (update + 1) / updates if rising else rate)
         ends = torch.randint(0, len(advantage), (ppo.batch_size,), generator=generator)
         who = torch.randint(0, advantage.shape[1], (ppo.batch_size,), generator=generator)
         seen = look(network, drive, ends, who)

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steerlab.agents.policynet.driver import cruise_acceleration
-from steerlab.agents.policynet.feature_extractor import Encoder, FeatureExtractor
-from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, Memory, Parts, PolicyNet
+from steerlab.agents.policynet.driver import FramePolicy, OpenpilotDriver
+from steerlab.agents.policynet.model import PolicyNet
 from steerlab.envs.kinematic_driver import dynamics
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
@@ -19,15 +18,9 @@ from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.envs.layout import Layout
 from steerlab.envs.wrappers.cvar import CVaRVectorReward, cvar
-from steerlab.openpilot.commands import (
-    Command,
-    action_times,
-    plan_acceleration,
-    plan_curvature,
-    smooth,
-)
-from steerlab.openpilot.contracts import DESIRES, FEATURES, STRIDE, CommandRule
-from steerlab.openpilot.history import DesirePulse
+from steerlab.openpilot.commands import Command
+from steerlab.openpilot.contracts import DESIRES, FEATURES
+from steerlab.openpilot.engines import Network
 
 Floats = NDArray[Any]
 
@@ -64,117 +57,6 @@ class Rollout:
     rewards: Tensor = field(default_factory=lambda: torch.empty(0))
     dones: Tensor = field(default_factory=lambda: torch.empty(0))
     critic_obs: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
-class ModelInputs:
-    """Turns observations into the inputs that modeld would hand to the policy, for N rows."""
-
-    def __init__(self, rows: int, rule: CommandRule, eyes: FeatureExtractor) -> None:
-        self.rule, self.eyes = rule, eyes
-        self.pulse = DesirePulse(rows)
-        self.pulses = np.zeros((STRIDE, rows, len(DESIRES)), np.float32)
-        self.clock = 0
-
-    def reset(self, rows: Any = slice(None)) -> None:
-        """Forget the desires of ``rows``."""
-        self.pulse.clear(rows)
-        self.pulses[:, rows] = 0.0
-        self.eyes.reset(rows)
-
-    def __call__(self, env: KinematicDriverVectorEnv, observation: Floats) -> dict[str, Floats]:
-        """Return features (N, 512), desire bin (N, 8), traffic (N, 2), car (N, 2) and times."""
-        parts = LAYOUT.split(observation)
-        self.pulses[self.clock % STRIDE] = self.pulse(parts["desire"])
-        self.clock += 1
-        delay = parts["lat_delay"][:, 0]
-        t_lateral, t_longitudinal = action_times(self.rule, delay, LONGITUDINAL_DELAY)
-        speed = np.maximum(parts["speed"][:, 0], 0.0)
-        return {
-            "features": self.eyes(env, observation),
-            "desire": self.pulses.max(axis=0),
-            "traffic": parts["traffic_convention"],
-            "car": np.stack([speed, delay + np.float32(self.rule.lat_smooth_s)], 1),
-            "t_lateral": t_lateral,
-            "t_longitudinal": np.full_like(delay, t_longitudinal),
-        }
-
-
-def plan_command(network: PolicyNet, parts: Parts, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return the curvature and acceleration that the contract's rule reads from the plan, (...).
-
-    Up to the times of action all hypotheses are the same, so one without shape of its own will do.
-
-    Args:
-        network: The policy.
-        parts: What its heads say.
-        given: ``car``, ``t_lateral`` and ``t_longitudinal``, tensors or arrays.
-    """
-    rule = network.contract.command
-    flat = torch.zeros_like(parts.bends[..., :1, :])
-    plan = network.shape(parts.near, flat, flat)[..., 0, :, :]
-    v, t_lateral, t_longitudinal = (
-        torch.as_tensor(x, dtype=torch.float32)
-        for x in (given["car"][..., 0], given["t_lateral"], given["t_longitudinal"])
-    )
-    return plan_curvature(rule, plan, v, t_lateral), plan_acceleration(rule, plan, t_longitudinal)
-
-
-class BatchedPolicyDriver:
-    """A policy network at the wheel of all rows, without a runner around it: fast, same commands.
-
-    Args:
-        network: The policy.
-        env: The task.
-        eyes: Where the features come from; the fixed encoder by default. With others the cruise
-            control holds the set speed.
-    """
-
-    def __init__(
-        self,
-        network: PolicyNet,
-        env: KinematicDriverVectorEnv,
-        eyes: FeatureExtractor | None = None,
-    ) -> None:
-        n, self.rule = env.num_envs, network.contract.command
-        self.network, self.env, self.cruises = network, env, eyes is not None
-        self.senses, self.memory = ModelInputs(n, self.rule, eyes or Encoder()), Memory(network, n)
-        self.last = Command(np.zeros(n), np.zeros(n), np.zeros(n, bool))
-
-    def reset(self, observation: Any, info: dict[str, Any], rows: Any = slice(None)) -> None:
-        """Forget the past: new episodes have begun in ``rows``."""
-        self.senses.reset(rows)
-        self.memory.reset(torch.as_tensor(rows) if isinstance(rows, np.ndarray) else rows)
-        for value in self.last[:2]:
-            value[rows] = 0.0
-
-    @torch.no_grad()
-    def think(self, observation: Any) -> tuple[dict[str, Floats], tuple[Floats, Floats]]:
-        """Return what the policy is given, and the curvature and acceleration it asks for."""
-        now = self.senses(self.env, observation)
-        given = {k: torch.as_tensor(now[k]) for k in ("features", "desire", "traffic", "car")}
-        car = given["car"] if "lateral_control_params" in self.network.feeds else None
-        parts = self.memory.step(given["features"], given["desire"], given["traffic"], car)
-        curvature, pedal = plan_command(self.network, parts, now)
-        return now, (curvature.numpy().astype(float), pedal.numpy().astype(float))
-
-    def act(
-        self, asked: tuple[Floats, Floats], now: dict[str, Floats], observation: Any, v: Floats
-    ) -> Floats:
-        """Smooth the curvature and acceleration that are asked for; return actions (N, 2)."""
-        self.last = smooth(
-            self.rule, Command(*asked, self.last.should_stop), self.last, now["car"][:, 0]
-        )
-        published = self.last.acceleration
-        if self.cruises:
-            set_speed = LAYOUT.split(observation)["cruise_speed"][:, 0]
-            published = np.minimum(published, cruise_acceleration(v, set_speed))
-        return np.stack(dynamics.encode_action(NUMPY, self.last.curvature, published, v), 1)
-
-    def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
-        """Return actions (N, 2)."""
-        now, asked = self.think(observation)
-        v = info["speed"].astype(float)
-        return self.act(asked, now, observation, v).astype(np.float32)
 
 
 class Teacher(Protocol):
@@ -214,7 +96,7 @@ def collect(
     steps: int,
     seed: int,
     mixture: BehaviorMix,
-    eyes: FeatureExtractor | None = None,
+    vision: Network | None = None,
     watch: Watch | None = None,
 ) -> Rollout:
     """Drive all rows for ``steps`` steps; an episode that ends is followed by a fresh one.
@@ -226,15 +108,15 @@ def collect(
         steps: Steps of each row.
         seed: Seed of the roads, and of who drives when.
         mixture: Who drives.
-        eyes: Where the features come from; the fixed encoder by default. With a vision network the
-            cruise control holds the set speed, which is not in the pictures.
+        vision: A vision network that makes the features; by default the fixed encoder does. With one
+            the cruise control holds the set speed, which is not in the pictures.
         watch: What else is kept of every state.
     """
     task = env.unwrapped
     assert isinstance(task, KinematicDriverVectorEnv)
     n = env.num_envs
     rng = np.random.default_rng([seed, 7])
-    pilot = BatchedPolicyDriver(network, task, eyes)
+    driver = OpenpilotDriver(task, network.contract, FramePolicy(network, n), vision)
     features = torch.empty(steps, n, FEATURES, dtype=torch.float16)
     frames = np.zeros((steps, n, FRAME.size), np.float32)
     first = np.zeros((steps, n), np.int64)
@@ -257,9 +139,10 @@ def collect(
             critic_obs.append(torch.as_tensor(watch(task, observation, info)))
         if step % mixture.block == 0:
             taught, noisy = rng.random((2, n)) < np.array([[mixture.teacher], [mixture.noise]])
-        now, said = pilot.think(observation)
+        frame, answer = driver.ask(observation)
+        said = answer.command
         v = info["speed"].astype(float)
-        curvature, pedal = teacher.propose(info, observation) if teacher else said
+        curvature, pedal = teacher.propose(info, observation) if teacher else said[:2]
         scale = dynamics.curvature_scale(NUMPY, v)
         steer = np.clip(curvature, -1.4 * scale, 1.4 * scale)
         pedal = np.clip(pedal, -3.0, 1.8)
@@ -270,15 +153,16 @@ def collect(
             np.where(taught, steer, said[0]) + sway / sway_speed(v) ** 2,
             np.where(taught, pedal, said[1]) + push,
         )
-        actions = pilot.act(asked, now, observation, v)
+        command = Command(*asked, said.should_stop)
+        actions = driver.act(command, frame, observation, v)
         if teacher:
             teacher.keep(info, actions)
 
-        features[step] = torch.as_tensor(now["features"])
+        features[step] = torch.as_tensor(frame.features)
         yaw_rate = v * info["curvature"]
         parts_of = FRAME.split(frames[step])
-        for name in ("desire", "traffic", "car"):
-            parts_of[name][:] = now[name]
+        parts_of["desire"][:] = frame.desires[:, -1]
+        parts_of["traffic"][:], parts_of["car"][:] = frame.traffic, frame.car
         wanted = (steer, pedal) if teacher else asked
         parts_of["wanted"][:] = np.stack(wanted, 1)
         motion = (*pose, v, info["acceleration"], yaw_rate)
@@ -308,7 +192,7 @@ def collect(
                     info[name] = np.where(over, values, info[name])
             if teacher:
                 teacher.reset(observation, info, over)
-            pilot.reset(observation, info, over)
+            driver.reset(observation, info, over)
             pose[:, over] = 0.0
             begun[over] = step + 1
     if watch:

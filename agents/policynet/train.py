@@ -12,20 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
+from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
-from steerlab.agents.policynet.feature_extractor import Vision
+from steerlab.agents.policynet.linear_start import DRIVES, fit_linear
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
 from steerlab.agents.recurrent_ppo.train import load_driver
 from steerlab.agents.run_log import RunLog
+from steerlab.agents.training_loop import LAST, Stateful, TrainingLoop, moving_average, set_rate
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.errors import InputError
@@ -34,7 +34,11 @@ from steerlab.openpilot.engines import Network
 from steerlab.options import option
 from steerlab.seeds import FILM, episode_seed, generator_seed, initial_weights
 
-LAST, POLICY = "last.pt", "policy_model.pth"
+#: What the averaged weights keep of themselves at every gradient step.
+AVERAGE = 0.995
+POLICY = "policy_model.pth"
+#: Kinds of the checkpoints of this training, and of ``policy_model.pth``.
+KIND, NETWORK = "imitation by PolicyNet", "a PolicyNet"
 #: Share of the time that the teacher drives in the first iterations.
 TEACHER_SHARES = (1.0, 1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)
 
@@ -122,8 +126,8 @@ def train_imitation(
         make_teacher: Who teaches; by default whom ``config.teacher`` names.
         ranges: Ranges of the task in every drive; by default its own, and :data:`~.evaluate.HARD` in some.
         vision: A vision network that looks at the rendered road and makes the features.
-        start: ``policy_model.pth`` to begin with; None begins with random weights, and the teacher
-            drives part of the first iterations.
+        start: ``policy_model.pth`` to begin with; None begins with random weights, of which least
+            squares set the linear part, or with ``vision`` the teacher drives part of the first iterations.
 
     Raises:
         InputError: An option is out of range, or ``start`` is for another contract.
@@ -133,71 +137,63 @@ def train_imitation(
     network = load_policy(start) if start else new_policy(config)
     if network.contract.id != config.contract:
         raise other_contract(start, network)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
+    network.features = "vision" if vision else network.features
     make_teacher = make_teacher or choose_teacher(config)
+    fitted = vision is None  # the features' meaning is known, so least squares can begin
+    if fitted:
+        for weights in (*network.linear_part(), network.readings.weight):
+            weights.requires_grad_(False)
+        if not start and not (output / LAST).exists():
+            _fit_linear(network, make_teacher, config.seed)
+    average = moving_average(network, AVERAGE)
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = max(1, round(config.passes * config.num_envs * config.steps
                            / (WINDOW * config.batch_size)))  # fmt: skip
-    first = 0
-    if (output / LAST).exists():
-        state = load_checkpoint(output / LAST)
-        network.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["iteration"] + 1
 
     def rate(update: int) -> float:
         share = update / (updates * iterations)
         cosine = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * share))
         return float(config.learning_rate * min(1.0, (update + 1) / 100) * cosine)
 
-    with (
-        RunLog(output, first if first else None) as log,
-        tqdm(total=iterations, initial=first, unit="drive", desc="training") as bar,
-    ):
-        for iteration in range(first, iterations):
+    parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
+    with TrainingLoop(output, KIND, iterations, parts, asdict(config), unit="drive") as loop:
+        for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
             env = KinematicDriverVectorEnv(
                 config.num_envs, ranges=HARD if hard else ranges, autoreset_mode="Disabled"
             )
-            shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
+            shares = () if start or fitted else TEACHER_SHARES[iteration : iteration + 1]
             noise = config.noise + (config.calm - config.noise) * iteration / iterations
             mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
             first_episode = iteration * config.num_envs
             seed = episode_seed("training", config.seed, first_episode, config.num_envs)
             network.eval()
-            eyes = Vision(vision, config.num_envs) if vision else None
-            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, eyes)
+            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, vision)
             network.train()
             generator = torch.Generator().manual_seed(
                 generator_seed("training", config.seed, iteration)
             )
             sums: dict[str, float] = {}
             for update in range(updates):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate(iteration * updates + update)
+                set_rate(optimizer, rate(iteration * updates + update))
                 losses = _update(network, optimizer, drive, config.batch_size, generator)
                 average.update_parameters(network)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value / updates
-            save_checkpoint(
-                output / LAST,
-                {
-                    "model": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "iteration": iteration,
-                    "config": asdict(config),
-                },
-            )
             scalars = {f"loss/{k}": v for k, v in sums.items()}
             where = "hard" if hard else "drive"
             scalars |= {f"{where}/{k}": v for k, v in drive.figures.items()}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
-            log.scalars(iteration, scalars | {"drive/teacher": mixture.teacher})
-            bar.update()
-            bar.set_postfix(loss=f"{sums['loss']:.3f}", cte=f"{drive.figures['cte_mean']:.2f}")
-        return finish(average.module, output, log, iterations, config.film, vision)
+            loop.done(
+                scalars | {"drive/teacher": mixture.teacher},
+                {"loss": f"{sums['loss']:.3f}", "cte": f"{drive.figures['cte_mean']:.2f}"},
+            )
+        return finish(average.module, output, loop.log, iterations, config.film, vision)
+
+
+def _fit_linear(network: PolicyNet, make_teacher: MakeTeacher, seed: int) -> None:
+    with tqdm(total=len(DRIVES), unit="drive", desc="least squares") as bar:
+        fit_linear(network, make_teacher, episode_seed("imitation", seed), bar.update)
 
 
 def _is_hard(iteration: int, share: float) -> bool:
@@ -216,7 +212,7 @@ def finish(
     policy: Any, output: Path, log: RunLog, step: int, film: int, vision: Network | None
 ) -> PolicyNet:
     """Write ``policy_model.pth`` and film an episode; return the policy."""
-    save_checkpoint(output / POLICY, {"model": policy.state_dict(), "describe": policy.describe()})
+    save_policy(output / POLICY, policy)
     policy.eval()
     if film:
         seen = pictures(torch_driver(policy, vision), (FILM,), max_episode_steps=film)
@@ -250,16 +246,20 @@ def _update(
     return {name: float(value.detach()) for name, value in losses.items()}
 
 
+def save_policy(path: str | Path, policy: PolicyNet) -> None:
+    """Write a ``policy_model.pth``."""
+    save_checkpoint(path, NETWORK, {"model": policy.state_dict(), "describe": policy.describe()})
+
+
 def load_policy(path: str | Path) -> PolicyNet:
     """Return the policy of a ``policy_model.pth``.
 
     Raises:
         InputError: The file is absent or no such checkpoint.
     """
-    state = load_checkpoint(path)
-    if "describe" not in state or "model" not in state:
-        raise InputError(f"{str(path)!r} holds no PolicyNet; give a policy_model.pth")
-    return policy_from(state["describe"], state["model"])
+    state = load_checkpoint(path, NETWORK)
+    with fitting(path, NETWORK):
+        return policy_from(state["describe"], state["model"])
 
 
 def check_shared(config: ImitationConfig) -> None:

@@ -1,26 +1,25 @@
 """RecurrentPPO on KinematicDriver-v0: for the mean of the return, or for its CVaR."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from steerlab.agents.checkpoint import load_checkpoint
-from steerlab.agents.classical.preview import drive_once
+from steerlab.agents.checkpoint import fitting, load_checkpoint
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE, PolicyDriver
 from steerlab.agents.recurrent_ppo.policy import SequencePolicy
 from steerlab.agents.recurrent_ppo.warm_start import imitate
-from steerlab.agents.run_log import RunLog
-from steerlab.agents.sb3 import ResumableTraining, learn, load_sb3, save_sb3, sb3_logger
+from steerlab.agents.sb3 import KIND, load_sb3, save_sb3, train_sb3
+from steerlab.agents.training_loop import LAST
 from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
+from steerlab.envs.kinematic_driver.record import Record, drive_once
 from steerlab.envs.sb3 import SB3VecEnv
 from steerlab.envs.wrappers.cvar import CVaRVectorReward
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
@@ -28,7 +27,6 @@ from steerlab.errors import InputError
 from steerlab.options import option
 from steerlab.seeds import episode_seed, unchanged_generators
 
-CHECKPOINT = "last.pt"
 #: What the sampler may draw differently.
 CONDITIONS = (
     "kind", "cruise_speed", "desire", "friction", "lateral_delay", "turn_radius",
@@ -162,37 +160,28 @@ def train_driver(
         per_alpha=False,
     )  # fmt: skip
     model = make_model(config, env)
-    if config.imitation and not (output / CHECKPOINT).exists():
+    if config.imitation and not (output / LAST).exists():
         start = Path(start or output / "imitation.pt")
         if not start.exists():
             warm_start(config, start)
         load_sb3(start, model)
     if config.frozen:
         _freeze(model.policy)
-    log: RunLog
 
-    def iterated(steps: int) -> None:
-        env.risk.set_progress(steps / config.total_steps)
+    def figures(share: float) -> dict[str, float]:
+        env.risk.set_progress(share)
         returns = list(env.risk.returns)[-config.num_envs :]
-        log.scalars(
-            steps,
-            {
-                "driver/return": float(np.mean(returns)) if returns else 0.0,
-                "driver/threshold": env.risk.threshold,
-                "driver/alpha": env.risk.alpha,
-                "driver/effective_samples": env.risk.effective,
-            },
-        )
+        return {
+            "driver/return": float(np.mean(returns)) if returns else 0.0,
+            "driver/threshold": env.risk.threshold,
+            "driver/alpha": env.risk.alpha,
+            "driver/effective_samples": env.risk.effective,
+        }
 
-    training = ResumableTraining(
-        output / CHECKPOINT, config.total_steps, config.seed, iterated, env.risk
-    )
-    first = training.resume_step()
-    if first:
-        env.risk.set_progress((first - 1) / config.total_steps)
-    with RunLog(output, first) as log:
-        model.set_logger(sb3_logger(log))
-        learn(model, config.total_steps, training)
+    train_sb3(
+        model, output, config.total_steps, asdict(config),
+        seed=config.seed, figures=figures, also=env.risk,
+    )  # fmt: skip
     return model
 
 
@@ -204,15 +193,11 @@ def load_driver(folder: str | Path) -> tuple[RecurrentPPO, float]:
     Raises:
         InputError: The folder has no checkpoint of such a learner.
     """
-    path = Path(folder, CHECKPOINT)
-    state = load_checkpoint(path)
-    try:
-        gates, hidden = state["policy"]["lstm_actor.weight_hh_l0"].shape
-        threshold = float(state["describe"]["also"]["threshold"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{str(path)!r} holds no recurrent driver; give a folder of steerlab train-kinematic-driver"
-        ) from error
+    path = Path(folder, LAST)
+    state = load_checkpoint(path, KIND)
+    with fitting(path, "a recurrent driver of steerlab train-kinematic-driver"):
+        gates, hidden = state["learner"]["policy"]["lstm_actor.weight_hh_l0"].shape
+        threshold = float(state["also"]["threshold"])
     config = DriverConfig(cell="gru" if gates == 3 * hidden else "lstm", hidden=hidden)
     model = make_model(config, make_driver_env(1, config.episode_steps, "SameStep", alpha=1.0))
     load_sb3(path, model)
@@ -226,8 +211,8 @@ def evaluate_driver(
     episode_steps: int,
     seed: int,
     threshold: float | None = None,
-    progress: Callable[[], Any] | None = None,
-) -> dict[str, NDArray[Any]]:
+    progress: Callable[[], Any] = lambda: None,
+) -> Record:
     """Drive ``episodes`` held-out episodes, the same for every learner that gets the same seed.
 
     Args:
@@ -239,7 +224,7 @@ def evaluate_driver(
         progress: Called after every step.
 
     Returns:
-        See :func:`~steerlab.agents.classical.preview.drive_once`; ``base_return`` is the return.
+        What was driven; ``base_return`` is the return.
     """
     wrapper: CVaRVectorReward = model.get_env().venv.venv.env  # type: ignore[union-attr]
     b = wrapper.risk.threshold if threshold is None else threshold

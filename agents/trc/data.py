@@ -1,7 +1,6 @@
 """Plans as training data: one npz file, with the keys of the published data."""
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from steerlab.envs.tracking.double_integrator import DoubleIntegrator
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.problems import dump_problem, parse_problem
 from steerlab.errors import InputError
-from steerlab.files import atomic_path
+from steerlab.readers.arrays import read_arrays, write_arrays
 
 Floats = NDArray[np.float64]
 
@@ -72,8 +71,7 @@ def make_arrays(
 
 def save_plans(path: str | Path, problem: TrackingProblem, arrays: dict[str, Floats]) -> None:
     """Write the arrays of :data:`KEYS` and the problem to an npz file."""
-    with atomic_path(path) as temporary:
-        np.savez(temporary, problem=np.array(dump_problem(problem)), **arrays)  # type: ignore[arg-type]
+    write_arrays(path, {"problem": dump_problem(problem), **arrays})
 
 
 def load_plans(path: str | Path, problem: TrackingProblem | None = None) -> PlanData:
@@ -91,16 +89,19 @@ def load_plans(path: str | Path, problem: TrackingProblem | None = None) -> Plan
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}; make one with steerlab generate-lqr")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {k: np.asarray(archive[k], np.float64) for k in KEYS if k in archive}
-            said = str(archive["problem"]) if "problem" in archive else None
-    except (ValueError, OSError, BadZipFile, AttributeError) as error:
-        raise InputError(f"{str(path)!r} is not an npz file of numbers ({error})") from error
+    found = read_arrays(path)
+    if wrong := [k for k in KEYS if k in found and found[k].dtype.kind not in "fiu"]:
+        raise InputError(
+            f"{wrong[0]!r} in {str(path)!r} holds {found[wrong[0]].dtype}, not numbers"
+        )
+    arrays = {k: found[k].astype(np.float64) for k in KEYS if k in found}
+    said = str(found["problem"]) if "problem" in found else None
     missing = [key for key in KEYS[:3] if key not in arrays]
     if missing:
         raise InputError(f"{str(path)!r} lacks {', '.join(missing)}; it has {', '.join(arrays)}")
     initial, targets, controls = (arrays[key] for key in KEYS[:3])
+    if controls.ndim != 3:
+        raise InputError(f"{str(path)!r}: controls have shape {controls.shape}, need (N, T, 1)")
     problem = problem or (
         parse_problem(said)
         if said
@@ -116,6 +117,8 @@ def load_plans(path: str | Path, problem: TrackingProblem | None = None) -> Plan
     if not all(np.isfinite(a).all() for a in arrays.values()):
         raise InputError(f"{str(path)!r} holds numbers that are not finite")
     best = arrays.get("optimal_costs")
+    if best is not None and best.shape != (count,):
+        raise InputError(f"{str(path)!r}: optimal_costs have shape {best.shape}, need ({count},)")
     if best is None:
         best = problem.cost(initial, targets, optimal_controls(problem, initial, targets))
     return PlanData(problem, make_arrays(problem, initial, targets, controls, best))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steerlab.agents.checkpoint import load_checkpoint
-from steerlab.agents.supervised import Batch, FitConfig, FitResult, fit
+from steerlab.agents.checkpoint import fitting, load_checkpoint
+from steerlab.agents.supervised import KIND, Batch, FitConfig, FitResult, fit
 from steerlab.agents.trc.data import PlanData
 from steerlab.agents.trc.model import MlpPlanner, Planner, TinyRecursiveControl, TrcConfig
 from steerlab.envs.tracking.problems import dump_problem, parse_problem
@@ -131,17 +131,18 @@ def load_planner(path: str | Path, device: torch.device | str = "cpu") -> Planne
     Raises:
         InputError: There is no such file, or it is not a planner's checkpoint.
     """
-    state = load_checkpoint(path, device)
+    state = load_checkpoint(path, KIND, device)
     described = state.get("describe", {})
     shape = dict(described.get("model", {}))
     kind = shape.pop("kind", None)
     if kind not in ("trc", "mlp"):
         raise InputError(f"{str(path)!r} is not the checkpoint of a planner; train one first")
-    problem = parse_problem(described["problem"])
-    model: Planner = (
-        TinyRecursiveControl(problem, TrcConfig(**shape))
-        if kind == "trc"
-        else MlpPlanner(problem, **shape)
-    )
-    model.load_state_dict(state["model"])
+    with fitting(path, "a planner"):
+        problem = parse_problem(described["problem"])
+        model: Planner = (
+            TinyRecursiveControl(problem, TrcConfig(**shape))
+            if kind == "trc"
+            else MlpPlanner(problem, **shape)
+        )
+        model.load_state_dict(state["model"])
     return model.to(device).eval()

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from steerlab.compiled import compiled as compile_with
 from steerlab.envs.kinematic_driver import dynamics, roads, scalar_backend as xp
 from steerlab.envs.kinematic_driver.dynamics import State, Vehicle
 from steerlab.envs.kinematic_driver.episodes import EPISODE
@@ -35,6 +35,7 @@ from steerlab.envs.kinematic_driver.simulator import (
     DELAY_STEPS,
     NOISE_ROWS,
     POSE_STEPS,
+    SUMS,
     Outcome,
     Simulator,
 )
@@ -111,27 +112,40 @@ class CompiledSimulator(Simulator):
         max_steps: Length of an episode in steps.
         weights: Weights of the reward.
         threads: Threads that share the rows.
+        knots: As for :class:`Simulator`.
     """
 
     chunk = 1 << 62
+    derived = (*Simulator.derived, "loops", "numbers", "state", "place", "sums", "seen", "memory")
 
     def __init__(
-        self, rows: int, slots: int, max_steps: int, weights: Reward, threads: int
+        self,
+        rows: int,
+        slots: int,
+        max_steps: int,
+        weights: Reward,
+        threads: int,
+        knots: int | None = None,
     ) -> None:
-        super().__init__(rows, slots, max_steps, weights, NUMPY)
         self.threads = threads
+        super().__init__(rows, slots, max_steps, weights, NUMPY, knots)
+
+    def _derive(self) -> None:
+        super()._derive()
         self.loops = loops(sources())
-        state, place, sums, seen = (
-            np.zeros((len(parts), rows), np.float32)
-            for parts in (self.state, self.place, self.sums, self.seen)
-        )
-        self.state, self.place, self.seen = State(*state), Place(*place), list(seen)
-        self.sums = dict(zip(self.sums, sums, strict=True))
-        own = {"road": self.view, "state": state, "place": place, "sums": sums, "seen": seen}
+        self.numbers = Weights(*(float(value) for value in vars(self.weights).values()))
+        if "blocks" not in vars(self):  # numba wants one array for all the fields of a state
+            self.blocks = {
+                part: np.zeros((len(getattr(self, part)), self.rows), np.float32)
+                for part in ("state", "place", "sums", "seen")
+            }
+        blocks = self.blocks
+        self.state, self.place = State(*blocks["state"]), Place(*blocks["place"])
+        self.sums, self.seen = dict(zip(SUMS, blocks["sums"], strict=True)), list(blocks["seen"])
+        own = {"road": self.view, **blocks}
         self.memory = Memory(
             *(own[part] if part in own else getattr(self, part) for part in Memory._fields)
         )
-        self.numbers = Weights(*(float(value) for value in vars(weights).values()))
 
     def start(self, rows: Array, slots: Array, table: Array) -> None:
         """Begin an episode in ``rows`` (n,): on the roads of ``slots``, with the values ``table``."""
@@ -186,7 +200,7 @@ def sources() -> int:
 @cache
 def loops(version: int) -> SimpleNamespace:
     """Return the loops; numba compiles each of them at its first call."""
-    compiled = njit(nogil=True, cache=True, error_model="numpy")
+    compiled = compile_with(nogil=True, error_model="numpy")
     n, head = POINTS, LAYOUT["path_offset"].start
     ahead = X_IDXS.astype(np.float32)
 
@@ -251,7 +265,7 @@ def loops(version: int) -> SimpleNamespace:
             violation[i] = judge(xp, new, now, room, stalls[i], desire, traffic)
             over = violation[i] > 0
             terminated[i] = over
-            truncated[i] = (time[i] >= max_steps or new.s >= table[AT.end, i]) and not over
+            truncated[i] = time[i] >= max_steps or (new.s >= table[AT.end, i] and not over)
 
             # What the step is worth.
             square, offset = dynamics.squared_jerk(old, new), xp.abs(new.d)

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +10,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv
+from steerlab.compiled import has_numba
+from steerlab.envs.arguments import Setting, integer, time_limit
+from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv, after_reset
 from steerlab.envs.kinematic_driver import episodes
 from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
@@ -24,13 +25,22 @@ from steerlab.envs.kinematic_driver.randomization import (
     check_pins,
 )
 from steerlab.envs.kinematic_driver.reward import Reward, as_reward
-from steerlab.envs.kinematic_driver.roads import Roads
+from steerlab.envs.kinematic_driver.roads import Roads, knots
 from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.kinematic_driver.threads import share
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
 from steerlab.errors import InputError, unknown_name
 
 BACKENDS = ("auto", "numba", "numpy")
+VIEWS = ("both", "bird", "camera")
+#: Steps of 0.05 s in an episode, and the fewest and most that a road is made for.
+EPISODE_STEPS, LIMITS = 500, (10, 4000)
+
+
+def _view(name: str, value: Any) -> str:
+    if value not in VIEWS:
+        raise unknown_name(name, str(value), VIEWS)
+    return str(value)
 
 
 class KinematicDriverVectorEnv(BatchEnv):
@@ -56,9 +66,12 @@ class KinematicDriverVectorEnv(BatchEnv):
     ``heading_error_mean``, ``jerk_rms``, ``progress`` (percent), ``base_return``; ``cte_p50`` and
     ``cte_p95`` are -1 before the episode's last step.
 
+    ``ranges`` and ``noise`` may change, for the next episodes; ``reward``, ``view`` and
+    ``render_mode`` may change at once.
+
     Args:
         num_envs: Number of rows.
-        max_episode_steps: Length of an episode in steps of 0.05 s.
+        max_episode_steps: Length of an episode in steps of 0.05 s, from 10 to 4000; 500 by default.
         ranges: Bounds of the randomisation, or a mapping of those that differ from the defaults.
         noise: False gives perfect sensors and perfect, prompt vision.
         reward: Weights of the reward, or a mapping of those that differ from the defaults.
@@ -76,11 +89,17 @@ class KinematicDriverVectorEnv(BatchEnv):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 20}  # noqa: RUF012
     lockstep = True
+    reset_options = NAMES
+    #: Parts of the observation, and uniform numbers that an episode is made from.
+    layout, uniforms = LAYOUT, episodes.UNIFORMS
+    view = Setting(_view)
+    max_episode_steps: int
+    _window: Any = None  # the picture in it
 
     def __init__(
         self,
         num_envs: int = 1,
-        max_episode_steps: int = 500,
+        max_episode_steps: int | None = None,
         ranges: Ranges | Mapping[str, Any] | None = None,
         noise: bool = True,
         reward: Reward | Mapping[str, Any] | None = None,
@@ -90,30 +109,80 @@ class KinematicDriverVectorEnv(BatchEnv):
         backend: str = "auto",
         threads: int | None = None,
     ) -> None:
-        self.single_observation_space = LAYOUT.box()
-        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        super().__init__(num_envs, autoreset_mode, render_mode)
-        if not 10 <= max_episode_steps <= 4000:
-            raise InputError(f"max_episode_steps={max_episode_steps} must be in [10, 4000]")
-        if view not in ("both", "bird", "camera"):
-            raise unknown_name("view", view, ("both", "bird", "camera"))
-        self.max_episode_steps, self.view = max_episode_steps, view
-        ranges = as_ranges(ranges)
-        self.ranges = ranges if noise else ranges.without_noise()
+        self.single_observation_space = self.layout.box()
+        self.single_action_space = self._action_space()
+        steps = time_limit(max_episode_steps, EPISODE_STEPS, *LIMITS)
+        super().__init__(num_envs, autoreset_mode, render_mode, steps)
+        num_envs = self.num_envs
+        self.view = view
+        self._ranges, self._noise = as_ranges(ranges), bool(noise)
         self.weights = as_reward(reward)
-        if threads is not None and threads < 1:
-            raise InputError(f"threads={threads} must be at least 1")
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = integer("threads", os.cpu_count() if threads is None else threads, 1)
         self.simulator = make_simulator(
-            backend, num_envs, max_episode_steps, self.weights, self.threads
+            backend, num_envs, steps, self.weights, self.threads, self._knots()
         )
         self.base_reward = np.zeros(num_envs, np.float32)
         self._source = _Source(self)
-        self._window: Any = None  # the picture in it
         self._shown = -DT  # s, when
         self.importance = np.ones(num_envs)
         self.conditions = np.zeros((num_envs, 0))
 
+    # A task on other roads replaces the next three, and what it makes of an episode in _start.
+
+    def _action_space(self) -> gym.spaces.Box:
+        return gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def _knots(self) -> int:
+        """Return how many knots the roads have."""
+        assert self.max_episode_steps is not None
+        return knots(self.max_episode_steps)
+
+    def make_episodes(
+        self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float32], Roads]:
+        """Return the episodes of ``uniforms`` (n, self.uniforms): a table, and their roads."""
+        assert self.max_episode_steps is not None
+        return episodes.make(self.ranges, uniforms, self.max_episode_steps, pins)
+
+    def _start(self, rows: NDArray[np.intp], episode: NDArray[np.float32], made: Roads) -> None:
+        self.simulator.store(rows, made)
+        self.simulator.start(rows, rows, episode)
+        self.base_reward[rows] = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_window": None}  # a copy opens a window of its own
+
+    @property
+    def ranges(self) -> Ranges:
+        """What the next episodes are drawn from."""
+        return self._ranges if self._noise else self._ranges.without_noise()
+
+    @ranges.setter
+    def ranges(self, ranges: Ranges | Mapping[str, Any] | None) -> None:
+        self._ranges = as_ranges(ranges)
+        self._source.forget()
+
+    @property
+    def noise(self) -> bool:
+        """Whether sensors and vision make errors."""
+        return self._noise
+
+    @noise.setter
+    def noise(self, noise: bool) -> None:
+        self._noise = bool(noise)
+        self._source.forget()
+
+    @property
+    def reward(self) -> Reward:
+        """The weights of the reward."""
+        return self.weights
+
+    @reward.setter
+    def reward(self, reward: Reward | Mapping[str, Any] | None) -> None:
+        self.weights = as_reward(reward)
+        self.simulator.use_weights(self.weights)
+
+    @after_reset
     def preview(self, distances: Any) -> dict[str, NDArray[np.float32]]:
         """Return the true path at ``distances`` (M,) or (N, M), in m ahead of each car.
 
@@ -140,26 +209,24 @@ class KinematicDriverVectorEnv(BatchEnv):
         self.conditions = np.zeros((self.num_envs, len(sampler.names)))
         self._source.use(sampler, [NAMES.index(name) for name in sampler.names])
 
+    def _pins(self, options: dict[str, Any], rows: int) -> dict[str, NDArray[Any]]:
+        return check_pins(options, rows)
+
     def _reset(self, rows: Rows, options: dict[str, Any]) -> None:
         indices = self.row_indices(rows)
-        pins = check_pins(options, len(indices))
+        pins = self._pins(options, len(indices))
         episode, made = self._source.take(indices, pins)
         self.importance[indices] = self._source.weights[indices]
         if self._source.sampler:
             self.conditions[indices] = self._source.uniforms[indices][:, self._source.columns]
-        self.simulator.store(indices, made)
-        self.simulator.start(indices, indices, episode)
-        self.base_reward[indices] = 0.0
+        self._start(indices, episode, made)
         if self.render_mode == "human":
             self._show()
 
     def _step(
         self, rows: Rows, actions: NDArray[Any]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-        actions = np.asarray(actions, np.float32)
-        if not np.isfinite(actions).all():
-            raise InputError("an action is not finite; check the policy for NaN")
-        outcome = self.simulator.step(actions)
+        outcome = self.simulator.step(np.asarray(actions, np.float32))
         self.base_reward = outcome.base
         if self.render_mode == "human":
             self._show()
@@ -206,8 +273,12 @@ class KinematicDriverVectorEnv(BatchEnv):
             info["cte_p50"][ended], info["cte_p95"][ended] = found
         return info
 
+    @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:
         """Return the picture of one row (H, W, 3)."""
+        return self._picture(row)
+
+    def _picture(self, row: int) -> NDArray[np.uint8]:
         from steerlab.envs.kinematic_driver.render import draw
 
         return draw(self.simulator, self._observe(np.array([row]))[0], row, self.view)
@@ -216,7 +287,7 @@ class KinematicDriverVectorEnv(BatchEnv):
         """Show the first row in a window (``human``), at the pace of the road."""
         import matplotlib.pyplot as plt
 
-        picture = self.render_row(0)
+        picture = self._picture(0)
         if self._window is None:
             if plt.get_backend().lower() not in interactive_backends():
                 gym.logger.warn(
@@ -249,19 +320,23 @@ def interactive_backends() -> set[str]:
 
 
 def make_simulator(
-    backend: str, rows: int, max_steps: int, weights: Reward, threads: int
+    backend: str,
+    rows: int,
+    max_steps: int,
+    weights: Reward,
+    threads: int,
+    knots: int | None = None,
 ) -> Simulator:
     """Return the simulator of ``rows`` rows on numpy, compiled by numba if that is wanted."""
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    has_numba = find_spec("numba") is not None
-    if backend == "numba" and not has_numba:
+    if backend == "numba" and not has_numba():
         raise InputError("backend='numba' needs numba: pip install 'steerlab[fast]'")
-    if backend == "numpy" or not has_numba:
-        return Simulator(rows, rows, max_steps, weights, NUMPY)
+    if backend == "numpy" or not has_numba():
+        return Simulator(rows, rows, max_steps, weights, NUMPY, knots)
     from steerlab.envs.kinematic_driver.compiled import CompiledSimulator
 
-    return CompiledSimulator(rows, rows, max_steps, weights, threads)
+    return CompiledSimulator(rows, rows, max_steps, weights, threads, knots)
 
 
 class KinematicDriverEnv(SingleEnv):
@@ -285,7 +360,7 @@ class _Source:
     def __init__(self, env: KinematicDriverVectorEnv) -> None:
         self.env = env
         n = env.num_envs
-        self.uniforms = np.zeros((n, episodes.UNIFORMS))
+        self.uniforms = np.zeros((n, env.uniforms))
         #: The generator that a row's waiting block of numbers came from, None if none waits.
         self.drawn_from: list[Any] = [None] * n
         self.ahead = self.ahead_from <= n <= self.ahead_to
@@ -300,13 +375,17 @@ class _Source:
         """Bend ``columns`` of the blocks that are drawn from now on."""
         self.sampler, self.columns, self.ahead = sampler, columns, False
 
+    def forget(self) -> None:
+        """Make the episodes that wait again, from the ranges of now."""
+        self.made[:] = False
+
     def take(
         self, rows: NDArray[np.intp], pins: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], Roads]:
         """Return the next episodes of ``rows`` (n,) and their roads."""
         self._draw(rows)
         if pins or not self.ahead:
-            result = self._make(self.uniforms[rows], pins)
+            result = self.env.make_episodes(self.uniforms[rows], pins)
         else:
             if not self.made[rows].all():
                 self._make_ahead()
@@ -331,18 +410,13 @@ class _Source:
                 self.uniforms[where], coins
             )
 
-    def _make(
-        self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
-    ) -> tuple[NDArray[np.float32], Roads]:
-        return episodes.make(self.env.ranges, uniforms, self.env.max_episode_steps, pins)
-
     def _make_ahead(self) -> None:
         rows = np.flatnonzero(~self.made)
         self._draw(rows)
 
         def make(begin: int, end: int) -> None:
             part = rows[begin:end]
-            table, made = self._make(self.uniforms[part], {})
+            table, made = self.env.make_episodes(self.uniforms[part], {})
             if self.roads is None:
                 self.table, self.roads = table, made
             else:

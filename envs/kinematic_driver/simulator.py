@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ ERROR_TIME = 2.0  # s, over which the errors of seen lines forget
 DELAY_STEPS = 22  # commands kept: a delay of 1 s and one more
 POSE_STEPS = 6  # poses kept: a latency of 0.2 s and one more
 NOISE_ROWS = 1 << 16
+#: What is summed up over an episode.
+SUMS = ("jerk", "heading", "progress", "offset_max", "return")
 _NORMALS = 12  # of the 16 numbers in a row of noise; the others are uniform
 
 Array = Any
@@ -65,19 +67,28 @@ class Simulator:
         max_steps: Length of an episode in steps.
         weights: Weights of the reward.
         xp: Backend.
+        knots: Knots of a road; by default as many as those of :mod:`roads` have.
     """
 
     chunk = 1024  # rows to observe at once: the temporaries stay in the cache of a core
+    #: What :meth:`_derive` makes.
+    derived: ClassVar[tuple[str, ...]] = (
+        "noise", "basis", "ahead", "columns", "episode", "vehicle",
+    )  # fmt: skip
 
-    def __init__(self, rows: int, slots: int, max_steps: int, weights: Reward, xp: Any) -> None:
+    def __init__(
+        self,
+        rows: int,
+        slots: int,
+        max_steps: int,
+        weights: Reward,
+        xp: Any,
+        knots: int | None = None,
+    ) -> None:
         self.rows, self.max_steps, self.weights, self.xp = rows, max_steps, weights, xp
-        self.knots = roads.knots(max_steps)
+        self.knots = roads.knots(max_steps) if knots is None else knots
         self.view = xp.zeros(slots * self.knots, 8)
         self.plan = xp.zeros(slots * self.knots, 4)
-        self.noise = xp.asarray(noise_table())
-        self.basis = xp.asarray(error_basis())
-        self.ahead = xp.asarray(X_IDXS)
-        self.columns = xp.arange(rows)
         self.clock = 0
 
         def each(names: Any) -> dict[str, Array]:
@@ -85,8 +96,6 @@ class Simulator:
 
         self.state = State(**each(State._fields))
         self.table = xp.zeros(len(EPISODE), rows)
-        self.episode = dict(zip(EPISODE, self.table, strict=True))
-        self.vehicle = Vehicle(**{name: self.episode[name] for name in Vehicle._fields})
         self.place = Place(**each(Place._fields))
         self.base = xp.integers(xp.zeros(rows))
         self.points = xp.zeros(rows, len(X_IDXS))  # distances ahead in knots
@@ -105,9 +114,38 @@ class Simulator:
         self.potential = xp.zeros(rows)
         self.violation = xp.integers(xp.zeros(rows))
         self.jerk = xp.zeros(rows)
-        self.sums = each(("jerk", "heading", "progress", "offset_max", "return"))
+        self.sums = each(SUMS)
         self.history = xp.zeros(max_steps, rows)  # absolute offset, a ring over the clock
         self.error_keep = float(np.exp(-DT / ERROR_TIME))
+        self._derive()
+
+    def _derive(self) -> None:
+        """Make what follows from the state: constants, and views of arrays that are the state.
+
+        A copy has arrays of its own, and views of the old ones would tell of the old simulator.
+        So a copy or a pickle leaves out all of :data:`derived` and calls this.
+        """
+        xp = self.xp
+        self.noise = xp.asarray(noise_table())
+        self.basis = xp.asarray(error_basis())
+        self.ahead = xp.asarray(X_IDXS)
+        self.columns = xp.arange(self.rows)
+        self.episode = dict(zip(EPISODE, self.table, strict=True))
+        self.vehicle = Vehicle(**{name: self.episode[name] for name in Vehicle._fields})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: part for name, part in vars(self).items() if name not in self.derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._derive()
+
+    def use_weights(self, weights: Reward) -> None:
+        """Pay by other weights from now on."""
+        self.weights = weights
+        value = potential(self.xp, weights, self.state.d, self.state.psi)
+        self.potential = self.xp.asarray(value)
+        self._derive()
 
     def store(self, slots: Array, made: roads.Roads) -> None:
         """Write roads into the tables; ``slots`` (n,) are where they go."""
@@ -151,6 +189,13 @@ class Simulator:
         self.sensors[rows] = self._measure(v, zero, k, noise, episode)
         self.potential[rows] = potential(xp, self.weights, d, psi)
 
+    def slow_down(self, rows: Array, speed: Array) -> None:
+        """Let new episodes in ``rows`` (n,) begin at no more than ``speed`` (n,) m/s."""
+        now = self.state.v[rows]
+        speed = self.xp.minimum(now, speed)
+        self.state.v[rows] = speed
+        self.sensors[rows, 0] += speed - now
+
     def step(self, actions: Array) -> Outcome:
         """Advance all rows; ``actions`` (N, 2) are float32 and finite."""
         xp, old, episode = self.xp, self.state, self.episode
@@ -174,7 +219,7 @@ class Simulator:
 
         self.violation = self._violations()
         terminated = self.violation > 0
-        truncated = ((self.time >= self.max_steps) | (new.s >= episode["end"])) & ~terminated
+        truncated = ((new.s >= episode["end"]) & ~terminated) | (self.time >= self.max_steps)
         progress = (new.s - old.s) / (episode["cruise_speed"] * DT)
         scale = 100.0 / self.max_steps
         base = scale * base_reward(xp, self.weights, progress, self.jerk, offset)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box
@@ -11,7 +12,9 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from steerlab.devices import torch_device
+from steerlab.envs.arguments import integer, time_limit
 from steerlab.envs.kinematic_driver import episodes
+from steerlab.envs.kinematic_driver.env import EPISODE_STEPS, LIMITS
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import Ranges, as_ranges
 from steerlab.envs.kinematic_driver.reward import Reward, as_reward
@@ -33,7 +36,7 @@ class KinematicDriverTorchEnv(VectorEnv[Any, Any, Any]):
         num_envs: Number of rows.
         device: ``auto``, ``cpu`` or ``cuda``.
         pool_size: Number of episodes in the pool.
-        max_episode_steps: Length of an episode in steps of 0.05 s.
+        max_episode_steps: Length of an episode in steps of 0.05 s, from 10 to 4000; 500 by default.
         ranges: Bounds of the randomisation, or a mapping of those that differ from the defaults.
         noise: False gives perfect sensors and perfect, prompt vision.
         reward: Weights of the reward, or a mapping of those that differ from the defaults.
@@ -47,18 +50,14 @@ class KinematicDriverTorchEnv(VectorEnv[Any, Any, Any]):
         num_envs: int,
         device: str = "auto",
         pool_size: int = 8192,
-        max_episode_steps: int = 500,
+        max_episode_steps: int | None = None,
         ranges: Ranges | Mapping[str, Any] | None = None,
         noise: bool = True,
         reward: Reward | Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value in (("num_envs", num_envs), ("pool_size", pool_size)):
-            if value < 1:
-                raise InputError(f"{name}={value} must be at least 1")
-        if not 10 <= max_episode_steps <= 4000:
-            raise InputError(f"max_episode_steps={max_episode_steps} must be in [10, 4000]")
-        self.num_envs, self.pool_size = num_envs, pool_size
-        self.max_episode_steps = max_episode_steps
+        self.num_envs = num_envs = integer("num_envs", num_envs, 1)
+        self.pool_size = pool_size = integer("pool_size", pool_size, 1)
+        self.max_episode_steps = time_limit(max_episode_steps, EPISODE_STEPS, *LIMITS)
         ranges = as_ranges(ranges)
         self.ranges = ranges if noise else ranges.without_noise()
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -69,7 +68,7 @@ class KinematicDriverTorchEnv(VectorEnv[Any, Any, Any]):
         self.device = torch_device(device)
         self.backend = TorchBackend(self.device)
         self.simulator = Simulator(
-            num_envs, pool_size, max_episode_steps, as_reward(reward), self.backend
+            num_envs, pool_size, self.max_episode_steps, as_reward(reward), self.backend
         )
         self._seeds = np.random.SeedSequence()
         self._pool: Tensor | None = None
@@ -79,8 +78,10 @@ class KinematicDriverTorchEnv(VectorEnv[Any, Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
         """Draw a new pool and start episodes in all rows."""
+        if options:
+            raise InputError(f"reset takes no options here, got {sorted(options)}")
         if seed is not None:
-            self._seeds = np.random.SeedSequence(seed)
+            self._seeds = np.random.SeedSequence(integer("seed", seed, 0))
         rng = np.random.default_rng(self._seeds.spawn(1)[0])
         tables = []
         for begin in range(0, self.pool_size, 1024):  # in parts, for the sake of memory
@@ -102,12 +103,15 @@ class KinematicDriverTorchEnv(VectorEnv[Any, Any, Any]):
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
         """Advance all rows; those that end are reset at once."""
         if self._pool is None:
-            raise InputError("call reset() before step()")
+            raise gym.error.ResetNeeded("call reset() before step()")
         if tuple(actions.shape) != self.action_space.shape:
             raise InputError(
                 f"actions have shape {tuple(actions.shape)}, need {(self.num_envs, 2)}"
             )
-        outcome = self.simulator.step(actions.to(self.device, torch.float32))
+        actions = actions.to(self.device, torch.float32)
+        if not bool(actions.isfinite().all()):
+            raise InputError("an action is not finite; check the policy for NaN")
+        outcome = self.simulator.step(actions)
         ended = (outcome.terminated | outcome.truncated).nonzero()[:, 0]
         info: dict[str, Any] = {"base_reward": outcome.base}
         if len(ended):

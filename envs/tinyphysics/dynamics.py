@@ -52,39 +52,38 @@ class FuturePlan(NamedTuple):
 class Simulator:
     """N rows of the simulator, each at its own step of its own segment.
 
+    Args:
+        plant: What answers the steer.
+        segments: The routes.
+        num_rows: N.
+        tail: Leave room for the steps after the last one that counts, up to the end of the files.
+
     Attributes:
+        end: First step that is not driven: 500, or with ``tail`` the rows of the longest file.
         time: (N,) the step that the next action decides.
         segment: (N,) which segment a row drives.
-        lataccel: (N, 500) lateral acceleration of each step so far, m/s^2.
-        steer: (N, 500) steer of each step so far, positive to the right.
-        noise: One legacy generator a row, from which the official draws come.
+        lataccel: (N, end) lateral acceleration of each step so far, m/s^2.
+        steer: (N, end) steer of each step so far, positive to the right.
     """
 
-    def __init__(self, plant: Plant, segments: Segments, num_rows: int) -> None:
+    def __init__(self, plant: Plant, segments: Segments, num_rows: int, tail: bool = False) -> None:
         self.plant, self.segments = plant, segments
+        self.end = end = int(segments.rows.max()) if tail else COST_END
         self.time = np.full(num_rows, CONTROL_START)
         self.segment = np.zeros(num_rows, dtype=np.intp)
-        self.lataccel = np.zeros((num_rows, COST_END))
-        self.steer = np.zeros((num_rows, COST_END))
-        self.noise = [RandomState(0) for _ in range(num_rows)]
-        self._uniforms = np.zeros((num_rows, STEPS))
-        self._shared = np.zeros(num_rows, dtype=bool)
-        self._states = np.zeros((num_rows, COST_END, 4), dtype=np.float32)
-        self._tokens = np.zeros((num_rows, COST_END), dtype=np.int64)
+        self.lataccel = np.zeros((num_rows, end))
+        self.steer = np.zeros((num_rows, end))
+        self._uniforms = np.zeros((num_rows, end - CONTROL_START))
+        self._states = np.zeros((num_rows, end, 4), dtype=np.float32)
+        self._tokens = np.zeros((num_rows, end), dtype=np.int64)
         # Padded by a plan's length so that looking ahead never leaves the arrays.
         s = segments
         self._road = np.stack([s.target, s.roll_lataccel, s.v_ego, s.a_ego])
-        short = COST_END + PLAN_STEPS + 1 - self._road.shape[2]
+        short = end + PLAN_STEPS + 1 - self._road.shape[2]
         if short > 0:
             self._road = np.pad(self._road, ((0, 0), (0, 0), (0, short)), mode="edge")
 
-    def reset(
-        self,
-        rows: Rows,
-        segment: NDArray[np.intp],
-        seeds: Sequence[int],
-        share_noise: bool = False,
-    ) -> None:
+    def reset(self, rows: Rows, segment: NDArray[np.intp], seeds: Sequence[int]) -> None:
         """Put ``rows`` at the first step that is controlled.
 
         During the warm-up the car follows its target under the logged steer and nothing depends
@@ -94,8 +93,6 @@ class Simulator:
             rows: Rows to reset.
             segment: (n,) segment of each of them.
             seeds: Seed of each row's noise.
-            share_noise: Leave each row's generator at its seed and draw step by step, for a
-                controller that draws from the same generator.
         """
         chosen = np.arange(len(self.time))[rows]
         self.segment[chosen], self.time[chosen] = segment, CONTROL_START
@@ -107,15 +104,18 @@ class Simulator:
         self._tokens[chosen, warmup] = encode(self.lataccel[chosen, warmup])
         self._states[chosen, warmup, 0] = steer
         for place in range(3):
-            self._states[chosen, :, place + 1] = self._road[place + 1, segment, :COST_END]
-        self._shared[chosen] = share_noise
+            self._states[chosen, :, place + 1] = self._road[place + 1, segment, : self.end]
+        draws = WARMUP_DRAWS + self._uniforms.shape[1]
         for row, seed in zip(chosen, seeds, strict=True):
-            self.noise[row] = generator = RandomState(seed)
-            if not share_noise:
-                self._uniforms[row] = generator.random_sample(WARMUP_DRAWS + STEPS)[WARMUP_DRAWS:]
+            self._uniforms[row] = RandomState(seed).random_sample(draws)[WARMUP_DRAWS:]
 
-    def advance(self, actions: Floats, rows: Rows = ALL) -> None:
+    def advance(self, actions: Floats, rows: Rows = ALL, uniforms: Floats | None = None) -> None:
         """Apply one steer (n,) to each of ``rows`` and draw the next lateral acceleration.
+
+        Args:
+            actions: (n,) steer.
+            rows: Which rows move on.
+            uniforms: (n,) numbers in [0, 1) to draw with; those of the row's seed by default.
 
         Raises:
             InputError: An action is not a finite number.
@@ -144,18 +144,13 @@ class Simulator:
         self.steer[here] = actions
         self._states[(*here, 0)] = actions
         states[:, -1, 0] = actions
-        drawn = self.plant.sample(states, tokens, self._draw(rows, time))
+        if uniforms is None:
+            uniforms = self._uniforms[here[0], here[1] - CONTROL_START]
+        drawn = self.plant.sample(states, tokens, uniforms)
         lataccel = np.clip(decode(drawn), before - MAX_CHANGE, before + MAX_CHANGE)
         self.lataccel[here] = lataccel
         self._tokens[here] = encode(lataccel)
         self.time[rows] = time + 1
-
-    def _draw(self, rows: Rows, time: NDArray[np.intp]) -> Floats:
-        index = np.arange(len(self.time))[rows]
-        uniforms = self._uniforms[index, time - CONTROL_START]
-        for place in np.flatnonzero(self._shared[rows]):
-            uniforms[place] = self.noise[index[place]].random_sample()
-        return uniforms
 
     def current(self, rows: Rows = ALL) -> Floats:
         """Return the lateral acceleration (n,) before the next action, m/s^2."""

@@ -8,15 +8,16 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv
+from steerlab.envs.arguments import Setting, integer, time_limit
+from steerlab.envs.batch import BatchEnv, Info, Rows, SingleEnv, after_reset
 from steerlab.envs.layout import Layout
-from steerlab.envs.tinyphysics.dynamics import STEER_LIMIT, Simulator, noise_seeds
+from steerlab.envs.tinyphysics.dynamics import STEER_LIMIT, STEPS, Simulator, noise_seeds
 from steerlab.envs.tinyphysics.render import draw_rollout
 from steerlab.envs.tinyphysics.reward import official_costs, step_costs
 from steerlab.errors import InputError
 from steerlab.surrogates.plants.base import CONTEXT, Plant
 from steerlab.surrogates.plants.load import load_plant
-from steerlab.surrogates.segments.data import CONTROL_START, COST_END, PLAN_STEPS, Segments
+from steerlab.surrogates.segments.data import CONTROL_START, PLAN_STEPS, Segments
 from steerlab.surrogates.segments.synthetic import find_segments
 
 OBSERVATION = Layout(
@@ -32,6 +33,12 @@ OBSERVATION = Layout(
     plan_v_ego=PLAN_STEPS,  # m/s
     plan_a_ego=PLAN_STEPS,  # m/s^2
 )
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name}={value!r:.80} must be text")
+    return value
 
 
 class TinyPhysicsVectorEnv(BatchEnv):
@@ -51,17 +58,21 @@ class TinyPhysicsVectorEnv(BatchEnv):
         runtime: "exact", "fast" or "torch".
         seeds: "official" for the noise of comma's scripts, which is fixed for each route;
             "random" for fresh noise in every episode, which training should use; any other text
-            salts the official seeds.
+            salts the official seeds. May change, from the next episodes on.
         num_segments: Use the first so many segments; 0 uses all.
         device: Device of the torch runtime.
         autoreset_mode: See gymnasium.
         render_mode: "rgb_array" or None.
+        max_episode_steps: Steps of an episode, at most the 400 that count; a shorter one pays its
+            part of the cost.
 
     Options of ``reset``: ``segment``, a route name such as "00042", or a list of one a row.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     layout = OBSERVATION
+    reset_options = ("segment",)
+    seeds = Setting(_text)
 
     def __init__(
         self,
@@ -74,12 +85,15 @@ class TinyPhysicsVectorEnv(BatchEnv):
         device: str = "auto",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
     ) -> None:
         self.single_observation_space = OBSERVATION.box()
         self.single_action_space = Box(-STEER_LIMIT, STEER_LIMIT, (1,), np.float32)
-        super().__init__(num_envs, autoreset_mode, render_mode)
+        limit = time_limit(max_episode_steps, STEPS, high=STEPS)
+        super().__init__(num_envs, autoreset_mode, render_mode, limit)
+        num_envs = self.num_envs
         self.seeds = seeds
-        self.segments = find_segments(segments, num_segments)
+        self.segments = find_segments(segments, integer("num_segments", num_segments, 0))
         self.simulator = Simulator(load_plant(plant, runtime, device), self.segments, num_envs)
         self._names = np.array(self.segments.names, dtype=object)
         self._costs = np.zeros((num_envs, 3))
@@ -112,8 +126,8 @@ class TinyPhysicsVectorEnv(BatchEnv):
         simulator.advance(actions[:, 0].astype(np.float64), rows)
         costs = step_costs(target, simulator.current(rows), before, time == CONTROL_START)
         self._costs[rows] += np.stack(costs, axis=1)
-        over = time + 1 == COST_END
-        return -costs.total_cost, np.zeros_like(over), over
+        terminated, truncated = np.zeros((2, len(time)), dtype=bool)  # the time limit does it
+        return -costs.total_cost, terminated, truncated
 
     def _observe(self, rows: Rows) -> NDArray[np.float32]:
         simulator = self.simulator
@@ -140,12 +154,14 @@ class TinyPhysicsVectorEnv(BatchEnv):
             "total_cost": total_cost,
         }
 
+    @after_reset
     def official_costs(self, row: int = 0) -> dict[str, float]:
         """Return the costs of a finished episode with the rounding of the official script."""
         rows = slice(row, row + 1)
         costs = official_costs(self.simulator.targets(rows), self.simulator.lataccel[rows])
         return {name: float(value[0]) for name, value in costs._asdict().items()}
 
+    @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:
         """Draw target, response, action and roll up to now."""
         simulator = self.simulator
@@ -166,6 +182,8 @@ class TinyPhysicsEnv(SingleEnv):
     batch_type = TinyPhysicsVectorEnv
     batch: TinyPhysicsVectorEnv
     layout = OBSERVATION
+    reset_options = ("segment",)
+    seeds = Setting(_text)
 
     def official_costs(self) -> dict[str, float]:
         """Return the costs of the finished episode with the rounding of the official script."""

@@ -1,6 +1,11 @@
 """A rollout as a picture."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -8,6 +13,8 @@ from numpy.typing import NDArray
 from steerlab.surrogates.segments.data import CONTROL_START, DT
 
 Floats = NDArray[np.float64]
+
+_EVERY = 10  # steps between the pictures of an animation, as in comma's debug mode
 
 
 def draw_rollout(
@@ -52,3 +59,47 @@ def plot_rollout(
         axes.axvspan(0, CONTROL_START * DT, color="#eeeeee", zorder=0)
         axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
         axes.grid(alpha=0.3)
+
+
+def animate_rollout(path: Path, name: str, steps: Mapping[str, NDArray[Any]]) -> None:
+    """Write a rollout as an animation, a picture for each second: the panels of comma's debug mode.
+
+    Args:
+        path: A file whose name ends in ``.gif``.
+        name: Route name for the title.
+        steps: Columns (T,) ``target_lataccel``, ``current_lataccel`` (m/s^2), ``action``,
+            ``roll_lataccel`` (m/s^2) and ``v_ego`` (m/s).
+    """
+    figure = Figure(figsize=(8, 8), dpi=80, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = {
+        "lateral acceleration\nm/s²": ("target_lataccel", "current_lataccel"),
+        "action": ("action",),
+        "roll, m/s²": ("roll_lataccel",),
+        "speed, m/s": ("v_ego",),
+    }
+    lines = {}
+    seconds = np.arange(len(steps["action"])) * DT
+    colors = {"target_lataccel": "#888888", "action": "#c1440e", "roll_lataccel": "#5a7d2a"}
+    for axes, (label, columns) in zip(figure.subplots(4, sharex=True), panels.items(), strict=True):
+        for column in columns:
+            # Drawn whole once, so that the limits of the axes do not move.
+            color = colors.get(column, "#0b5fa5")
+            (lines[column],) = axes.plot(seconds, steps[column], color=color, label=column)
+        axes.axvline(CONTROL_START * DT, color="black", linestyle="--", linewidth=0.8, alpha=0.5)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(loc="upper right", fontsize=8)
+    figure.axes[-1].set(xlabel="time, s", xlim=(0, seconds[-1]))
+    title = figure.axes[0].set_title(name)
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # laid out once, which takes longer than drawing
+
+    def show(end: int) -> list[Any]:
+        for column, line in lines.items():
+            line.set_data(seconds[:end], steps[column][:end])
+        title.set_text(f"segment {name}, step {end}")
+        return [*lines.values(), title]
+
+    ends = [*range(_EVERY, len(seconds), _EVERY), len(seconds)]
+    FuncAnimation(figure, show, ends).save(path, PillowWriter(fps=10))

@@ -1,15 +1,17 @@
 """The tracking tasks as environments: N episodes of a problem."""
 
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.envs.batch import BatchEnv, Info, Rows
+from steerlab.envs.arguments import Setting, not_negative, time_limit
+from steerlab.envs.batch import BatchEnv, Info, Rows, after_reset
 from steerlab.envs.layout import Layout
 from steerlab.envs.tracking.problem import Floats, TrackingProblem
-from steerlab.errors import InputError, unknown_name
+from steerlab.errors import InputError
 
 
 class TrackingVectorEnv(BatchEnv):
@@ -24,12 +26,16 @@ class TrackingVectorEnv(BatchEnv):
     Args:
         num_envs: Rows.
         preset: Name of a preset of the problem.
-        disturbance: Standard deviation of a normal number added to every applied input.
+        disturbance: Standard deviation of a normal number added to every applied input. May change.
+        max_episode_steps: Truncate earlier, without the terminal cost. An episode cannot be longer
+            than the ``steps`` of the problem, after which it terminates.
         kwargs: Arguments of :class:`BatchEnv` and parameters of the problem.
     """
 
     problem_type: ClassVar[type[TrackingProblem]]
     layout = Layout(state=2, target=2, remaining=1)
+    reset_options = ("initial", "target")
+    disturbance = Setting(not_negative)
 
     def __init__(
         self,
@@ -39,16 +45,24 @@ class TrackingVectorEnv(BatchEnv):
         disturbance: float = 0.0,
         autoreset_mode: Any = gym.vector.AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if disturbance < 0:
-            raise InputError(f"disturbance={disturbance} must not be negative")
         self.problem = self.problem_type.preset(preset, **kwargs)
         self.disturbance = disturbance
         limit = self.problem.limit
         self.single_observation_space = self.layout.box()
         self.single_action_space = gym.spaces.Box(-limit, limit, (1,), np.float32)
-        super().__init__(num_envs, autoreset_mode, render_mode)
+        steps = self.problem.steps
+        cut = time_limit(max_episode_steps, steps)
+        if cut > steps:
+            raise InputError(
+                f"max_episode_steps={cut} must be at most steps={steps}, the horizon of the problem: "
+                "give more steps for a longer one"
+            )
+        limited = max_episode_steps is not None and max_episode_steps != -1
+        super().__init__(num_envs, autoreset_mode, render_mode, cut if limited else None)
+        num_envs = self.num_envs
         shape = (num_envs, self.problem.steps + 1, 2)
         self._states = np.zeros(shape)
         self._controls = np.zeros((num_envs, self.problem.steps, 1))
@@ -56,10 +70,17 @@ class TrackingVectorEnv(BatchEnv):
         self._k = np.zeros(num_envs, dtype=np.intp)
         self._costs = np.zeros(num_envs)
 
+    @classmethod
+    def settings(cls) -> frozenset[str]:
+        """Return the names of the constructor's arguments, those of the problem included."""
+        return super().settings() | frozenset(field.name for field in fields(cls.problem_type))
+
+    @property
+    def longest_episode(self) -> int:
+        """Steps after which an episode is over at the latest."""
+        return self.max_episode_steps or self.problem.steps
+
     def _reset(self, rows: Rows, options: dict[str, Any]) -> None:
-        unknown = set(options) - {"initial", "target"}
-        if unknown:
-            raise unknown_name("reset option", min(unknown), ("initial", "target"))
         indices = self.row_indices(rows)
         drawn = [self.problem.sample(self.row_rng[i], 1) for i in indices]
         for name, array, part in (
@@ -120,6 +141,7 @@ class TrackingVectorEnv(BatchEnv):
             "is_success": (k == self.problem.steps) & (error < self.problem.tolerance),
         }
 
+    @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:
         """Return the phase plane of one row (400, 400, 3): path, target and the last input."""
         from steerlab.envs.tracking.render import draw

@@ -10,7 +10,7 @@ exporter.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -67,7 +67,7 @@ class TrackingProblem(ABC):
         """
         if name not in cls.presets:
             raise unknown_name("preset", name, cls.presets)
-        known = cls.__dataclass_fields__
+        known = [field.name for field in fields(cls)]
         for key in changes:
             if key not in known:
                 raise unknown_name("parameter", key, known)

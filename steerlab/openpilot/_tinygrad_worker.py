@@ -10,11 +10,13 @@ be started with ``python -P``: beside it lie modules with the names of packages 
 Answers are one JSON line; arrays travel as npz files, each after its length in 8 bytes.
 """
 
+import ctypes
 import importlib
 import io
 import json
 import os
 import pickle
+import signal
 import struct
 import sys
 import time
@@ -139,6 +141,8 @@ def serve(path: str, answers: BinaryIO) -> None:
 
 def main() -> None:
     """Do what the arguments say."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
     # tinygrad prints; what the parent reads must not mix with it.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

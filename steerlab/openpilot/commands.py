@@ -68,14 +68,32 @@ def plan_acceleration(rule: CommandRule, plan: Any, t: Any) -> Any:
     return 2.0 * (at_action_time(rule, speed, t, start) - start) / t - plan[..., 0, _ACCELERATION]
 
 
-def plan_stops(rule: CommandRule, plan: Array, acceleration: Array, t: ArrayLike) -> Any:
-    """Return whether the car should come to, or stay at, a standstill, (B,) bool."""
+def plan_stops(
+    rule: CommandRule, plan: Array, v_ego: ArrayLike, acceleration: Array, t: ArrayLike
+) -> Any:
+    """Return whether the plan says that the car should come to, or stay at, a standstill, (B,) bool.
+
+    Args:
+        rule: Rule of the contract.
+        plan: (B, 33, 15).
+        v_ego: Speed, m/s, (B,); what counts, where the rule does not take the plan's.
+        acceleration: What is asked for, m/s^2, (B,).
+        t: When the acceleration takes effect, s.
+    """
     speed = plan[..., _SPEED]
     if rule.stop["rule"] == "slow_and_not_accelerating":
-        return (speed[:, 0] < rule.stop["speed"]) & (acceleration < rule.stop["acceleration"])
+        return should_stop(
+            rule, v_ego if rule.stop["speed_of"] == "v_ego" else speed[:, 0], acceleration
+        )
     at = _like(speed[:, 0], t)
     later = at_time(speed, at + 1.0)
     return (at_time(speed, at) < rule.stop["speed"]) & (later < rule.stop["speed"])
+
+
+def should_stop(rule: CommandRule, speed: ArrayLike, acceleration: Array) -> Any:
+    """Return whether a car is slow (m/s, (B,)) and not asked to accelerate (m/s^2, (B,))."""
+    slow = np.asarray(speed) < rule.stop["speed"]
+    return slow & (acceleration < rule.stop["acceleration"])
 
 
 def command(
@@ -99,10 +117,11 @@ def command(
     if rule.curvature_from == "action_or_plan" and "action" in parsed:
         lateral, acceleration = np.asarray(parsed["action"], dtype=float).T
         curvature = lateral / np.maximum(v_ego, rule.min_speed) ** 2
-    else:
-        curvature = plan_curvature(rule, plan, v_ego, t_lateral)
-        acceleration = plan_acceleration(rule, plan, t_longitudinal)
-    return Command(curvature, acceleration, plan_stops(rule, plan, acceleration, t_longitudinal))
+        return Command(curvature, acceleration, should_stop(rule, v_ego, acceleration))
+    curvature = plan_curvature(rule, plan, v_ego, t_lateral)
+    acceleration = plan_acceleration(rule, plan, t_longitudinal)
+    stops = plan_stops(rule, plan, v_ego, acceleration, t_longitudinal)
+    return Command(curvature, acceleration, stops)
 
 
 def smooth(rule: CommandRule, new: Command, last: Command, v_ego: ArrayLike) -> Command:

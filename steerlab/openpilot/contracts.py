@@ -13,7 +13,7 @@ radians; x forward, y right, z down; yaw and curvature are positive to the right
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
@@ -104,6 +104,19 @@ class Input:
     dtype: str
     feed: str
     gain: float = 1.0
+    open: tuple[int, ...] = ()  # axes whose length the consumer reads from the file
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a file's input may have this shape.
+
+        An open last axis stands for any number of axes: features of a frame may have a shape.
+        """
+        axes = len(self.shape)
+        if len(shape) != axes and not (axes - 1 in self.open and len(shape) > axes):
+            return False
+        return all(d > 0 for d in shape) and all(
+            i in self.open or shape[i] == self.shape[i] for i in range(axes)
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,8 @@ class Model:
     inputs: Mapping[str, Input]
     heads: Mapping[str, Head]  # those of the layout, in its order
     optional: tuple[str, ...]  # heads the consumer uses if they are there
-    widths: Mapping[str, tuple[int, ...]]  # accepted widths of every head
+    widths: Mapping[str, tuple[int, ...]]  # accepted widths of every head, the usual one first
+    any_width: tuple[str, ...]  # heads that may have any other width too
     released_layout: bool  # the slices are those of released files, not one choice of many
     length: int
 
@@ -133,6 +147,10 @@ class Model:
     def required(self) -> tuple[str, ...]:
         """Heads without which the consumer fails."""
         return tuple(h for h in self.widths if h not in self.optional)
+
+    def accepts(self, head: str, width: int) -> bool:
+        """Return whether the consumer reads a head of this width."""
+        return width in self.widths[head] or (head in self.any_width and width > 0)
 
     @property
     def states(self) -> dict[str, Input]:
@@ -168,7 +186,10 @@ class Contract:
     certainty: str
     command: CommandRule
     tinygrad_device: str | None  # on a PC; None: its pickles join several graphs
-    desire_moves_on_dropped_frame: bool
+    build: str  # what makes the target's pickle from the ONNX file, where we do not
+    #: What a lost camera frame does: ``desire_moves`` (skipped, but a pulse is kept), ``pulse_lost``
+    #: (skipped, and the pulse of that frame is gone), or ``runs`` (nothing is skipped).
+    dropped_frame: str
     feeds_zeros_to_unknown_inputs: bool
     _models: Mapping[str, Any] = field(repr=False)
 
@@ -177,13 +198,31 @@ class Contract:
         """Names of the networks, which are also the stems of the files."""
         return tuple(self._models)
 
-    def model(self, name: str, *, heads: Mapping[str, int | None] | None = None) -> Model:
+    @property
+    def is_split(self) -> bool:
+        """Whether vision and policy are two networks."""
+        return "driving_vision" in self._models
+
+    @property
+    def policy_name(self) -> str:
+        """Name of the network that drives: the policy, or the supercombo."""
+        return next(name for name in self._models if name != "driving_vision")
+
+    def model(
+        self,
+        name: str,
+        *,
+        heads: Mapping[str, int | None] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Model:
         """Return one network of the contract.
 
         Args:
             name: ``driving_vision``, ``driving_policy`` or ``driving_supercombo``.
             heads: Width of a head that has several, or that is optional; None leaves an optional
-                head out. By default the first accepted width, and no optional head.
+                head out. By default the first accepted width, and the heads of the usual layout.
+            shapes: Shapes of a file's inputs. They count where the contract leaves them open, as do
+                its queues' depth and the width of its features in the forms of 2026.
 
         Raises:
             InputError: The contract has no such network, head or width.
@@ -193,32 +232,31 @@ class Contract:
         row = self._models[name]
         optional = tuple(row.get("optional", ()))
         widths = {
-            head: tuple(row["widths"].get(head, [int(w) for w in _TABLE["heads"][head]]))
-            for head in (*row["outputs"], *optional)
+            head: tuple(row["widths"].get(head) or _known_widths(head))
+            for head in dict.fromkeys((*row["outputs"], *optional))
         }
+        any_width = tuple(row.get("any_width", ()))
         chosen: dict[str, int | None] = {h: widths[h][0] for h in row["outputs"]}
         for head, width in (heads or {}).items():
             if head not in widths:
                 raise unknown_name(f"head of {name}", head, widths)
             if width is None and head not in optional:
                 raise InputError(f"{self.id} needs head {head!r} in {name}; give it a width")
-            if width is not None and width not in widths[head]:
+            if width is not None and width not in widths[head] and head not in any_width:
                 raise InputError(
                     f"{head}={width} is no width that {self.id} accepts; use {_either(widths[head])}"
                 )
             chosen[head] = width
         layout = {h: head_of_width(h, w) for h, w in chosen.items() if w is not None}
         used, multiple = sum(h.width for h in layout.values()), row["length_multiple"]
-        inputs = {
-            n: Input(n, tuple(i["shape"]), i["dtype"], i["feed"], i.get("gain", 1.0))
-            for n, i in row["inputs"].items()
-        }
+        inputs = {n: _input(n, i, (shapes or {}).get(n)) for n, i in row["inputs"].items()}
         return Model(
             name=name,
             inputs=inputs,
             heads=layout,
             optional=optional,
             widths=widths,
+            any_width=any_width,
             released_layout=row["released_layout"],
             length=-(-used // multiple) * multiple,
         )
@@ -233,10 +271,10 @@ def head_of_width(name: str, width: int) -> Head:
     if name not in _TABLE["heads"]:
         raise unknown_name("head", name, _TABLE["heads"])
     forms = _TABLE["heads"][name]
-    if str(width) not in forms:
+    form = forms.get(str(width), forms.get("any") if width > 0 else None)
+    if form is None:
         raise InputError(f"head {name!r} has no form of width {width}; use {_either(forms)}")
-    form = forms[str(width)]
-    return Head(name, **(form | {"shape": tuple(form["shape"])}))
+    return Head(name, **(form | {"shape": tuple(form.get("shape", [width]))}))
 
 
 def known_heads() -> tuple[str, ...]:
@@ -267,6 +305,23 @@ def contract(id: str) -> Contract:
         _models=row["models"],
         **row["runtime"],
     )
+
+
+def _known_widths(head: str) -> list[int]:
+    return [int(width) for width in _TABLE["heads"][head] if width != "any"]
+
+
+def _input(name: str, row: Mapping[str, Any], shape: tuple[int, ...] | None) -> Input:
+    """Return an input of the table, with the shape that it has in a file where that may vary."""
+    found = Input(
+        name,
+        tuple(row["shape"]),
+        row["dtype"],
+        row["feed"],
+        row.get("gain", 1.0),
+        tuple(row.get("open", ())),
+    )
+    return replace(found, shape=tuple(shape)) if shape and found.fits(shape) else found
 
 
 def _either(values: Any) -> str:

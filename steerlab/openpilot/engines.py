@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
@@ -14,7 +13,15 @@ from torch import nn
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.metadata import slices_from_properties
+from steerlab.openpilot.onnx_file import (
+    external_files,
+    graph_inputs,
+    one_line,
+    read_onnx,
+    static_shape,
+)
 from steerlab.openpilot.tinygrad import TinygradEngine
+from steerlab.readers.graphs import open_session, read_graph
 
 Array = NDArray[Any]
 
@@ -53,6 +60,7 @@ class OnnxEngine:
     """An ONNX file in onnxruntime, one thread; a graph for one row gets the rows in turn."""
 
     def __init__(self, path: str | Path | bytes, threads: int = 1) -> None:
+        self.source = "the graph" if isinstance(path, bytes) else repr(str(path))
         self.session = session(path, threads)
         self.dtypes = {
             i.name: {"tensor(uint8)": np.uint8, "tensor(float16)": np.float16}.get(
@@ -64,18 +72,32 @@ class OnnxEngine:
         self.one_row = all(i.shape[:1] == [1] for i in self.session.get_inputs())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the rows."""
+        """Run the rows.
+
+        Raises:
+            InputError: The graph does not take these inputs, or fails on them.
+        """
+        if unknown := inputs.keys() - self.dtypes.keys():
+            raise InputError(
+                f"{self.source} has no input {min(unknown)!r}; it has {', '.join(self.dtypes)}"
+            )
         feeds = {n: np.asarray(a, dtype=self.dtypes[n]) for n, a in inputs.items()}
-        rows = len(next(iter(feeds.values())))
+        rows = len(next(iter(feeds.values()), ()))
         if not self.one_row or rows == 1:
-            found = self.session.run(None, feeds)
+            found = self._run(feeds)
         else:
-            parts = [
-                self.session.run(None, {n: a[i : i + 1] for n, a in feeds.items()})
-                for i in range(rows)
-            ]
+            parts = [self._run({n: a[i : i + 1] for n, a in feeds.items()}) for i in range(rows)]
             found = [np.concatenate(column) for column in zip(*parts, strict=True)]
         return dict(zip(self.output_names, found, strict=True))
+
+    def _run(self, feeds: Mapping[str, Array]) -> list[Array]:
+        try:
+            return self.session.run(None, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no other base class
+            raise InputError(
+                f"onnxruntime cannot run {self.source}: {one_line(error)}; mend its inputs and "
+                "operators"
+            ) from error
 
 
 class Network(NamedTuple):
@@ -90,32 +112,29 @@ def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
     """Return an ONNX file with the slices from its ``metadata_props``.
 
     Raises:
-        InputError: The file is no ONNX file, has no slices, or the engine is unknown.
+        InputError: The file is no ONNX file, has no slices or does not run, or the engine is unknown.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    if not Path(path).is_file():
-        raise InputError(f"there is no model file {str(path)!r}; check the path")
-    try:
-        proto = onnx.load(str(path))
-    except Exception as error:  # protobuf's own, which is not public
-        raise InputError(f"{str(path)!r} is not an ONNX file") from error
+    bare = read_onnx(path, weights=False, what="model file")
+    proto = read_onnx(path) if external_files(bare) else bare
     slices = slices_from_properties({p.key: p.value for p in proto.metadata_props}, str(path))
-    weights = {i.name for i in proto.graph.initializer}
-    inputs = {
-        i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim)
-        for i in proto.graph.input
-        if i.name not in weights
-    }
-    runs = OnnxEngine(path) if engine == "onnxruntime" else TinygradEngine(path)
-    return Network(runs, slices, inputs)
+    inputs = {n: static_shape(i) for n, i in graph_inputs(proto).items()}
+    if engine == "onnxruntime":
+        # It does not find every kind of constant in another file.
+        return Network(
+            OnnxEngine(proto.SerializeToString() if proto is not bare else path), slices, inputs
+        )
+    return Network(TinygradEngine(path), slices, inputs)
 
 
 def session(path: str | Path | bytes, threads: int = 1) -> ort.InferenceSession:
-    """Return an onnxruntime session, of a file or its contents, on the CPU with some threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    model = path if isinstance(path, bytes) else str(path)
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    """Return an onnxruntime session, of a file or its contents, on the CPU with some threads.
+
+    Raises:
+        InputError: It is no ONNX file, or onnxruntime cannot run it.
+    """
+    if isinstance(path, bytes):
+        return open_session(path, "the graph", threads)
+    read_graph(path)
+    return open_session(Path(path).read_bytes(), repr(str(path)), threads)

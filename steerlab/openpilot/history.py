@@ -26,6 +26,11 @@ class Queue:
     def __len__(self) -> int:
         return self._ring.shape[1]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one frame of one row."""
+        return self._ring.shape[2:]
+
     def push(self, values: ArrayLike) -> None:
         """Add a frame (rows, *shape) and forget the oldest."""
         self._ring[:, self._oldest] = values
@@ -76,6 +81,11 @@ def desire_rows(queue: Queue) -> Array:
 def strided(queue: Queue) -> Array:
     """Return every fourth frame, the newest of each four: t-96, ..., t-4, t."""
     return queue.take(np.arange(STRIDE - 1, len(queue), STRIDE))
+
+
+def strided_past(queue: Queue) -> Array:
+    """Return every fourth frame, the oldest of each four: t-96, ..., t-4 where t is yet to come."""
+    return queue.take(np.arange(0, len(queue), STRIDE))
 
 
 def one_hot(values: ArrayLike, size: int, rows: int, name: str) -> Array:

@@ -1,19 +1,21 @@
-"""The metadata beside and inside a model file, written as openpilot does and read without trust.
+"""The metadata beside and inside a model file, read without trust.
 
 openpilot reads ``output_slices`` from the ONNX file's ``metadata_props`` (a pickled dictionary in
 base64) and the same from ``<stem>_metadata.pkl``. A pickle can run any code when it is loaded, so
-foreign ones are read by an unpickler that knows nothing but ``slice``.
+foreign ones are read by an unpickler that knows nothing but ``slice``, and everything in them is
+checked before anyone relies on it.
 """
 
 import codecs
-import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steerlab.errors import InputError
+from steerlab.openpilot.onnx_file import check_file
+from steerlab.readers.pickles import LARGEST_PICKLE, read_pickle
+from steerlab.readers.text import read_bytes
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,25 @@ def read_metadata(path: str | Path) -> Metadata:
     """Read anyone's ``*_metadata.pkl`` without executing anything in it.
 
     Raises:
-        InputError: The file is absent, is no such dictionary, or wants to import something.
+        InputError: The file is absent or a Git LFS pointer, is no such dictionary, holds names,
+            slices or shapes that openpilot cannot use, or wants to import something.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no metadata file {str(path)!r}; export it beside the ONNX file")
-    contents = restricted_loads(path.read_bytes(), str(path))
+    path = check_file(path, "metadata file", "export it beside the ONNX file")
+    source = repr(str(path))
+    contents = read_pickle(read_bytes(path, LARGEST_PICKLE), source)
     if not isinstance(contents, dict):
-        raise InputError(f"{str(path)!r} holds a {type(contents).__name__}, not a dictionary")
+        raise InputError(
+            f"{source} holds a {type(contents).__name__}, not a dictionary; export anew"
+        )
     for key in ("output_slices", "input_shapes", "output_shapes"):
         if not isinstance(contents.get(key), dict):
-            raise InputError(f"{str(path)!r} has no dictionary {key!r}; openpilot reads it by name")
+            raise InputError(f"{source} has no dictionary {key!r}; openpilot reads it by name")
+    checkpoint = contents.get("model_checkpoint", "")
     return Metadata(
-        slices=checked_slices(contents["output_slices"], str(path)),
-        input_shapes={n: tuple(s) for n, s in contents["input_shapes"].items()},
-        output_shapes={n: tuple(s) for n, s in contents["output_shapes"].items()},
-        checkpoint=str(contents.get("model_checkpoint", "")),
+        slices=checked_slices(contents["output_slices"], source),
+        input_shapes=_checked_shapes(contents["input_shapes"], f"input_shapes of {source}"),
+        output_shapes=_checked_shapes(contents["output_shapes"], f"output_shapes of {source}"),
+        checkpoint=checkpoint if isinstance(checkpoint, str) else "",
     )
 
 
@@ -62,46 +67,77 @@ def slices_from_properties(properties: Mapping[str, str], source: str) -> dict[s
     try:
         data = codecs.decode(properties["output_slices"].encode(), "base64")
     except ValueError as error:
-        raise InputError(f"'output_slices' of {source} is not base64 text") from error
-    return checked_slices(restricted_loads(data, f"'output_slices' of {source}"), source)
+        raise InputError(
+            f"'output_slices' of {source} is not base64 text; write the pickled slices in base64"
+        ) from error
+    return checked_slices(read_pickle(data, f"'output_slices' of {source}"), source)
 
 
 def checked_slices(found: Any, source: str) -> dict[str, slice]:
-    """Return ``found`` if it maps names to slice objects.
+    """Return ``found`` if it maps names to slices that pick consecutive values.
+
+    Negative bounds, which count from the end, are openpilot's own and allowed.
 
     Raises:
         InputError: It does not; modeld fails when it indexes with anything else.
     """
     if not isinstance(found, dict):
-        raise InputError(f"the output_slices of {source} are a {type(found).__name__}, not a dict")
+        raise InputError(
+            f"the output_slices of {source} are a {type(found).__name__}; write a dict of slices"
+        )
     for name, place in found.items():
+        _check_name(name, f"output_slices of {source}")
         if not isinstance(place, slice):
             raise InputError(
-                f"the slice of {name!r} in {source} is the {type(place).__name__} {place!r}; "
-                f"write a slice object: modeld indexes with it"
+                f"the slice of {name!r} in {source} is the {type(place).__name__} {_shown(place)}; "
+                "write a slice object: modeld indexes with it"
             )
+        bounds = [place.start, place.stop, place.step]
+        if not all(b is None or _is_whole(b) for b in bounds) or place.step not in (None, 1):
+            raise InputError(
+                f"the slice of {name!r} in {source} is {_shown(place)}; write whole numbers and "
+                "step 1: modeld indexes with it"
+            )
+        if not all(isinstance(n, int | None) for n in (place.start, place.stop, place.step)):
+            raise InputError(f"the slice of {name!r} in {source} is {place!r}; give whole numbers")
     return found
 
 
-def restricted_loads(data: bytes, source: str) -> Any:
-    """Unpickle plain values and slices; refuse everything else before it is imported.
-
-    Raises:
-        InputError: The data is no pickle, or names any class but ``slice``.
-    """
-
-    class Restricted(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) in (("builtins", "slice"), ("__builtin__", "slice")):
-                return slice
+def _checked_shapes(found: dict[Any, Any], source: str) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes; those of free axes are 0, as openpilot's script writes them."""
+    shapes = {}
+    for name, shape in found.items():
+        _check_name(name, source)
+        if not isinstance(shape, tuple | list) or not all(_is_whole(d) and d >= 0 for d in shape):
             raise InputError(
-                f"{source} wants to import {module}.{name}; metadata may hold only plain values "
-                "and slices. Do not load it elsewhere; ask who made it"
+                f"the shape of {name!r} in {source} is {_shown(shape)}; write a tuple of whole "
+                "numbers, as in the graph"
             )
+        shapes[name] = tuple(shape)
+    return shapes
 
-    try:
-        return Restricted(io.BytesIO(data)).load()
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{source} is not a readable pickle ({type(error).__name__})") from error
+
+def _check_name(name: Any, source: str) -> None:
+    if not isinstance(name, str):
+        raise InputError(
+            f"{source} has the key {_shown(name)}, a {type(name).__name__}; openpilot looks heads "
+            "and inputs up by text, so write their names"
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 40
+
+
+def _shown(value: Any, inside: bool = False) -> str:
+    """Return a value for a message: short, whatever a stranger has put into it."""
+    if value is None or isinstance(value, bool | float) or _is_whole(value):
+        return repr(value)
+    if isinstance(value, str | bytes):
+        return ascii(value[:40])
+    if isinstance(value, slice) and not inside:
+        return f"slice({', '.join(_shown(v, True) for v in (value.start, value.stop, value.step))})"
+    if isinstance(value, tuple | list) and not inside:
+        some = ", ".join(_shown(v, True) for v in value[:6]) + ", ..." * (len(value) > 6)
+        return f"({some})" if isinstance(value, tuple) else f"[{some}]"
+    return f"<{type(value).__name__}>"

@@ -44,14 +44,15 @@ def pack(model: Model, tensors: Mapping[str, Tensor]) -> Tensor:
             raise InputError(
                 f"tensor {name!r} has shape {tuple(tensors[name].shape)}, not (B, *{shape})"
             )
-    parts = [_pack_head(head, tensors) for head in model.heads.values()]
+    parts = [pack_head(head, tensors) for head in model.heads.values()]
     missing = model.length - sum(head.width for head in model.heads.values())
     if missing:
         parts.append(parts[0].new_zeros(parts[0].shape[0], missing))
     return torch.cat(parts, dim=1)
 
 
-def _pack_head(head: Head, tensors: Mapping[str, Tensor]) -> Tensor:
+def pack_head(head: Head, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the part (B, width) of the flat output that a head takes; see :func:`pack`."""
     start = 2 if head.kind == "mixture" else 1
     return torch.cat([tensors[name].flatten(start) for name in head.tensors], dim=-1).flatten(1)
 

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
-from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import Model
+from steerlab.openpilot.images import I420
+from steerlab.openpilot.onnx_file import check_file
+from steerlab.readers.arrays import read_arrays, write_arrays
 
 Array = NDArray[Any]
 
@@ -28,6 +30,7 @@ class Probe:
     driven_curvature: Array | None = None  # (K,) 1/m, positive to the right
     v_ego: Array | None = None  # (K,) m/s
     raw_frames: Array | None = None  # (K, 2, 384, 512) uint8, I420, what `img` was packed from
+    recorded: bool = True  # from driving; on random inputs a sound policy may say anything
 
     @property
     def count(self) -> int:
@@ -47,44 +50,62 @@ def write_probe(path: str | Path, probe: Probe) -> None:
     arrays = {f"input/{n}": a for n, a in probe.inputs.items()}
     arrays |= {f"meaning/{n}": a for n, a in probe.meaning.items()}
     arrays["outputs"] = probe.outputs
+    arrays["recorded"] = np.array(probe.recorded)
     for name in ("driven_curvature", "v_ego", "raw_frames"):
         value = getattr(probe, name)
         if value is not None:
             arrays[name] = value
-    with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+    write_arrays(path, arrays, compressed=True)
 
 
 def read_probe(path: str | Path, model: Model) -> Probe:
     """Read a probe and check it against the inputs of a network.
 
     Raises:
-        InputError: The file is absent or no probe, or lacks an input.
+        InputError: The file is absent or no probe, lacks an input, or an array of it is of another
+            kind or shape than the others.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"probe={str(path)!r} cannot be read as npz: {error}") from error
+    path = check_file(path, "probe", "give probe= of recorded inputs")
+    arrays = read_arrays(path)
+    for name, values in arrays.items():
+        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+            raise InputError(
+                f"{name} of the probe {str(path)!r} holds values that are no finite numbers "
+                f"({values.dtype}); record it again"
+            )
     groups: dict[str, dict[str, Array]] = {"input": {}, "meaning": {}}
     for name, values in arrays.items():
         group, _, rest = name.partition("/")
         if rest and group in groups:
             groups[group][rest] = values
+    source = f"the probe {str(path)!r}"
+    counts = set()
     for name, spec in model.inputs.items():
         if name not in groups["input"]:
-            raise InputError(f"probe={str(path)!r} has no array 'input/{name}'; record it too")
+            raise InputError(f"{source} has no array 'input/{name}'; record it too")
         values = groups["input"][name]
-        if not len(values) or values[0].size != np.prod(spec.shape):
+        if values.ndim < 1 or not len(values) or values[0].size != np.prod(spec.shape):
             raise InputError(
-                f"'input/{name}' of probe={str(path)!r} has shape {values.shape}, not "
+                f"'input/{name}' of {source} has shape {values.shape}; give "
                 f"(K, {', '.join(map(str, spec.shape))})"
             )
+        counts.add(len(values))
+    if len(counts) > 1:
+        raise InputError(f"the inputs of {source} have {counts} sets; give as many of each")
+    (count,) = counts
+    wanted = {"driven_curvature": (count,), "v_ego": (count,), "raw_frames": (count, 2, *I420)}
+    for name, shape in wanted.items():
+        if name in arrays and arrays[name].shape != shape:
+            raise InputError(f"{name} of {source} has shape {arrays[name].shape}; give {shape}")
+    outputs = arrays.get("outputs", np.empty((0, model.length), np.float32))
+    if outputs.ndim != 2 or (outputs.size and len(outputs) != count):
+        raise InputError(f"outputs of {source} have shape {outputs.shape}; give ({count}, N)")
     return Probe(
         groups["input"],
-        arrays.get("outputs", np.empty((0, model.length), np.float32)),
+        outputs,
         groups["meaning"],
-        *(arrays.get(name) for name in ("driven_curvature", "v_ego", "raw_frames")),
+        *(arrays.get(name) for name in wanted),
+        recorded=bool(np.all(arrays.get("recorded", True))),
     )
 
 

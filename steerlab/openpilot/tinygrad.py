@@ -10,12 +10,14 @@ import io
 import json
 import os
 import pickletools
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +38,7 @@ def missing_compiler() -> str:
     return "tinygrad compiles with clang, which is not on PATH; install it (apt install clang)"
 
 
+@cache
 def supported_operators(tinygrad_path: str | Path | None = None) -> frozenset[str]:
     """Return the names of the ONNX operators that tinygrad implements."""
     return frozenset(ask(["ops"], "CPU", tinygrad_path, compiles=False)["ops"])
@@ -56,6 +59,21 @@ def holds_jit(path: str | Path) -> bool:
         except ValueError:  # no pickle at all
             return False
     return False
+
+
+def check_tinygrad_path(path: str | Path) -> Path:
+    """Return the folder of a copy of tinygrad.
+
+    Raises:
+        InputError: It holds no tinygrad.
+    """
+    folder = Path(path).resolve()
+    if not (folder / "tinygrad" / "__init__.py").is_file():
+        raise InputError(
+            f"tinygrad_path={str(path)!r} has no package tinygrad in it; give the folder that holds "
+            "it, for example openpilot/tinygrad_repo"
+        )
+    return folder
 
 
 class TinygradEngine:
@@ -142,7 +160,7 @@ class TinygradEngine:
         self._process.kill()
         self._process.wait()
         self._log.seek(0)
-        reason = _last_line(self._log.read().decode(errors="replace"))
+        reason = _reason(self._log.read().decode(errors="replace"))
         self.close()
         return InputError(f"{what}: {reason}")
 
@@ -159,10 +177,7 @@ def _start(
     environment = os.environ | _FLAGS
     environment.pop("PYTHONSAFEPATH", None)
     if tinygrad_path:
-        folder = Path(tinygrad_path).resolve()
-        if not (folder / "tinygrad" / "__init__.py").is_file():
-            raise InputError(f"tinygrad_path={str(tinygrad_path)!r} has no package tinygrad in it")
-        environment["PYTHONPATH"] = str(folder)
+        environment["PYTHONPATH"] = str(check_tinygrad_path(tinygrad_path))
     elif device == "LLVM":
         device = "CPU"  # what the installed version calls it
     environment["DEV"] = device
@@ -187,11 +202,36 @@ def ask(
         out, _ = process.communicate()
         if process.returncode:
             log.seek(0)
-            reason = _last_line(log.read().decode(errors="replace"))
+            reason = _reason(log.read().decode(errors="replace"))
             raise InputError(f"tinygrad cannot {arguments[0]} {arguments[1:2]}: {reason}")
     return json.loads(out)
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it ended without a word"
+_RAISED = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Exit|Interrupt)(?:: |$)")
+_MOST = 300  # characters of a reason that are shown
+
+
+def _reason(log: str) -> str:
+    """Return in one line what a process that failed says of the cause.
+
+    That is the last exception. One of a compiler goes on over several lines, the last of which is a
+    caret under the place and says nothing; of these the line with the complaint counts.
+    """
+    lines = [line.rstrip() for line in log.splitlines() if re.search(r"\w", line)]
+    raised = [i for i, line in enumerate(lines) if _RAISED.match(line)]
+    if raised:
+        first, *others = lines[raised[-1] :]
+        complaints = [
+            line.strip() for line in others if re.search(r"\berror\b", line, re.IGNORECASE)
+        ]
+        parts = [first, *complaints[:1]]
+    else:
+        complaints = [
+            line.strip() for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)
+        ]
+        parts = complaints[-1:] or lines[-1:] or ["it ended without a word"]
+    text = " ".join(" ".join(parts).split())[:_MOST]
+    # What libLLVM up to 14 says to kernels of a tinygrad that writes untyped pointers.
+    if re.search(r"expected type|opaque.pointers|\bptr type\b", log):
+        text += "; this tinygrad needs a newer libLLVM (set LLVM_PATH to one from 16 on)"
+    return text

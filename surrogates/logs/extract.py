@@ -11,18 +11,19 @@ lateral accelerations are positive to the right, roll is positive with the right
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import atomic_path
+from steerlab.readers.arrays import read_arrays, require, write_arrays
+from steerlab.readers.text import entry, parse_json
 from steerlab.surrogates.logs.reader import LogReport, Message, Schema, read_log
 
 DT = 0.1  # s
@@ -45,6 +46,7 @@ ROLL_SOURCES = ("liveParameters", "carControl", "liveLocationKalman")
 
 _MAX_AGE = 0.3  # s, oldest value that a row may hold, or longest gap that is interpolated over
 _MAX_AGE_ROLL = 0.6  # liveParameters comes at 4 Hz in a qlog, and one message may be lost
+_LATE_ROLL = 2.0  # s by which the first roll of a log may be late: it is held backwards
 _JUMP = 2.0  # s between carStates that no log shows without a fault of the clock or the log
 _SLACK = 1.0  # s by which messages may be out of order
 _BUFFER = 20_000  # messages of a kind that are held at the most: three minutes at 100 Hz
@@ -55,7 +57,7 @@ _WITH_TORQUE = {"torque", "pid", "indi", "lqr"}
 class ExtractOptions:
     """What counts as a segment."""
 
-    min_seconds: float = 60.0  # shortest segment that is kept
+    min_seconds: float = 54.9  # shortest segment that is kept: 549 rows, which the simulator needs
     min_speed: float = 0.0  # m/s, slower rows end a segment
     settle_seconds: float = 1.0  # after an override or a loss of control
     roll_source: str = "liveParameters"
@@ -93,13 +95,15 @@ class ExtractReport:
         log: What could be read.
         rows: Rows of the grid by what was wrong with them ("good" included).
         skipped: Why whole parts were left out, with counts.
-        init: Version, branch and commit of openpilot.
+        init: Version, branch and commit of openpilot, and when the drive began, ns.
+        first: When the first carState was, ns on the same clock.
     """
 
     log: LogReport = field(default_factory=LogReport)
     rows: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     init: dict[str, Any] = field(default_factory=dict)
+    first: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -112,6 +116,7 @@ class ExtractReport:
             "rows": dict(sorted(self.rows.items())),
             "skipped": dict(sorted(self.skipped.items())),
             "openpilot": self.init,
+            "first": self.first,
         }
 
 
@@ -162,7 +167,7 @@ class SegmentBuilder:
     def add(self, message: Message) -> Iterator[Segment]:
         """Take one message; yield the segments of a minute that it completes."""
         if message.kind == "initData":
-            self.report.init = dict(message.values)
+            self.report.init = {**message.values, "time": message.time}
         if message.kind not in self.signals:
             return
         if not _finite(message):
@@ -178,6 +183,8 @@ class SegmentBuilder:
                 return
             yield from self._jump(self.last, self.strange)
         self._count_outlier()
+        if self.report.first is None:
+            self.report.first = message.time
         self.signals["carState"].append(message)
         self.last = message
         first = self.signals["carState"][0].time if self.anchor is None else self.anchor
@@ -250,6 +257,8 @@ class SegmentBuilder:
         for start, end in edges.reshape(-1, 2):
             if end - start < shortest:
                 self.report.skipped["stretch shorter than min_seconds"] += 1
+                self.report.rows["good"] -= int(end - start)
+                self.report.rows["good, but too few in a row"] += int(end - start)
                 continue
             rows = table[start:end].copy()
             rows[:, 0] = np.round(np.arange(end - start) * DT, 1)
@@ -275,7 +284,8 @@ class SegmentBuilder:
         fresh = np.ones(grid.size, dtype=bool)
         for kind in self.needed:
             slow = kind == self.options.roll_source and kind != "carControl"
-            fresh &= signals[kind].fresh(grid, _MAX_AGE_ROLL if slow else _MAX_AGE)
+            late = _LATE_ROLL if slow and not self.minute else 0.0
+            fresh &= signals[kind].fresh(grid, _MAX_AGE_ROLL if slow else _MAX_AGE, late)
         settle = self.options.settle_seconds
         recent = [state.recent(grid, off, settle), control.recent(grid, idle, settle)]
         recent += [car.recent(grid, pressed, settle), car.recent(grid, faulty, settle)]
@@ -310,14 +320,18 @@ class _Signal:
             return np.full(grid.size, np.nan)
         return np.interp(grid, self.times, values.astype(np.float64))
 
-    def fresh(self, grid: NDArray[np.float64], age: float) -> NDArray[np.bool_]:
-        """Return whether messages around each row are at most ``age`` apart, or that near."""
+    def fresh(self, grid: NDArray[np.float64], age: float, late: float = 0.0) -> NDArray[np.bool_]:
+        """Return whether messages around each row are at most ``age`` apart, or that near.
+
+        Before the first message, it may come ``late`` after the row.
+        """
         times = np.concatenate([[-np.inf], self.times, [np.inf]])
         after = np.searchsorted(times, grid, side="right")
         before, behind = times[after - 1], times[after]
         nearest = np.minimum(grid - before, behind - grid)
         inner = np.isfinite(before) & np.isfinite(behind)
-        return np.where(inner, behind - before, nearest) <= age + 1e-9
+        fresh = np.where(inner, behind - before, nearest) <= age + 1e-9
+        return fresh | (np.isneginf(before) & (behind - grid <= late + 1e-9))
 
     def recent(
         self, grid: NDArray[np.float64], flags: NDArray[np.bool_], seconds: float
@@ -403,21 +417,33 @@ def _finite(message: Message) -> bool:
     return True
 
 
-def save_segments(path: str | Path, segments: list[Segment], report: ExtractReport) -> None:
-    """Write the segments of one log as label arrays (.npz), with its report inside."""
+def save_segments(
+    path: str | Path,
+    segments: list[Segment],
+    report: ExtractReport,
+    log: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the segments of one log as label arrays (.npz), with its report inside.
+
+    Args:
+        path: The file.
+        segments: The segments.
+        report: What became of the log.
+        log: What is known of the file that they come from.
+    """
     tables = [s.table for s in segments]
     meta = {
         "columns": COLUMNS,
         "segments": [{"start": s.start, "rows": len(s.table), **s.info} for s in segments],
         "report": report.as_dict(),
+        "log": dict(log or {}),
     }
-    with atomic_path(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            table=np.concatenate(tables) if tables else np.zeros((0, len(COLUMNS))),
-            ends=np.cumsum([len(t) for t in tables], dtype=np.int64),
-            meta=np.array(json.dumps(meta)),
-        )
+    arrays = {
+        "table": np.concatenate(tables) if tables else np.zeros((0, len(COLUMNS))),
+        "ends": np.cumsum([len(t) for t in tables], dtype=np.int64),
+        "meta": json.dumps(meta),
+    }
+    write_arrays(path, arrays, compressed=True)
 
 
 def load_labels(path: str | Path) -> tuple[list[NDArray[np.float64]], dict[str, Any]]:
@@ -427,13 +453,44 @@ def load_labels(path: str | Path) -> tuple[list[NDArray[np.float64]], dict[str, 
         InputError: It is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
-            table, ends, meta = data["table"], data["ends"], json.loads(str(data["meta"]))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        table, ends, meta = require(read_arrays(path), ("table", "ends", "meta"), path)
+        described = _described(meta, repr(str(path)))
+    except InputError as error:
         raise InputError(
             f"{str(path)!r} is not a label file ({error}); delete it and extract again"
         ) from error
-    return np.split(table, ends[:-1]) if ends.size else [], meta
+    whole = [0, *ends.tolist()] if ends.ndim == 1 and ends.dtype.kind == "i" else [0, -1]
+    if (
+        table.ndim != 2
+        or table.shape[1] != len(COLUMNS)
+        or table.dtype != np.float64
+        or whole != sorted(whole)
+        or whole[-1] != len(table)
+        or len(described["segments"]) != len(ends)
+    ):
+        raise InputError(
+            f"{str(path)!r} is not a label file (tables {table.dtype} {table.shape}, ends "
+            f"{ends.dtype} {ends.shape}); delete it and extract again"
+        )
+    return np.split(table, ends[:-1]) if ends.size else [], described
+
+
+def _described(meta: NDArray[Any], source: str) -> dict[str, Any]:
+    """Return what a label file says of its segments and of its log."""
+    found = parse_json(str(meta), source)
+    for segment in entry(found, "segments", list, source):
+        start = entry(segment, "start", (int, float), source)
+        if not (isfinite(start) and start >= 0):
+            raise InputError(f"{source}: a segment starts at {start}")
+    report = entry(found, "report", dict, source)
+    for name in ("rows", "skipped"):
+        for kind in entry(report, name, dict, source):
+            entry(report[name], kind, int, source)
+    for name in ("unknown_messages", "malformed_messages"):
+        entry(report, name, int, source)
+    entry(report, "damage", str, source)
+    entry(report, "openpilot", dict, source)
+    return dict(found)
 
 
 def write_csv(path: str | Path, table: NDArray[np.float64]) -> None:

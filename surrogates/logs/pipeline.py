@@ -7,20 +7,24 @@ Layout of the folder::
     index.json                 route, minute, start and openpilot version of each number
 
 A log whose label file exists is not read again. Numbers follow the order of route and minute, so
-they depend on the set of logs alone, not on the number of workers or on interruptions.
+they depend on the set of logs alone, not on the number of workers or on interruptions. Route and
+minute are told by ``identity.py``, which also finds logs that are there twice.
 """
 
+import hashlib
 import json
-import multiprocessing
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from steerlab.errors import InputError
-from steerlab.files import atomic_path, writable_folder
+from steerlab.files import Transaction, atomic_path, owned_folder, transaction, writable_folder
+from steerlab.processes import worker_pool
+from steerlab.readers.text import read_json
 from steerlab.surrogates.logs.extract import (
     ExtractOptions,
     ExtractReport,
@@ -29,11 +33,12 @@ from steerlab.surrogates.logs.extract import (
     save_segments,
     write_csv,
 )
+from steerlab.surrogates.logs.identity import Labelled, identify
 from steerlab.surrogates.logs.reader import file_chunks, load_schema
 from steerlab.surrogates.logs.routes import Fetcher, LogFile, local_copy
+from steerlab.surrogates.segments.data import INDEX
 
 LABELS = "labels"
-INDEX = "index.json"
 _OPTIONS = "options.json"
 
 
@@ -97,22 +102,67 @@ def extract_all(
     if workers < 1:
         raise InputError(f"extract_workers={workers} must be at least 1")
     load_schema(schema)
-    folder = writable_folder(samples_path)
-    writable_folder(folder / LABELS)
-    _same_options(folder, options, git_commits)
+    folder = Path(samples_path)
     result = Extraction()
     done: list[LogFile] = []
     job = _Job(str(folder), options, git_commits, schema, retries)
-    for log, resumed, error in _run(job, logs, workers):
-        result.logs += 1
-        result.resumed += resumed
-        progress(1)
-        if error:
-            result.problem(log.key, error, "unreadable")
-        else:
-            done.append(log)
-    _number(sorted(set(done)), folder, write_samples, result)
+    with owned_folder(folder):
+        writable_folder(folder / LABELS)
+        _same_options(folder, options, git_commits)
+        with closing(_run(job, _with_own_names(job, logs), workers)) as results:
+            for log, resumed, error in results:
+                result.logs += 1
+                result.resumed += resumed
+                progress(1)
+                if error:
+                    result.problem(log.key, error, "unreadable")
+                else:
+                    done.append(log)
+        _number([log.key for log in done], folder, write_samples, result)
     return result
+
+
+def load_identified(
+    folder: str | Path, keys: Iterable[str] | None = None
+) -> tuple[list[Labelled], list[tuple[str, str]]]:
+    """Return what was extracted, with routes and minutes, and what was left out as a copy.
+
+    Args:
+        folder: ``samples_path`` of the extraction.
+        keys: Names of the label files; all by default.
+
+    Raises:
+        InputError: A label file is damaged.
+    """
+    labels = Path(folder, LABELS)
+    if keys is None:
+        keys = [path.stem for path in labels.glob("*.npz")]
+    paths = {key: labels / f"{key}.npz" for key in sorted(set(keys))}
+    return identify([Labelled(key, *load_labels(path)) for key, path in paths.items()])
+
+
+def _with_own_names(job: "_Job", logs: Iterable[LogFile]) -> Iterator[LogFile]:
+    """Yield each log once, and mark those whose name is taken by another place."""
+    taken: dict[str, str] = {}  # places by name
+    for log in logs:
+        if log.address in taken.values():
+            continue  # named twice
+        for candidate in (log, replace(log, copy=True)):
+            free = candidate.key not in taken
+            if free and not _belongs_to_another(job.labels(candidate), log):
+                taken[candidate.key] = log.address
+                yield candidate
+                break
+
+
+def _belongs_to_another(labels: Path, log: LogFile) -> bool:
+    """Return whether a label file was made of another log: another place and other contents."""
+    if not labels.exists():
+        return False
+    known = load_labels(labels)[1].get("log", {})
+    if known.get("address", log.address) == log.address or not Path(log.address).is_file():
+        return False
+    return bool(known.get("sha256") != file_hash(log.address))
 
 
 @dataclass(frozen=True)
@@ -127,7 +177,9 @@ class _Job:
         return Path(self.folder, LABELS, f"{log.key}.npz")
 
 
-def _run(job: _Job, logs: Iterable[LogFile], workers: int) -> Iterator[tuple[LogFile, bool, str]]:
+def _run(
+    job: _Job, logs: Iterable[LogFile], workers: int
+) -> Generator[tuple[LogFile, bool, str], None, None]:
     """Yield each log with whether it was done before and what went wrong."""
     fresh = (log for log in logs)
     if workers == 1:
@@ -135,25 +187,20 @@ def _run(job: _Job, logs: Iterable[LogFile], workers: int) -> Iterator[tuple[Log
             known = job.labels(log).exists()
             yield log, known, "" if known else _extract_one(job, log)
         return
-    # Spawned: a fork of a process with threads may hang. Only a few logs are handed out ahead, so
-    # memory does not grow with their number, and listing goes on while others are read.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool:
+    # Only a few logs are handed out ahead, so memory does not grow with their number, and listing goes
+    # on while others are read.
+    with worker_pool(workers) as pool:
         waiting: deque[tuple[LogFile, Future[str]]] = deque()
-        try:
-            for log in fresh:
-                if job.labels(log).exists():
-                    yield log, True, ""
-                    continue
-                waiting.append((log, pool.submit(_extract_one, job, log)))
-                while len(waiting) > 4 * workers:
-                    first, future = waiting.popleft()
-                    yield first, False, future.result()
-            for first, future in waiting:
+        for log in fresh:
+            if job.labels(log).exists():
+                yield log, True, ""
+                continue
+            waiting.append((log, pool.submit(_extract_one, job, log)))
+            while len(waiting) > 4 * workers:
+                first, future = waiting.popleft()
                 yield first, False, future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for first, future in waiting:
+            yield first, False, future.result()
 
 
 def _extract_one(job: _Job, log: LogFile) -> str:
@@ -161,6 +208,7 @@ def _extract_one(job: _Job, log: LogFile) -> str:
     report = ExtractReport()
     try:
         with local_copy(log.place, Fetcher(job.retries)) as path:
+            sha256 = file_hash(path)
             segments = list(
                 extract_log(file_chunks(path), job.options, report, load_schema(job.schema))
             )
@@ -170,16 +218,47 @@ def _extract_one(job: _Job, log: LogFile) -> str:
     if job.git_commits and not any(commit.startswith(c) for c in job.git_commits):
         report.skipped[f"recorded by another commit ({commit[:10] or 'unknown'})"] += 1
         segments = []
-    save_segments(job.labels(log), segments, report)
+    told = {
+        name: getattr(log, name) for name in ("route", "number", "named", "numbered", "address")
+    }
+    save_segments(job.labels(log), segments, report, told | {"sha256": sha256})
     return ""
 
 
-def _number(logs: list[LogFile], folder: Path, write_samples: bool, result: Extraction) -> None:
-    """Count the segments of ``logs`` and, where wanted, write them under their numbers."""
+def file_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for chunk in file_chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _number(keys: list[str], folder: Path, write_samples: bool, result: Extraction) -> None:
+    """Count the segments of some logs and, where wanted, write them under their numbers, together."""
+    with transaction(folder) as files:
+        index = _write_numbered(keys, folder, files if write_samples else None, result)
+        if write_samples:
+            for stale in folder.glob("[0-9]*.csv"):
+                if stale.stem.isdigit() and int(stale.stem) >= len(index):
+                    files.remove(stale.name)  # from a run over more logs
+        files.path(INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _write_numbered(
+    keys: list[str], folder: Path, files: Transaction | None, result: Extraction
+) -> list[dict[str, Any]]:
+    """Write the segments of logs as CSV, if there is a transaction for that; return the index."""
     index: list[dict[str, Any]] = []
     name = "labels/{}.npz"
+    logs, copies = load_identified(folder, keys)
+    for key, reason in copies:
+        result.problem(key, reason, "left out: there twice")
     for log in logs:
-        tables, meta = load_labels(folder / LABELS / f"{log.key}.npz")
+        meta = log.meta
         report = meta["report"]
         result.rows.update(report["rows"])
         if report["damage"]:
@@ -189,31 +268,29 @@ def _number(logs: list[LogFile], folder: Path, write_samples: bool, result: Extr
         for kind in ("unknown_messages", "malformed_messages"):
             if report[kind]:
                 result.problem(log.key, f"{report[kind]} {kind}", kind)
-        for place, (table, segment) in enumerate(zip(tables, meta["segments"], strict=True)):
-            number = f"{len(index):05d}"
-            if write_samples:
-                write_csv(folder / f"{number}.csv", table)
+        for place, (table, segment) in enumerate(zip(log.tables, meta["segments"], strict=True)):
+            number, written = f"{len(index):05d}", {}
+            if files:
+                path = files.path(f"{number}.csv")
+                write_csv(path, table)
+                written = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
             minute, start = divmod(segment["start"], 60.0)
             index.append(
                 {
                     "id": number,
                     "route": log.route,
-                    "minute": log.number + int(minute),
+                    "minute": log.minute + int(minute),
                     "labels": name.format(log.key),
                     "place": place,
                     **segment,
                     "start": round(start, 3),
                     "openpilot": report["openpilot"].get("version", ""),
                     "git_commit": report["openpilot"].get("gitCommit", ""),
+                    **written,
                 }
             )
     result.segments = len(index)
-    if write_samples:
-        for stale in folder.glob("[0-9]*.csv"):
-            if stale.stem.isdigit() and int(stale.stem) >= len(index):
-                stale.unlink()  # from a run over more logs
-    with atomic_path(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps(index, indent=1), encoding="utf-8")
+    return index
 
 
 def _same_options(folder: Path, options: ExtractOptions, git_commits: tuple[str, ...]) -> None:
@@ -221,7 +298,7 @@ def _same_options(folder: Path, options: ExtractOptions, git_commits: tuple[str,
     wanted = asdict(options) | {"git_commits": sorted(git_commits)}
     path = folder / _OPTIONS
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, dict)
         different = [
             f"{k}={wanted[k]} (was {found.get(k)})" for k in wanted if wanted[k] != found.get(k)
         ]

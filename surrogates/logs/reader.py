@@ -77,6 +77,8 @@ CONTROLLERS = {
 _CHUNK = 1 << 16
 _MAX_WORDS = 1 << 22  # of one message, 32 MiB: more is a damaged header
 _MAX_SEGMENTS = 512
+_PIECE = 1 << 10  # bytes given to a decompressor at once
+_LARGEST = 1 << 30  # bytes of an unpacked log; a minute of an rlog has a tenth of that
 
 
 class Message(NamedTuple):
@@ -246,19 +248,31 @@ def _inflate(chunks: Iterable[bytes], report: LogReport) -> Iterator[bytes]:
         yield head
         yield from chunks
         return
-    machine = new()
+    machine, unpacked = new(), 0
     try:
-        for data in _chain(head, chunks):
+        for data in _pieces(_chain(head, chunks)):
             while data:
                 if machine.eof:
                     machine = new()
-                yield machine.decompress(data)
+                plain = machine.decompress(data)
+                unpacked += len(plain)
+                if unpacked > _LARGEST:
+                    report.damage = f"the log unpacks to more than {_LARGEST:,} bytes"
+                    return
+                yield plain
                 data = machine.unused_data if machine.eof else b""
-    except (OSError, ValueError, zstandard().ZstdError) as error:
+    except (OSError, ValueError, MemoryError, zstandard().ZstdError) as error:
         report.damage = f"the compression is damaged ({error})"
         return
     if not machine.eof:
         report.damage = "the compressed file breaks off"
+
+
+def _pieces(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield pieces so small that none unpacks to more than some 40 MB."""
+    for data in chunks:
+        for start in range(0, len(data), _PIECE):
+            yield data[start : start + _PIECE]
 
 
 def _chain(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

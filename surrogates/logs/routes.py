@@ -4,33 +4,38 @@ Formats and endpoints: commaai/openpilot, ``tools/lib`` (route.py, api.py, url_f
 """
 
 import hashlib
-import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import writable_folder
-from steerlab.surrogates.fetch import Fetcher, cache_folder as downloads, without_query
+from steerlab.files import cache_folder as downloads, writable_folder
+from steerlab.readers.text import read_json, read_text
+from steerlab.surrogates.fetch import Fetcher, without_query
 
 API_HOST = "https://api.commadotai.com"
 LOG_KINDS = ("auto", "rlog", "qlog")
 PAGE = 100  # routes asked for at once
+MOST_ROUTES = 100_000  # of a device
+LARGEST_LOG = 2**30  # bytes of a download
+_NUMBER = re.compile("[0-9]{1,4}$")
 
 _LOG_ID = r"(?:\d{4}-\d\d-\d\d--\d\d-\d\d-\d\d|[0-9a-f]{8}--[0-9a-z]{10})"
 _ROUTE = re.compile(
     rf"^(?P<dongle>[0-9a-f]{{16}})[|/_](?P<log>{_LOG_ID})"
-    r"(?:(?:--|/)(?P<range>-?\d*(?::-?\d*){0,2}))?(?:/(?P<kind>[qra]))?$"
+    r"(?:(?:--|/)(?P<range>-?\d{0,6}(?::-?\d{0,6}){0,2}))?(?:/(?P<kind>[qra]))?$"
 )
 _FILE = re.compile(r"^(?P<kind>[rq]log)(?:\.(?:bz2|zst))?$")
 _FOLDER = re.compile(rf"^(?:[0-9a-f]{{16}}[|_])?(?P<log>{_LOG_ID})--(?P<number>\d+)$")
+_ROUTE_FOLDER = re.compile(rf"^(?:[0-9a-f]{{16}}[|_])?{_LOG_ID}$")
 _FLAT = re.compile(r"^(?P<route>.+)--(?P<number>\d+)--(?P<kind>[rq]log)(?:\.(?:bz2|zst))?$")
+_Log = TypeVar("_Log")
 _KINDS = {"q": "qlog", "r": "rlog", "a": "auto"}
 
 
@@ -42,16 +47,35 @@ class LogFile:
         route: Route name ``dongle|log id``, or the name of the folder or file it came from.
         number: Minute of the route.
         place: Local path or URL.
+        named: ``route`` is the name of a drive. If not, its contents tell the drive.
+        numbered: ``number`` was told. If not, its contents tell the minute.
+        copy: The name is taken by another file.
     """
 
     route: str
     number: int
     place: str
+    named: bool = True
+    numbered: bool = True
+    copy: bool = False
 
     @property
     def key(self) -> str:
         """A name that can be a file name."""
-        return f"{re.sub(r'[^0-9A-Za-z._-]', '_', self.route)}--{self.number:04d}"
+        name = f"{re.sub(r'[^0-9A-Za-z._-]', '_', self.route)}--{self.number:04d}"
+        if self.named and not self.copy:
+            return name
+        # Behind the place, not the contents: those are not known before it is read.
+        place = hashlib.sha256(self.address.encode()).hexdigest()[:8]
+        return f"{name.rpartition('--')[0]}-{place}--{self.number:04d}"
+
+    @property
+    def address(self) -> str:
+        """Where it is: an absolute path, or an address without its signature."""
+        parts = urlsplit(self.place)
+        if parts.scheme in ("http", "https"):
+            return without_query(self.place)
+        return str(Path(unquote(parts.path) if parts.scheme == "file" else self.place).resolve())
 
 
 @dataclass(frozen=True)
@@ -127,14 +151,15 @@ class CommaApi:
         Raises:
             InputError: The route is unknown, private, or has no such logs.
         """
-        listed = self._get(f"v1/route/{quote(route.canonical)}/files", route.canonical)
-        found: dict[str, dict[int, str]] = {"rlog": {}, "qlog": {}}
+        listed = self._get(f"v1/route/{quote(route.canonical)}/files", route.canonical, dict)
+        found: dict[str, dict[int, LogFile]] = {"rlog": {}, "qlog": {}}
         for urls in listed.values():
             for url in urls if isinstance(urls, list) else ():
-                parts = unquote(urlsplit(url).path).split("/")
+                parts = _path_of(url).split("/")
                 match = _FILE.match(parts[-1])
-                if match and len(parts) > 1 and parts[-2].isdigit():
-                    found[match["kind"]][int(parts[-2])] = url
+                if match and len(parts) > 1 and _NUMBER.match(parts[-2]):
+                    number = int(parts[-2])
+                    found[match["kind"]][number] = LogFile(route.canonical, number, url)
         return _choose(route.canonical, found, route.part, route.kind or kind)
 
     def routes(
@@ -152,11 +177,18 @@ class CommaApi:
         """
         given = 0
         seen: set[str] = set()
-        for offset in range(0, 10**9, PAGE):
+        for offset in range(0, MOST_ROUTES, PAGE):
             page = self._get(
-                f"v1/devices/{quote(dongle)}/routes_segments?limit={PAGE}&offset={offset}", dongle
+                f"v1/devices/{quote(dongle)}/routes_segments?limit={PAGE}&offset={offset}",
+                dongle,
+                list,
             )
+            before = len(seen)
             for entry in page:
+                if not isinstance(entry, dict):
+                    raise InputError(
+                        f"{self.host} lists {str(entry)[:100]!r} as a route of {dongle!r}"
+                    )
                 name = parse_route(str(entry.get("fullname", "")))
                 commit = str(entry.get("git_commit") or "")
                 if name is None or name.canonical in seen:
@@ -170,23 +202,30 @@ class CommaApi:
                     return
             if len(page) < PAGE:
                 return
+            if len(seen) == before and not git_commits:
+                raise InputError(
+                    f"{self.host} repeats the same routes of {dongle!r} without an end"
+                )
+        raise InputError(f"{self.host} lists more than {MOST_ROUTES:,} routes of {dongle!r}")
 
-    def _get(self, endpoint: str, what: str) -> Any:
+    def _get(self, endpoint: str, what: str, kind: type) -> Any:
         headers = {"Authorization": f"JWT {self.token}"} if self.token else {}
-        answer = self.fetch.get(f"{self.host}/{endpoint}", headers, what)
         try:
-            body = answer.json()
-        except ValueError as error:
-            raise InputError(f"{self.host} gave no JSON for {what!r}; check api_host") from error
-        if answer.status_code in (401, 403):
+            status, body = self.fetch.get_json(f"{self.host}/{endpoint}", headers, what)
+        except InputError as error:
+            raise InputError(f"{error}; check api_host={self.host}") from error
+        if status in (401, 403):
             raise InputError(
-                f"{self.host} refuses {what!r} ({answer.status_code}, {_said(body)}); sign in with "
+                f"{self.host} refuses {what!r} ({status}, {_said(body)}); sign in with "
                 "openpilot's tools/lib/auth.py, or make the route public"
             )
-        if answer.status_code != 200:
+        if status != 200:
             raise InputError(
-                f"{self.host} has nothing for {what!r} ({answer.status_code}, {_said(body)}); "
-                "check the name"
+                f"{self.host} has nothing for {what!r} ({status}, {_said(body)}); check the name"
+            )
+        if not isinstance(body, kind):
+            raise InputError(
+                f"{self.host} answers for {what!r} with {str(body)[:100]!r}; check api_host"
             )
         return body
 
@@ -228,12 +267,12 @@ def local_copy(place: str, fetch: Fetcher | None = None) -> Iterator[Path]:
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="steerlab-") as temporary:
             path = Path(temporary, name)
-            fetch.download(place, path)
+            fetch.download(place, path, largest=LARGEST_LOG)
             yield path
         return
     path = writable_folder(folder) / name
     if not path.exists():
-        fetch.download(place, path)
+        fetch.download(place, path, largest=LARGEST_LOG)
     yield path
 
 
@@ -287,8 +326,8 @@ def read_routes_file(path: str | Path) -> list[str]:
         InputError: The file does not exist or names no route.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except InputError as error:
         raise InputError(f"cannot read routes_file={str(path)!r}: {error}") from error
     routes = [text for line in lines if (text := line.partition("#")[0].strip())]
     if not routes:
@@ -303,72 +342,103 @@ def _folder(text: str) -> Path:
 
 def _single(path: str, place: str) -> LogFile:
     """Return the log at a path, its route and minute read from the path where that tells them."""
-    route, number, _ = _place(Path(path))
-    return LogFile(route, number, place)
+    return _place(Path(path), place)[0]
 
 
-def _place(path: Path) -> tuple[str, int, str]:
-    """Return route, minute and kind of a log, from the three ways in which logs are stored."""
+def _place(path: Path, place: str) -> tuple[LogFile, str]:
+    """Return a log with what its path tells of route and minute, and its kind.
+
+    Logs are stored in three ways, and in folders of their users' own. There the name of the file's
+    folder stands for a route until the contents tell it.
+    """
+    folder = path.parent
     if match := _FLAT.match(path.name):
-        route, number, kind = match["route"], int(match["number"]), match["kind"]
-    else:
-        file = _FILE.match(path.name)
-        kind = file["kind"] if file else "rlog"
-        if match := _FOLDER.match(path.parent.name):
-            route, number = path.parent.name.rpartition("--")[0], int(match["number"])
-        elif path.parent.name.isdigit() and file:
-            grand = path.parent.parent
-            route, number = f"{grand.parent.name}_{grand.name}", int(path.parent.name)
-        else:
-            route, number = path.name.partition(".")[0], 0
+        return _named(match["route"], int(match["number"]), place), match["kind"]
+    file = _FILE.match(path.name)
+    kind = file["kind"] if file else "rlog"
+    if match := _FOLDER.match(folder.name):
+        return _named(folder.name.rpartition("--")[0], int(match["number"]), place), kind
+    if file and folder.name.isdigit():
+        grand = folder.parent
+        return _named(f"{grand.parent.name}_{grand.name}", int(folder.name), place), kind
+    if file and _ROUTE_FOLDER.match(folder.name):
+        log = _named(folder.name, 0, place)
+        return replace(log, numbered=False), kind
+    name = folder.name if file else path.name.partition(".")[0]
+    return LogFile(name or "log", 0, place, named=False, numbered=False), kind
+
+
+def _named(route: str, number: int, place: str) -> LogFile:
     name = parse_route(route)
-    return (name.canonical if name else route), number, kind
+    return LogFile(name.canonical if name else route, number, place)
 
 
 def _search(folder: Path, name: RouteName | None, kind: str) -> Iterator[LogFile]:
     """Yield the logs below a folder, of all routes or of one."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {str(folder)!r}; check the mirror")
-    found: dict[str, dict[str, dict[int, str]]] = {}
+    # By route; there, the files of each kind by minute, or by folder where none is told.
+    found: dict[str, dict[str, dict[Any, list[LogFile]]]] = {}
     for path in sorted(folder.rglob("*log*")):
-        if not (_FILE.match(path.name) or _FLAT.match(path.name)):
+        if not path.is_file() or not (_FILE.match(path.name) or _FLAT.match(path.name)):
             continue
-        route, number, which = _place(path)
-        parsed = parse_route(route)
-        if name and (parsed.canonical if parsed else route) not in (name.canonical, name.log):
+        log, which = _place(path, str(path))
+        if name and not (log.named and log.route in (name.canonical, name.log)):
             continue
-        found.setdefault(route, {"rlog": {}, "qlog": {}})[which][number] = str(path)
+        route = log.route if log.named else str(path.parent)
+        if name:
+            log = replace(log, route=name.canonical)
+        logs = found.setdefault(route, {"rlog": {}, "qlog": {}})
+        logs[which].setdefault(log.number if log.numbered else 0, []).append(log)
     if not found:
         wanted = f"logs of {name.canonical!r}" if name else "logs (rlog or qlog, .zst, .bz2)"
         raise InputError(f"{str(folder)!r} holds no {wanted}")
-    for route, logs in sorted(found.items()):
-        part = name.part if name else slice(None)
-        yield from _choose(
-            name.canonical if name else route, logs, part, (name.kind if name else "") or kind
-        )
+    part = name.part if name else slice(None)
+    chosen = [
+        _choose(route, logs, part, (name.kind if name else "") or kind)
+        for route, logs in sorted(found.items())
+    ]  # all at once: what is missing is known before the first log is read
+    for copies in (minute for minutes in chosen for minute in minutes):
+        yield copies[0]
+        yield from (replace(log, copy=True) for log in copies[1:])
 
 
-def _choose(route: str, found: dict[str, dict[int, str]], part: slice, kind: str) -> list[LogFile]:
+def _choose(
+    route: str, found: Mapping[str, Mapping[int, _Log]], part: slice, kind: str
+) -> list[_Log]:
     """Return the wanted minutes, each as the wanted kind."""
-    places = found["qlog"] | found["rlog"] if kind == "auto" else found[kind]
+    places = {**found["qlog"], **found["rlog"]} if kind == "auto" else found[kind]
     if not places:
         other = [k for k, logs in found.items() if logs]
         have = f"it has {other[0]}s: use log={other[0]}" if other else "none was uploaded"
         raise InputError(f"route {route!r} has no {'logs' if kind == 'auto' else kind}; {have}")
     wanted = range(max(places) + 1)[part]
-    return [LogFile(route, n, places[n]) for n in sorted(wanted) if n in places]
+    return [places[n] for n in sorted(wanted) if n in places]
+
+
+def _path_of(url: Any) -> str:
+    """Return the path of an address that a server lists.
+
+    Raises:
+        InputError: It is no address.
+    """
+    try:
+        return unquote(urlsplit(url).path)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{str(url)[:100]!r} is listed as a log, but is no address") from error
 
 
 def _saved_token() -> str:
     path = Path.home() / ".comma" / "auth.json"
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["access_token"])
-    except (OSError, ValueError, KeyError, TypeError):
+        token = str(read_json(path, dict).get("access_token", ""))
+    except InputError:
         return ""
+    return token if token.isascii() and token.isprintable() else ""
 
 
 def _said(body: Any) -> str:
     """Return what the service says about an error."""
     if not isinstance(body, dict):
         return "no reason given"
-    return str(body.get("description") or body.get("error") or "no reason given")
+    return str(body.get("description") or body.get("error") or "no reason given")[:200]

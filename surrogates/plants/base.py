@@ -45,8 +45,13 @@ def probabilities(logits: Logits) -> Logits:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def draw(logits: Logits, uniforms: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Draw one token a row exactly as ``numpy.random.choice(1024, p=...)`` does from its uniform."""
+def cumulative(logits: Logits) -> NDArray[np.float64]:
+    """Return the cumulative distribution (B, 1024) that ``numpy.random.choice(p=...)`` draws from."""
     cdf = np.cumsum(probabilities(logits), axis=-1, dtype=np.float64)
     cdf /= cdf[:, -1:]
-    return (cdf <= uniforms[:, None]).sum(axis=-1)
+    return cdf
+
+
+def draw(logits: Logits, uniforms: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Draw one token a row exactly as ``numpy.random.choice(1024, p=...)`` does from its uniform."""
+    return (cumulative(logits) <= uniforms[:, None]).sum(axis=-1)

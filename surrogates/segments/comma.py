@@ -3,11 +3,12 @@
 Neither is part of steerlab: no licence is stated for them.
 """
 
-import zipfile
 from pathlib import Path, PurePosixPath
 
 from steerlab.errors import InputError
-from steerlab.surrogates.fetch import Progress, cache_folder, fetch
+from steerlab.files import atomic_path, cache_folder, writable_folder
+from steerlab.readers.archives import open_archive
+from steerlab.surrogates.fetch import Progress, fetch
 
 _REVISION = "be8edfa"
 MODEL_URL = (
@@ -70,26 +71,22 @@ def fetch_data(
     """
     folder = data_path()
     archive_path = fetch(source, folder.with_suffix(".zip"), sha256, **how)  # type: ignore[arg-type]
-    folder.mkdir(parents=True, exist_ok=True)
+    writable_folder(folder)
     try:
-        with zipfile.ZipFile(archive_path) as archive:
-            members = [m for m in archive.namelist() if m.endswith(".csv")]
+        with open_archive(archive_path) as archive:
+            members = [m for m in archive.names if m.endswith(".csv")]
             members = sorted(members, key=lambda m: PurePosixPath(m).name)[: limit or None]
             if not members:
                 raise InputError(f"{source!r} holds no CSV file; give the archive of routes")
             for count, member in enumerate(members, 1):
                 target = folder / PurePosixPath(member).name
-                if (
-                    not target.exists()
-                    or target.stat().st_size != archive.getinfo(member).file_size
-                ):
+                if not target.exists() or target.stat().st_size != archive.size(member):
                     content = archive.read(member)  # checks the archive's own sum
-                    part = target.with_suffix(".part")
-                    part.write_bytes(content)
-                    part.replace(target)
+                    with atomic_path(target) as temporary:
+                        temporary.write_bytes(content)
                 unpacked(count, len(members))
-    except zipfile.BadZipFile as error:
-        archive_path.unlink()
+    except InputError as error:
+        archive_path.unlink(missing_ok=True)
         raise InputError(
             f"the archive from {source!r} is damaged ({error}) and was thrown away; try again"
         ) from error

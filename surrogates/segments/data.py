@@ -1,10 +1,10 @@
 """Route segments in comma's CSV format, loaded once into arrays."""
 
 import io
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import md5
+from hashlib import md5, sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,9 +12,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError, unknown_name
+from steerlab.files import atomic_path
+from steerlab.readers.archives import Archive, open_archive
+from steerlab.readers.text import read_bytes, read_json
 
 COLUMNS = ("t", "vEgo", "aEgo", "roll", "targetLateralAcceleration", "steerCommand")
 DT = 0.1  # s between rows
+LONGEST_HEADER = 1000  # bytes
+#: How gzip, zstd and zlib begin: polars would unpack them, without a limit.
+PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
+INDEX = "index.json"  # of a folder of extracted segments
 GRAVITY = 9.81  # m/s^2, the value of the official simulator
 CONTROL_START = 100  # first row that a controller steers; the logged steer ends before it
 COST_END = 500  # first row after those that count
@@ -87,22 +94,40 @@ def official_seed(name: str, salt: str = "") -> int:
     return int(md5(f"{salt}data/{name}.csv".encode()).hexdigest(), 16) % 10**4
 
 
-def load_segments(source: str | Path, limit: int = 0) -> Segments:
+def load_segments(
+    source: str | Path, limit: int = 0, skipped: Callable[[InputError], object] | None = None
+) -> Segments:
     """Load the segments of a folder or zip archive of CSV files, sorted by name.
 
     Args:
         source: Folder with ``*.csv``, zip archive of CSV files, or one CSV file.
         limit: Number of files to read, the first ones by name; 0 reads all.
+        skipped: Leave out segments that are not valid, and call this with what is wrong with each.
 
     Raises:
         InputError: The source does not exist, holds no segment, or a segment is not valid; the
             message names the file, the column and the row.
     """
     source = Path(source)
-    tables = [_read(name, data, source) for name, data in _files(source, limit)]
+    tables = []
+    for name, data in _files(source, limit):
+        try:
+            tables.append(_read(name, data, source))
+        except InputError as error:
+            if skipped is None:
+                raise
+            skipped(error)
     if not tables:
-        raise InputError(f"{str(source)!r} holds no CSV file; give a folder or zip of segments")
-    return stack_segments([name for name, _ in tables], [table for _, table in tables])
+        kind = "CSV file" if skipped is None else "valid segment"
+        raise InputError(f"{str(source)!r} holds no {kind}; give a folder or zip of segments")
+    names = [name for name, _ in tables]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{str(source)!r} holds {len(twice)} names more than once, {twice[0]!r} for example; "
+            "give one folder of it, or rename the files"
+        )
+    return stack_segments(names, [table for _, table in tables])
 
 
 def stack_segments(names: Sequence[str], tables: Iterable[NDArray[np.float64]]) -> Segments:
@@ -129,31 +154,46 @@ def stack_segments(names: Sequence[str], tables: Iterable[NDArray[np.float64]]) 
 def write_segment(path: str | Path, table: NDArray[np.float64]) -> None:
     """Write one segment (rows, 6) as CSV; a steerCommand of NaN becomes an empty cell."""
     frame = pl.DataFrame(dict(zip(COLUMNS, table.T, strict=True)))
-    frame.with_columns(pl.col("steerCommand").fill_nan(None)).write_csv(path)
+    with atomic_path(path) as temporary:
+        frame.with_columns(pl.col("steerCommand").fill_nan(None)).write_csv(temporary)
 
 
 def _files(source: Path, limit: int) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of the CSV files of ``source``."""
     end = limit or None
     if source.is_dir():
+        known = _known_hashes(source)
         for path in sorted(source.glob("*.csv"))[:end]:
-            yield path.name, path.read_bytes()
+            data = read_bytes(path)
+            if known.get(path.stem, digest := sha256(data).hexdigest()) != digest:
+                raise InputError(
+                    f"segment {path.name!r} in {str(source)!r} is damaged or was edited: it does not "
+                    f"have the hash in {INDEX}; extract again, or delete {INDEX}"
+                )
+            yield path.name, data
     elif not source.exists():
         raise InputError(f"segments {str(source)!r} do not exist; give a folder or zip of CSVs")
     elif source.suffix == ".csv":
-        yield source.name, source.read_bytes()
-    elif not zipfile.is_zipfile(source):
-        raise InputError(f"{str(source)!r} is neither a folder nor a zip archive of CSV files")
+        yield source.name, read_bytes(source)
     else:
-        with zipfile.ZipFile(source) as archive:
+        with open_archive(source) as archive:
             yield from _members(archive, source, end)
 
 
-def _members(
-    archive: zipfile.ZipFile, source: Path, end: int | None
-) -> Iterator[tuple[str, bytes]]:
-    members = [m for m in archive.namelist() if not m.endswith("/")]
-    members = [m for m in members if not m.startswith("__MACOSX/") and ".DS_Store" not in m]
+def _known_hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each segment that an extraction left in the folder, by name."""
+    if not (folder / INDEX).exists():
+        return {}
+    entries = read_json(folder / INDEX, list)
+    return {
+        str(entry["id"]): str(entry["sha256"])
+        for entry in entries
+        if isinstance(entry, dict) and {"id", "sha256"} <= entry.keys()
+    }
+
+
+def _members(archive: Archive, source: Path, end: int | None) -> Iterator[tuple[str, bytes]]:
+    members = [m for m in archive.names if not m.startswith("__MACOSX/") and ".DS_Store" not in m]
     others = [m for m in members if not m.endswith(".csv")]
     if others:
         raise InputError(
@@ -161,19 +201,18 @@ def _members(
             "make an archive of CSV files only"
         )
     for member in sorted(members, key=lambda m: PurePosixPath(m).name)[:end]:
-        try:
-            yield PurePosixPath(member).name, archive.read(member)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
-            raise InputError(f"{member!r} in {str(source)!r} is damaged: {error}") from error
+        yield PurePosixPath(member).name, archive.read(member)
 
 
 def _read(filename: str, data: bytes, source: Path) -> tuple[str, NDArray[np.float64]]:
     """Parse and validate one file; return its route name and table (rows, 6)."""
     where = f"segment {filename!r} in {str(source)!r}"
+    if len(data.partition(b"\n")[0]) > LONGEST_HEADER or data.startswith(PACKED):
+        raise InputError(f"{where} is no text; unpack it if it is compressed")
     try:
         # Every column is a float; without the schema an empty tail would decide the type.
         frame = pl.read_csv(io.BytesIO(data), schema_overrides=dict.fromkeys(COLUMNS, pl.Float64))
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{where} is not a CSV of numbers: {reason}") from error
     missing = [c for c in COLUMNS if c not in frame.columns]
@@ -195,4 +234,7 @@ def _read(filename: str, data: bytes, source: Path) -> tuple[str, NDArray[np.flo
                 f"{where}: column {name!r} is empty or not finite in row {bad[0]} "
                 f"(rows 0-{end - 1} must hold numbers)"
             )
-    return filename.removesuffix(".csv"), table
+    # The simulator can drive no further than the road is known.
+    known = np.isfinite(table[:, 1:5]).all(axis=1)
+    end = len(table) if known.all() else int(np.argmin(known))
+    return filename.removesuffix(".csv"), table[:end]

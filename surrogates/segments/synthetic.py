@@ -5,6 +5,7 @@ steers with noise), not from logs, so they can be shipped. Statistics lie in the
 routes; they do not replace them.
 """
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -67,13 +68,18 @@ def default_segments() -> Segments:
     return synthetic_segments(DEFAULT_COUNT)
 
 
-def find_segments(source: str | Path | Segments, limit: int = 0) -> Segments:
+def find_segments(
+    source: str | Path | Segments,
+    limit: int = 0,
+    skipped: Callable[[InputError], object] | None = None,
+) -> Segments:
     """Return segments by name or path.
 
     Args:
         source: "default" (the embedded synthetic ones), "comma" (as fetched), the path of a
             folder, zip or CSV, or segments.
         limit: Use the first so many; 0 uses all.
+        skipped: See :func:`steerlab.surrogates.segments.data.load_segments`.
 
     Raises:
         InputError: See :func:`steerlab.surrogates.segments.load_segments`.
@@ -86,7 +92,7 @@ def find_segments(source: str | Path | Segments, limit: int = 0) -> Segments:
         return default_segments()[: limit or None]
     if str(source) == "comma":
         source = fetched(data_path())
-    return load_segments(source, limit)
+    return load_segments(source, limit, skipped)
 
 
 def _smooth(rng: np.random.Generator, rows: int, width: int) -> NDArray[np.float64]:

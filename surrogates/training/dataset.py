@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import atomic_path
-from steerlab.surrogates.logs.extract import COLUMNS, load_labels
+from steerlab.readers.arrays import read_arrays, require, write_arrays
+from steerlab.surrogates.logs.extract import COLUMNS
+from steerlab.surrogates.logs.pipeline import load_identified
 from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant
 from steerlab.surrogates.plants.tokens import VOCABULARY, encode
 from steerlab.surrogates.segments.data import CONTROL_START, GRAVITY, Segments
@@ -58,26 +59,39 @@ class Sequences:
 
     def save(self, path: str | Path) -> None:
         """Write to an .npz file."""
-        assert self.start is not None
-        assert self.labels is not None
-        with atomic_path(path) as temporary:
-            np.savez(
-                temporary,
-                states=self.states,
-                tokens=self.tokens,
-                rows=self.rows,
-                routes=np.array(self.routes),
-                start=self.start,
-                labels=self.labels,
-            )
+        arrays = {name: value for name, value in vars(self).items() if value is not None}
+        write_arrays(path, arrays | {"routes": np.array(self.routes)})
 
     @classmethod
     def load(cls, path: str | Path) -> "Sequences":
-        """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            parts = {name: data[name] for name in data.files}
-        parts["routes"] = tuple(parts["routes"].tolist())
-        return cls(**parts)
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: The file is damaged, or holds no sequences.
+        """
+        arrays = read_arrays(path)
+        names = ("states", "tokens", "rows", "routes")
+        states, tokens, rows, routes = require(arrays, names, path)
+        start, labels = arrays.get("start"), arrays.get("labels")
+        count, steps = tokens.shape if tokens.ndim == 2 else (-1, -1)
+        shapes = {"states": (count, steps, 4), "rows": (count,), "routes": (count,)}
+        if (start is None) == (labels is None) and start is not None:
+            shapes |= {"start": (count, steps - CONTEXT), "labels": (count, steps - CONTEXT, BAND)}
+        wrong = [name for name, shape in shapes.items() if arrays[name].shape != shape]
+        kinds = {
+            "states": "f",
+            "tokens": "i",
+            "rows": "i",
+            "routes": "U",
+            "start": "i",
+            "labels": "f",
+        }
+        wrong += [name for name in arrays if arrays[name].dtype.kind != kinds.get(name)]
+        if wrong or (start is None) != (labels is None):
+            raise InputError(
+                f"{str(path)!r} holds no sequences ({', '.join(wrong)}); make it again"
+            )
+        return cls(states, tokens, rows, tuple(routes.tolist()), start, labels)
 
 
 class Windows:
@@ -236,11 +250,10 @@ def from_labels(folder: str | Path, lataccel: str = "actual") -> Sequences:
     """
     if lataccel not in LATACCEL:
         raise unknown_name("lataccel", lataccel, LATACCEL)
-    paths = sorted(Path(folder, "labels").glob("*.npz"))
     states, tokens, routes = [], [], []
     name = {"actual": "actualLateralAcceleration", "target": "targetLateralAcceleration"}[lataccel]
-    for path in paths:
-        for table in load_labels(path)[0]:
+    for log in load_identified(folder)[0]:
+        for table in log.tables:
             column = dict(zip(COLUMNS, table.T, strict=True))
             states.append(
                 np.stack(
@@ -254,7 +267,7 @@ def from_labels(folder: str | Path, lataccel: str = "actual") -> Sequences:
                 )
             )
             tokens.append(encode(column[name]))
-            routes.append(path.stem.rpartition("--")[0])
+            routes.append(log.route)
     if not tokens:
         raise InputError(
             f"{str(folder)!r} holds no extracted segments; make them with "

@@ -78,7 +78,7 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     assert result.stopped_early == (len(result.history) < 50)
     best = min(result.history, key=lambda r: r["valid/loss"])["step"]
     assert result.best_epoch == best
-    assert load_checkpoint(tmp_path / "best.pt")["epoch"] == best
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == best
 
 
 def test_global_generator_is_left_alone(tmp_path: Path) -> None:

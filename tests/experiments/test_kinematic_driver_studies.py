@@ -19,6 +19,7 @@ from steerlab.experiments import (
     evaluate_kinematic_driver,
     train_kinematic_driver,
 )
+from steerlab.files import watch_changes
 
 TINY = {"total_steps": 320, "num_envs": 4, "episode_steps": 40, "batch_size": 80, "n_epochs": 1}
 
@@ -48,38 +49,25 @@ def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """Stopped after an iteration and gone on with: as if nothing had happened."""
     config = DriverConfig(**TINY, alpha=0.3, hidden=8)  # type: ignore[arg-type]
     whole = train_driver(config, tmp_path / "whole")
-    from stable_baselines3.common.callbacks import BaseCallback
 
     class Stop(Exception):
         pass
 
-    from steerlab.agents import sb3
-
-    original = sb3.ResumableTraining._save
-    saves = 0
-
-    def stop_after_one(self: BaseCallback) -> None:
-        nonlocal saves
-        original(self)  # type: ignore[arg-type]
-        saves += 1
-        if saves == 1:
+    def stop_after_one(when: str, path: Path) -> None:
+        if when == "after" and path.name == "last.pt":
             raise Stop
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sb3.ResumableTraining, "_save", stop_after_one)
-        with pytest.raises(Stop):
-            train_driver(config, tmp_path / "parts")
+    with watch_changes(stop_after_one), pytest.raises(Stop):
+        train_driver(config, tmp_path / "parts")
     resumed = train_driver(config, tmp_path / "parts")
     for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
         np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
-    states = [
-        load_checkpoint(tmp_path / f / "last.pt")["describe"]["also"] for f in ("whole", "parts")
-    ]
+    states = [load_checkpoint(tmp_path / f / "last.pt")["also"] for f in ("whole", "parts")]
     assert states[0] == states[1]
     assert len(states[0]["returns"]) >= 8
     found = evaluate_driver(whole, 6, 40, 10**6)
     again = evaluate_driver(resumed, 6, 40, 10**6)
-    np.testing.assert_array_equal(found["base_return"], again["base_return"])
+    np.testing.assert_array_equal(found.end["base_return"], again.end["base_return"])
 
 
 def test_warm_start_drives_like_the_teacher(
@@ -96,8 +84,8 @@ def test_warm_start_drives_like_the_teacher(
     before, after = (
         evaluate_driver(m, 40, 40, 10**6, threshold=200.0) for m in (untrained, taught)
     )
-    assert after["cte_p95"].mean() < 0.9 * before["cte_p95"].mean()
-    assert after["base_return"].mean() > before["base_return"].mean()
+    assert after.end["cte_p95"].mean() < 0.9 * before.end["cte_p95"].mean()
+    assert after.end["base_return"].mean() > before.end["base_return"].mean()
     # Both arms of a comparison begin with it.
     kept = start.read_bytes()
     for name, alpha in (("mean", 1.0), ("cvar", 0.1)):

@@ -191,7 +191,7 @@ def test_evaluation_of_short_episodes_from_rest(data: Path, tmp_path: Path) -> N
     assert lqr["velocity_std"] < 0.02
     config = evaluate_pendulum.Config(reset_noise=0.1, episode_steps=12)
     env = evaluate_pendulum._task(config, 3, 0.05, (), "late")
-    assert (env.reset_noise, env.episode_steps, env.latency) == (0.1, 12, 1)
+    assert (env.reset_noise, env.max_episode_steps, env.latency) == (0.1, 12, 1)
     usual, choice = (
         evaluate_pendulum._task(evaluate_pendulum.Config(), 1, 0.05, goals, "nominal")
         for goals in ((), (-1.5, 1.5))
@@ -220,7 +220,7 @@ def test_with_goals_success_is_to_be_out_of_the_way(tmp_path: Path) -> None:
 
 
 def test_what_follows_the_end_of_an_episode_is_not_counted() -> None:
-    env = InvertedPendulumVectorEnv(2, reset_noise=0.0, episode_steps=40)
+    env = InvertedPendulumVectorEnv(2, reset_noise=0.0, max_episode_steps=40)
     start = np.array([[0.0, 0.0, 0.0, 0.0], [9.9, 0.0, 9.0, 0.0]])
     run = play(env, StateFeedback(), seed=0, start=start)
     assert run.survived.tolist() == [True, False]

@@ -23,6 +23,7 @@ from steerlab.experiments import (
     verify_export,
 )
 from steerlab.exporters.openpilot import export_model
+from steerlab.exporters.policy import export_policy
 from steerlab.exporters.sample import SampleNetwork
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import load_network
@@ -278,7 +279,7 @@ def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
     from steerlab.exporters.verify import Options, failed, verify_export
 
     network = smooth_policy(id)
-    done = _policynet.export_policy(network, tmp_path, "test", tinygrad=False)
+    done = export_policy(network, tmp_path, "test", tinygrad=False)
     checks = verify_export(
         done.onnx, network.contract, options=Options(tinygrad=False, untrained=True)
     )

@@ -17,10 +17,11 @@ from steerlab.exporters.verify import Options, failed, verify_export
 from steerlab.openpilot.contracts import contract, contract_ids
 from steerlab.openpilot.engines import load_network, session
 from steerlab.openpilot.in_graph import HistoryInGraph, Packed
-from steerlab.openpilot.metadata import read_metadata, restricted_loads
+from steerlab.openpilot.metadata import read_metadata
 from steerlab.openpilot.outputs import parse
 from steerlab.openpilot.probe import read_probe
 from steerlab.openpilot.runner import Runner
+from steerlab.readers.pickles import read_pickle
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +153,11 @@ class Evil:
 
 def test_restricted_loader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=r"import builtins\.print"):
-        restricted_loads(pickle.dumps({"a": Evil()}), "it")
+        read_pickle(pickle.dumps({"a": Evil()}), "it")
     assert capsys.readouterr().out == ""
-    assert restricted_loads(pickle.dumps({"a": slice(1, 2)}), "it") == {"a": slice(1, 2)}
+    assert read_pickle(pickle.dumps({"a": slice(1, 2)}), "it") == {"a": slice(1, 2)}
     with pytest.raises(InputError, match="not a readable pickle"):
-        restricted_loads(b"nonsense", "it")
+        read_pickle(b"nonsense", "it")
     path = tmp_path / "m_metadata.pkl"
     path.write_bytes(pickle.dumps([1]))
     with pytest.raises(InputError, match="holds a list"):

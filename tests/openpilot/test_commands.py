@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from steerlab.openpilot.commands import Command, action_times, command, plan_curvature, smooth
 from steerlab.openpilot.contracts import T_IDXS, contract, contract_ids, plan_column
@@ -20,12 +20,14 @@ def plan(v: float, curvature: float, slope: float = 0.0, a: float = 0.0) -> np.n
     return values
 
 
+@settings(deadline=None)
 @given(st.floats(1, 40), st.floats(-0.1, 0.1), st.sampled_from(T_IDXS[5:20].tolist()))
 def test_constant_curvature_is_exact(v: float, curvature: float, t: float) -> None:
     found = plan_curvature(RULE, plan(v, curvature), v, t)
     np.testing.assert_allclose(found, curvature, rtol=1e-9, atol=1e-12)
 
 
+@settings(deadline=None)
 @given(st.floats(1, 40), st.floats(-0.1, 0.1), st.floats(-0.01, 0.01))
 def test_a_ramp_gives_its_value_at_the_action_time(v: float, k: float, slope: float) -> None:
     t = float(T_IDXS[8])

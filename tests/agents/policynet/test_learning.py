@@ -178,5 +178,5 @@ def test_bad_options(tmp_path: Path, change: dict[str, float], words: str) -> No
 
 def test_no_policy_in_the_file(tmp_path: Path) -> None:
     torch.save({"x": 1}, tmp_path / "a.pth")
-    with pytest.raises(InputError, match="no PolicyNet"):
+    with pytest.raises(InputError, match="not a steerlab checkpoint"):
         load_policy(tmp_path / "a.pth")

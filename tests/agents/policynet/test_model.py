@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerlab.agents.policynet.driver import OpenpilotDriver, torch_driver
+from steerlab.agents.policynet.driver import OpenpilotDriver, frame_driver, torch_driver
 from steerlab.agents.policynet.evaluate import drive
 from steerlab.agents.policynet.features import encode
 from steerlab.agents.policynet.model import (
@@ -14,13 +14,12 @@ from steerlab.agents.policynet.model import (
     PolicyNet,
     PolicySize,
     Supercombo,
+    plan_command,
     policy_from,
 )
 from steerlab.agents.policynet.rollout import (
-    BatchedPolicyDriver,
     BehaviorMix,
     collect,
-    plan_command,
 )
 from steerlab.agents.policynet.train import ImitationConfig, preview_teacher
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
@@ -85,8 +84,8 @@ def test_empty_frames_change_nothing() -> None:
     features[:, :10] = 0.0
     desire[:, 3, 1] = 1.0
     with torch.no_grad():
-        whole = network.states(network.frames(features, desire))[-1]
-        part = network.states(network.frames(features[:, 10:], desire[:, 10:]))[-1]
+        whole = network.state(network.frames(features, desire).readings)
+        part = network.states(network.frames(features[:, 10:], desire[:, 10:]).readings)[:, -1]
     torch.testing.assert_close(whole, part, rtol=0, atol=1e-6)
     assert whole.abs().max() > 0.01
 
@@ -150,7 +149,7 @@ def test_without_a_runner_the_same_is_driven() -> None:
     network = net()
     with torch.no_grad():
         network.heads.bias[:2] = torch.tensor([0.02, 0.1])
-    makers = (torch_driver(network), lambda env: BatchedPolicyDriver(network, env))
+    makers = (torch_driver(network), frame_driver(network))
     a, b = (drive(make, range(5, 9), max_episode_steps=60) for make in makers)
     for name in ("steps", "violation"):
         np.testing.assert_array_equal(a.end[name], b.end[name])

@@ -196,7 +196,7 @@ def test_training_resumes_to_the_same_numbers(
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     states = [load_checkpoint(tmp_path / f / "last.pt") for f in ("whole", "parts")]
     assert len(states[0]["risk"]["returns"]) >= 12
-    for name in ("risk", "iteration"):
+    for name in ("risk", "step"):
         assert states[0][name] == states[1][name]
     for name in ("model", "average", "critic"):
         for key, values in states[0][name].items():

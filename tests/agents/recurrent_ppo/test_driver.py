@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steerlab.agents.checkpoint import save_checkpoint
 from steerlab.agents.policynet.train import ImitationConfig, train_imitation
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
 from steerlab.agents.recurrent_ppo.train import (
@@ -16,6 +17,7 @@ from steerlab.agents.recurrent_ppo.train import (
     make_driver_env,
     train_driver,
 )
+from steerlab.agents.sb3 import KIND
 from steerlab.envs.kinematic_driver import dynamics
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.errors import InputError
@@ -82,8 +84,6 @@ def test_no_driver_in_the_folder(tmp_path: Path) -> None:
         train_imitation(config, tmp_path / "out")
     with pytest.raises(InputError, match="no checkpoint"):
         train_imitation(replace(config, teacher=str(tmp_path)), tmp_path / "out")
-    import torch
-
-    torch.save({"policy": {}}, tmp_path / "last.pt")
-    with pytest.raises(InputError, match="no recurrent driver"):
+    save_checkpoint(tmp_path / "last.pt", KIND, {"learner": {"policy": {}}})
+    with pytest.raises(InputError, match="does not fit a recurrent driver"):
         load_driver(tmp_path)

@@ -146,7 +146,7 @@ def test_bad_files(tmp_path: Path) -> None:
         load_plans(tmp_path / "none.npz")
     path = tmp_path / "bad.npz"
     path.write_bytes(b"no zip")
-    with pytest.raises(InputError, match="not an npz"):
+    with pytest.raises(InputError, match="no zip archive"):
         load_plans(path)
     np.savez(path, initial_states=np.zeros((2, 2)))
     with pytest.raises(InputError, match="lacks target_states"):
@@ -160,7 +160,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="finite"):
         load_plans(path)
     np.savez(path, initial_states=np.array([{}], dtype=object))
-    with pytest.raises(InputError, match="not an npz"):
+    with pytest.raises(InputError, match="holds Python objects"):
         load_plans(path)
 
 
@@ -247,7 +247,7 @@ def test_bad_options(tmp_path: Path, data: PlanData, options: dict[str, Any], me
 
 def test_bad_checkpoint(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "x.pt")
-    with pytest.raises(InputError, match="not the checkpoint of a planner"):
+    with pytest.raises(InputError, match="not a steerlab checkpoint"):
         load_planner(tmp_path / "x.pt")
 
 

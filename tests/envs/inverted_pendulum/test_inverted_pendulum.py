@@ -110,7 +110,7 @@ def test_episode_ends_at_the_limits_and_after_the_time() -> None:
     assert terminated.tolist() == [True, True, False]
     assert reward.tolist() == [0, 0, 1]
     assert not truncated.any()
-    single = gym.make("InvertedPendulumWide-v0", episode_steps=5)
+    single = gym.make("InvertedPendulumWide-v0", max_episode_steps=5)
     single.reset(seed=0, options={"state": [0, BALANCE_ANGLE, 0, 0]})
     assert [single.step(np.zeros(1, np.float32))[3] for _ in range(5)] == [False] * 4 + [True]
 
@@ -202,7 +202,7 @@ def test_picture_follows_the_state() -> None:
         ({"pole_mass": (2.0, 1.0)}, "pole_mass"),
         ({"gear": 0.0}, "gear"),
         ({"latency": -1}, "latency"),
-        ({"episode_steps": 0}, "episode_steps"),
+        ({"max_episode_steps": 0}, "max_episode_steps"),
         ({"obstacle": (-0.1, 40)}, "obstacle"),
         ({"obstacle": (0.3, 1.6)}, "obstacle"),
         ({"obstacle": (0.3,)}, "obstacle"),

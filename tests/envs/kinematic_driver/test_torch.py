@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -79,8 +80,10 @@ def test_bad_use_is_refused() -> None:
     with pytest.raises(InputError, match="pool_size"):
         KinematicDriverTorchEnv(2, "cpu", pool_size=0)
     env = KinematicDriverTorchEnv(2, "cpu", pool_size=2)
-    with pytest.raises(InputError, match="reset"):
+    with pytest.raises(gym.error.ResetNeeded):
         env.step(torch.zeros(2, 2))
     env.reset(seed=0)
+    with pytest.raises(InputError, match="not finite"):
+        env.step(torch.tensor([[0.0, 0.0], [0.0, torch.nan]]))
     with pytest.raises(InputError, match="shape"):
         env.step(torch.zeros(2))

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from numpy.typing import NDArray
 
 from steerlab.envs.batch import BatchEnv, Rows, SingleEnv
@@ -80,6 +80,7 @@ def test_estimator_is_the_best_value_of_the_objective(returns: list[float], alph
     alpha=st.floats(0.05, 1.0),
     discount=st.sampled_from([1.0, 0.99, 0.9]),
 )
+@example(rewards=[1.0, -2.0], threshold=0.0, alpha=1.0, discount=0.9)
 def test_payments_telescope(
     rewards: list[float], threshold: float, alpha: float, discount: float
 ) -> None:
@@ -89,8 +90,41 @@ def test_payments_telescope(
     weights = discount ** np.arange(len(rewards))
     total = float(weights @ rewards)
     expected = (max(threshold, 0) - max(threshold - total, 0)) / alpha
+    if alpha == 1:  # the plain mean, whatever the threshold
+        expected = total
+        np.testing.assert_array_equal(paid, rewards)
     assert float(weights @ paid) == pytest.approx(expected, abs=1e-9)
     assert risk.total[0] == pytest.approx(total, abs=1e-9)
+
+
+def test_alpha_of_one_pays_the_plain_rewards_from_the_first_episode_on() -> None:
+    single: Any = CVaRReward(Paths(), alpha=1.0, max_steps=2)
+    vector = CVaRVectorReward(PathsBatch(3), alpha=1.0, max_steps=2)
+    single.reset(seed=0)
+    for _ in range(30):  # past the warm-up of the threshold, which has no say
+        paid = [single.step(np.array([1.0], np.float32)) for _ in range(2)]
+        for _, reward, _, _, info in paid:
+            assert reward == info["plain_reward"]
+        single.reset()
+    vector.reset(seed=0)
+    for _ in range(90):
+        _, rewards, _, _, infos = vector.step(np.ones((3, 1), np.float32))
+        np.testing.assert_array_equal(rewards, infos["plain_reward"])
+
+
+def test_alternating_policy_and_threshold_can_stop_short() -> None:
+    """What the page says: at b = 1.6 the sure 1.6 looks best, at b = 2 the better lottery does."""
+    sure, lottery = np.full(10, 1.6), np.array([1.0] * 2 + [2.0] * 8)
+    assert cvar(sure, 0.6) == pytest.approx(1.6)
+    assert cvar(lottery, 0.6) == pytest.approx(5 / 3)
+
+    def worth(returns: NDArray[np.float64], threshold: float) -> float:
+        risk = RiskBudget(10, 0.6, threshold=threshold)
+        risk.start(slice(None))
+        return float(risk.pay(returns).mean())
+
+    assert worth(sure, 1.6) > worth(lottery, 1.6)
+    assert worth(sure, 2.0) < worth(lottery, 2.0)
 
 
 def play(alpha: float, risky: bool, threshold: float, episodes: int) -> float:

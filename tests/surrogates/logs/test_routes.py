@@ -87,6 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         start = int(wanted)
         body = CONTENT[start:]
         self.send_response(206 if "Range" in self.headers else 200)
+        if "Range" in self.headers:
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.server.cut:

@@ -108,7 +108,7 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="do not exist"):
         load_segments(tmp_path / "none")
     (tmp_path / "x.zip").write_bytes(b"not a zip")
-    with pytest.raises(InputError, match="neither a folder nor a zip"):
+    with pytest.raises(InputError, match="no zip archive"):
         load_segments(tmp_path / "x.zip")
     with zipfile.ZipFile(tmp_path / "y.zip", "w") as file:
         file.writestr("readme.txt", "hello")

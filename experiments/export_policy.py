@@ -1,0 +1,114 @@
+"""Write a trained policy's files for any generation of openpilot or sunnypilot, and check them.
+
+checkpoint= is the policy_model.pth of train-policynet or quickstart. contract= is the release; it need
+not be the one that the policy was trained for. With vision=, a driving_vision.onnx, a release with two
+networks gets the matched pair, and a release of 2026 with one network gets vision and policy in one
+graph. onnx=, tinygrad= and metadata= are paths of the policy's files; '' puts them into output=, and
+tinygrad=none leaves the pickle out. What is written is then checked as verify-export does.
+
+Examples:
+  steerlab export-policy checkpoint=runs/mine/policy_model.pth contract=openpilot-0.10.1
+  steerlab export-policy checkpoint=policy_model.pth onnx=out/policy.onnx metadata=out/policy.pkl tinygrad=none
+  steerlab export-policy checkpoint=policy_model.pth contract=openpilot-0.11.0 vision=driving_vision.onnx
+  steerlab export-policy checkpoint=policy_model.pth contract=openpilot-supercombo-2026-07 vision=driving_vision.onnx
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from steerlab.agents.policynet.train import load_policy
+from steerlab.errors import InputError
+from steerlab.experiments import _checks
+from steerlab.exporters.openpilot import Exported, paths
+from steerlab.exporters.policy import ExportedPolicy, export_policy
+from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
+from steerlab.exporters.verify import Check, Options, failed, verify_export
+from steerlab.openpilot.contracts import Contract, contract
+from steerlab.openpilot.tinygrad import check_tinygrad_path
+from steerlab.options import option
+from steerlab.study import study
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    checkpoint: str = option("", "policy_model.pth of train-policynet or quickstart")
+    contract: str = option("", "the release; '' = the one that the policy was trained for")
+    vision: str = option("", "driving_vision.onnx that makes the features; '' = none")
+    onnx: str = option("", "path of the ONNX file; '' = output=/<network>.onnx")
+    tinygrad: str = option(
+        "", "path of the tinygrad pickle; '' = beside the ONNX file; none = no pickle"
+    )
+    metadata: str = option("", "path of the metadata; '' = beside the ONNX file")
+    tinygrad_path: str = option("", "folder of the target's tinygrad; '' takes the installed one")
+    half: bool = option(True, "write the float16 variant too")
+    check: bool = option(True, "check the files as verify-export does")
+
+
+def run(config: Config, output: Path) -> ExportedPolicy:
+    """Read the checkpoint, write the files, check them; exit non-zero if a check failed."""
+    if not config.checkpoint:
+        raise InputError("checkpoint= is missing; give the path of a policy_model.pth")
+    torch.set_num_threads(1)
+    policy = load_policy(config.checkpoint)
+    target = contract(config.contract) if config.contract else policy.contract
+    if config.tinygrad_path:
+        check_tinygrad_path(config.tinygrad_path)
+    pickled = config.tinygrad != "none"
+    places = paths(
+        output, target.policy_name, config.onnx, config.metadata, config.tinygrad if pickled else ""
+    )
+    done = export_policy(
+        policy,
+        places.onnx.parent,
+        Path(config.checkpoint).resolve().parent.name,
+        target=target,
+        vision=config.vision,
+        places=places,
+        half=config.half,
+        tinygrad=pickled,
+        tinygrad_path=config.tinygrad_path or None,
+    )
+    console = Console()
+    for path in done.files:
+        console.print(escape(str(path)), soft_wrap=True)
+    wrong = _check(done, target, config, console) if config.check else []
+    for note in done.notes:
+        console.print(escape(f"note: {note}"))
+    console.print(f"[bold red]{NOT_FOR_THE_ROAD}[/]\n{INTERFACE_ONLY}")
+    if wrong:
+        sys.exit(f"{len(wrong)} checks failed: {', '.join(c.name for c in wrong)}")
+    return done
+
+
+def _check(done: ExportedPolicy, target: Contract, config: Config, console: Console) -> list[Check]:
+    """Check what was written, print it, return what failed."""
+    files: dict[str, Exported] = {target.policy_name: done.policy}
+    if done.vision:
+        files["driving_vision"] = done.vision
+    wrong = []
+    for name, file in files.items():
+        options = Options(
+            metadata=str(file.metadata),
+            pickle=str(file.tinygrad or ""),
+            tinygrad=config.tinygrad != "none",
+            trust_pickle=True,  # made a moment ago
+            tinygrad_path=config.tinygrad_path or None,
+            runs=20,
+        )
+        checks = verify_export(file.onnx, target, name, options)
+        _checks.print_checks(checks, console, f"{file.onnx.name} for {target.id}")
+        wrong += failed(checks)
+    return wrong
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()

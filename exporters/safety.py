@@ -1,0 +1,32 @@
+"""What a file of ours must not be taken for: one wording for every place that says it."""
+
+#: Said wherever files are called a drop-in.
+INTERFACE_ONLY = (
+    "Drop-in is a statement about the interface, not about the road: no check here tells whether a "
+    "model may steer a car."
+)
+#: Said wherever a policy of ours is offered.
+NOT_FOR_THE_ROAD = (
+    "PolicyNet's features are those of KinematicDriver-v0: beside openpilot's own vision network it "
+    "plans confidently and means nothing. It must not steer a car."
+)
+_MUST_NOT = "must not steer a car"
+
+
+def checkpoint_text(run: str, features: str) -> str:
+    """Return the ``model_checkpoint`` of a policy: where it comes from, and what it is not for.
+
+    Args:
+        run: Name of the training run.
+        features: Where its features come from: ``vision``, or the task that makes them.
+    """
+    if features == "vision":
+        source = "trained in simulation on one vision network, means nothing beside another"
+    else:
+        source = f"features of {features}, means nothing beside a vision network"
+    return f"{run} (steerlab PolicyNet: {source}; {_MUST_NOT})"
+
+
+def is_unsafe(checkpoint: str) -> bool:
+    """Tell whether a ``model_checkpoint`` says that the model is not for the road."""
+    return _MUST_NOT in checkpoint

@@ -1,0 +1,105 @@
+"""Worker processes that end with their parent, and signals that stop a study."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any
+
+from steerlab.errors import InputError
+
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: stop as after Ctrl-C."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise :class:`Terminated` when SIGTERM arrives during the block, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Terminated
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+@contextmanager
+def worker_pool(
+    count: int, initializer: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of ``count`` processes; none of them outlives the block or this process.
+
+    They are spawned: a fork of a process with threads (torch, onnxruntime) may hang. Ctrl-C is left
+    to this process, which ends them.
+
+    Args:
+        count: Number of processes.
+        initializer: Called once in each of them.
+        arguments: Its arguments.
+
+    Raises:
+        InputError: A worker ended on its own, as it does when memory runs out.
+    """
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        count, multiprocessing.get_context("spawn"), _begin, (os.getpid(), initializer, arguments)
+    )
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - others:
+            child.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise InputError(
+                "a worker process ended on its own, perhaps for want of memory; run again, "
+                "with fewer processes"
+            ) from error
+        raise
+
+
+def _begin(
+    parent: int, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]
+) -> None:
+    begin_worker(parent)
+    if initializer:
+        initializer(*arguments)
+
+
+def begin_worker(parent: int) -> None:
+    """Make this process a worker: it leaves Ctrl-C to its parent, and ends when that ends.
+
+    Args:
+        parent: Number of the process that started this one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        watched = multiprocessing.parent_process()
+        if watched:
+            threading.Thread(target=_watch, args=(watched.sentinel,), daemon=True).start()
+    if os.getppid() != parent:  # it ended before the lines above
+        os._exit(1)
+
+
+def _watch(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
