@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
@@ -101,13 +101,14 @@ def register_task(
     if name in _OURS or (name in gym.registry and name not in TASKS):
         raise InputError(f"the name {name!r} is taken: choose another, for example 'My{name}'")
     gym.registry.pop(name, None)
+    vector_type: Any = env.batch_type
     gym.register(
         id=name,
         entry_point=env,
-        vector_entry_point=env.batch_type,
+        vector_entry_point=vector_type,
         max_episode_steps=max_episode_steps,
     )
-    single, vector = (f"{kind.__module__}:{kind.__qualname__}" for kind in (env, env.batch_type))
+    single, vector = (f"{kind.__module__}:{kind.__qualname__}" for kind in (env, vector_type))
     TASKS[name] = Task(single, vector, reward_bounds, max_episode_steps)
 
 

@@ -53,8 +53,12 @@ class _TaskType(type):
 class _WithSpec:
     """Keeps gymnasium's spec, with the number of steps after which an episode is over at the latest."""
 
-    longest_episode: int | None
     _spec: EnvSpec | None = None
+
+    @property
+    @abstractmethod
+    def longest_episode(self) -> int | None:
+        """Steps after which an episode is over at the latest; None without a limit."""
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -367,7 +371,7 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         return tuple(self.row_rng)
 
     @property
-    def render_mode(self) -> str | None:  # type: ignore[override]
+    def render_mode(self) -> str | None:
         """One of ``metadata["render_modes"]``, or None."""
         return self._render_mode
 
@@ -442,7 +446,7 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
         return mode
 
     @property
-    def longest_episode(self) -> int | None:  # type: ignore[override]
+    def longest_episode(self) -> int | None:
         """Steps after which an episode is over at the latest; None without a limit."""
         return self.batch.longest_episode
 
@@ -479,14 +483,17 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
 
 @cache
 def _arguments(task: type[BatchEnv]) -> frozenset[str]:
-    """Return the names of the arguments of all constructors of a task."""
-    return frozenset(
-        name
-        for kind in task.__mro__
-        if issubclass(kind, BatchEnv) and "__init__" in vars(kind)
-        for name, argument in inspect.signature(vars(kind)["__init__"]).parameters.items()
-        if name != "self" and argument.kind not in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL)
-    )
+    """Return the names that a task's constructor takes, itself or for the one that it extends."""
+    names: set[str] = set()
+    for kind in task.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        arguments = inspect.signature(vars(kind)["__init__"]).parameters.values()
+        passed_on = [a for a in arguments if a.kind in (a.VAR_KEYWORD, a.VAR_POSITIONAL)]
+        names |= {a.name for a in arguments if a not in passed_on and a.name != "self"}
+        if kind is BatchEnv or not passed_on:
+            break
+    return frozenset(names)
 
 
 @cache

@@ -1,8 +1,6 @@
 """Rollouts of a teacher plant under many controllers, kept in files so that a run can resume."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PreviewPolicy
 from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
 from steerlab.envs.tinyphysics.rollout import Controller, rollout
+from steerlab.processes import worker_pool
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentRecorder, Transitions
@@ -195,13 +194,8 @@ def _compute(
             exploration.chunk(number, plant).save(paths[number])
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (exploration,)) as pool:
-        try:
-            yield from pool.map(_one, missing, [paths[number] for number in missing])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(processes, _start, (exploration,)) as pool:
+        yield from pool.map(_one, missing, [paths[number] for number in missing])
 
 
 _state: tuple[Exploration, Plant]

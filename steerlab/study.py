@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 from unittest import mock
 
 import hydra
@@ -42,6 +42,14 @@ _STORAGE_ERRORS = {
 }  # fmt: skip
 
 
+class _JobError(BaseException):
+    """Carries an error past Hydra, which would print its own line on it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def study(
     config_type: type[Any],
     run: Callable[[Any, Path], Any],
@@ -58,6 +66,8 @@ def study(
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
     name = (spec.name if spec else run.__module__).rpartition(".")[2]
+    if name == "__main__":  # a script of its own
+        name = Path(module.__file__ or "study").stem
     command = name.replace("_", "-")
 
     def main(argv: Sequence[str] | None = None) -> None:
@@ -66,6 +76,7 @@ def study(
             print_help(command, module.__doc__ or "", config_type)
             return
         try:
+            arguments = _with_lists(arguments, config_type)
             with terminable():
                 _check_overrides(arguments, config_type)
                 _run_hydra(name, arguments, config_type, run)
@@ -107,10 +118,16 @@ def _run_hydra(
         config = _to_dataclass(config_type, settings)
         try:
             with owned_folder(output), study_settings(_save_config(settings, output)):
-                return run(config, output)
+                try:
+                    return run(config, output)
+                except InputError:
+                    _forget_unused(output)
+                    raise
         except KeyboardInterrupt as stop:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
             raise type(stop)(output.parent if many else output) from None
+        except Exception as error:
+            raise _JobError(error) from error
 
     # Hydra's parser wants all overrides in one row.
     ordered = sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
@@ -119,6 +136,8 @@ def _run_hydra(
         # Without this Hydra prints its own report of every exception and exits.
         with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
             hydra.main(version_base="1.3", config_path=_NO_GROUPS, config_name=name)(job)()
+    except _JobError as failed:
+        raise failed.error from failed.error.__cause__
     finally:
         sys.argv = old_argv
 
@@ -179,6 +198,19 @@ def _one_line(error: Exception) -> str:
     return " ".join(": ".join(dict.fromkeys(texts)).split())
 
 
+def _with_lists(arguments: Sequence[str], config_type: type[Any]) -> list[str]:
+    """Return the arguments with brackets around one value that is given for a list."""
+    hints = get_type_hints(config_type)
+    lists = {name for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
+
+    def bracketed(argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        alone = value and value != "null" and not set(value) & set("[](){}$,")
+        return f"{name}=[{value}]" if equals and name in lists and alone else argument
+
+    return [bracketed(argument) for argument in arguments]
+
+
 def _check_overrides(arguments: Sequence[str], config_type: type[Any]) -> None:
     """Reject an option that does not exist, before Hydra starts.
 
@@ -204,6 +236,14 @@ def _check_overrides(arguments: Sequence[str], config_type: type[Any]) -> None:
             raise unknown_name("option", override.key_or_group, known)
         if head == "output" and not override.is_sweep_override():
             writable_folder(str(override.value()))  # Hydra's own complaint would be a traceback
+
+
+def _forget_unused(output: Path) -> None:
+    """Remove the settings of a run that made nothing, so that the mended command can use the folder."""
+    settings = (output / HIDDEN / "settings.yaml", output / CONFIG_FILE)
+    if not any(path.name not in (HIDDEN, CONFIG_FILE) for path in output.iterdir()):
+        for path in settings:
+            path.unlink(missing_ok=True)
 
 
 def _save_config(settings: DictConfig, output: Path) -> dict[str, Any]:

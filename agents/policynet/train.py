@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
+from steerlab.agents.policynet.linear_start import DRIVES, fit_linear
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
 from steerlab.agents.recurrent_ppo.train import load_driver
 from steerlab.agents.run_log import RunLog
-from steerlab.agents.training_loop import Stateful, TrainingLoop, moving_average, set_rate
+from steerlab.agents.training_loop import LAST, Stateful, TrainingLoop, moving_average, set_rate
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.errors import InputError
@@ -32,6 +34,8 @@ from steerlab.openpilot.engines import Network
 from steerlab.options import option
 from steerlab.seeds import FILM, episode_seed, generator_seed, initial_weights
 
+#: What the averaged weights keep of themselves at every gradient step.
+AVERAGE = 0.995
 POLICY = "policy_model.pth"
 #: Kinds of the checkpoints of this training, and of ``policy_model.pth``.
 KIND, NETWORK = "imitation by PolicyNet", "a PolicyNet"
@@ -122,8 +126,8 @@ def train_imitation(
         make_teacher: Who teaches; by default whom ``config.teacher`` names.
         ranges: Ranges of the task in every drive; by default its own, and :data:`~.evaluate.HARD` in some.
         vision: A vision network that looks at the rendered road and makes the features.
-        start: ``policy_model.pth`` to begin with; None begins with random weights, and the teacher
-            drives part of the first iterations.
+        start: ``policy_model.pth`` to begin with; None begins with random weights, of which least
+            squares set the linear part, or with ``vision`` the teacher drives part of the first iterations.
 
     Raises:
         InputError: An option is out of range, or ``start`` is for another contract.
@@ -134,9 +138,15 @@ def train_imitation(
     if network.contract.id != config.contract:
         raise other_contract(start, network)
     network.features = "vision" if vision else network.features
-    average = moving_average(network, 0.99)
-    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     make_teacher = make_teacher or choose_teacher(config)
+    fitted = vision is None  # the features' meaning is known, so least squares can begin
+    if fitted:
+        for weights in (*network.linear_part(), network.readings.weight):
+            weights.requires_grad_(False)
+        if not start and not (output / LAST).exists():
+            _fit_linear(network, make_teacher, config.seed)
+    average = moving_average(network, AVERAGE)
+    optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = max(1, round(config.passes * config.num_envs * config.steps
                            / (WINDOW * config.batch_size)))  # fmt: skip
 
@@ -152,7 +162,7 @@ def train_imitation(
             env = KinematicDriverVectorEnv(
                 config.num_envs, ranges=HARD if hard else ranges, autoreset_mode="Disabled"
             )
-            shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
+            shares = () if start or fitted else TEACHER_SHARES[iteration : iteration + 1]
             noise = config.noise + (config.calm - config.noise) * iteration / iterations
             mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
             first_episode = iteration * config.num_envs
@@ -181,6 +191,11 @@ def train_imitation(
         return finish(average.module, output, loop.log, iterations, config.film, vision)
 
 
+def _fit_linear(network: PolicyNet, make_teacher: MakeTeacher, seed: int) -> None:
+    with tqdm(total=len(DRIVES), unit="drive", desc="least squares") as bar:
+        fit_linear(network, make_teacher, episode_seed("imitation", seed), bar.update)
+
+
 def _is_hard(iteration: int, share: float) -> bool:
     """Tell whether this drive is one of the ``share`` in hard conditions, evenly spread."""
     return int((iteration + 1) * share) > int(iteration * share)
@@ -197,8 +212,7 @@ def finish(
     policy: Any, output: Path, log: RunLog, step: int, film: int, vision: Network | None
 ) -> PolicyNet:
     """Write ``policy_model.pth`` and film an episode; return the policy."""
-    contents = {"model": policy.state_dict(), "describe": policy.describe()}
-    save_checkpoint(output / POLICY, NETWORK, contents)
+    save_policy(output / POLICY, policy)
     policy.eval()
     if film:
         seen = pictures(torch_driver(policy, vision), (FILM,), max_episode_steps=film)
@@ -230,6 +244,11 @@ def _update(
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def save_policy(path: str | Path, policy: PolicyNet) -> None:
+    """Write a ``policy_model.pth``."""
+    save_checkpoint(path, NETWORK, {"model": policy.state_dict(), "describe": policy.describe()})
 
 
 def load_policy(path: str | Path) -> PolicyNet:

@@ -193,8 +193,12 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         )
         return seen
 
+    @after_reset
     def scene(self, row: int) -> Scene:
         """Return the true state of everything in a row: what cameras and labels are made from."""
+        return self._scene(row)
+
+    def _scene(self, row: int) -> Scene:
         sim, cars, now = self.simulator, self.cars[row], self.rows[row]
         there = np.flatnonzero(cars[1:, others.LANE] >= 0) + 1
         vehicles = np.zeros((len(there), 6))
@@ -337,6 +341,10 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         others.loops(self._fast).start(
             rows, own["lead_at"], ways, world, self.cars, self.rows, self._ego()
         )
+        # No episode begins too fast to stop for what is ahead.
+        room = np.maximum(self.rows[rows, others.STOP_GAP] - 2 * STOP_MARGIN, 0.0)
+        fastest = np.where(room < 100.0, np.sqrt(2 * PLAN_BRAKING * room), np.inf)
+        self.simulator.slow_down(rows, fastest.astype(np.float32))
 
     def _ego(self) -> tuple[Any, ...]:
         state = self.simulator.state
@@ -427,7 +435,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
     def _picture(self, row: int) -> NDArray[np.uint8]:
         from steerlab.envs.carla_driver.render import draw
 
-        return draw(self.scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
+        return draw(self._scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
 
 
 def pedals_to_actions(actions: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:

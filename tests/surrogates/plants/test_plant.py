@@ -195,7 +195,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_plant(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_text("no model")
-    with pytest.raises(InputError, match="not a valid ONNX"):
+    with pytest.raises(InputError, match="not an ONNX file"):
         load_plant(tmp_path / "bad.onnx")
     with pytest.raises(InputError, match="did you mean 'exact'"):
         load_plant("default", "exakt")
