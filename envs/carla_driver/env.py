@@ -458,7 +458,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
     def _picture(self, row: int) -> NDArray[np.uint8]:
         from steerlab.envs.carla_driver.render import draw
 
-        return draw(self._scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
+        above = draw(self._scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
+        return above if self.cameras is None else self.cameras.picture(row, above)
 
 
 def pedals_to_actions(actions: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
