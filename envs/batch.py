@@ -390,8 +390,9 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
             return None
         return tuple(self.render_row(row) for row in range(self.num_envs))
 
+    @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:
-        """Return the picture of one row."""
+        """Return the picture (H, W, 3) of one row."""
         raise NotImplementedError(f"{type(self).__name__} draws no pictures")
 
 
