@@ -94,7 +94,9 @@ def one(
             found = evaluate_driver(
                 model, config.roads, config.episode_steps, HELD_OUT_ROADS, progress=bar.update
             )
-        write_arrays(done, {"returns": found["base_return"], "violation": found["violation"]})
+        write_arrays(
+            done, {"returns": found.end["base_return"], "violation": found.end["violation"]}
+        )
     returns, violation = require(read_arrays(done), ("returns", "violation"), done)
     return {"returns": returns, "violation": violation}
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
 from steerlab.errors import InputError
 
@@ -103,6 +104,11 @@ def transaction(folder: str | Path) -> Iterator[Transaction]:
             shutil.rmtree(workspace, ignore_errors=True)
         with suppress(OSError):
             workspace.parent.rmdir()  # unless others work there
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloads and of what is computed once: ``STEERLAB_CACHE``, or the user's."""
+    return Path(os.environ.get("STEERLAB_CACHE") or user_cache_path("steerlab"))
 
 
 @contextmanager

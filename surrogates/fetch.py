@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 from filelock import FileLock
-from platformdirs import user_cache_path
 from urllib3.exceptions import HTTPError
 
 from steerlab.errors import InputError
@@ -28,11 +27,6 @@ _OVERLAP = 1 << 14  # bytes that are asked for again, to see that it is the same
 _RETRIED = {408, 429, 500, 502, 503, 504}
 #: Called with bytes (or files) done and in total; a total of 0 is one that nobody told.
 Progress = Callable[[int, int], None]
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloads: ``STEERLAB_CACHE``, or the user's cache folder."""
-    return Path(os.environ.get("STEERLAB_CACHE") or user_cache_path("steerlab"))
 
 
 class _BrokenOffError(Exception):

@@ -4,9 +4,8 @@ It predicts where the car will be when a new command gets through the delay, and
 LQR whose feedforward looks ahead along the path. It acts through the public action interface.
 """
 
-from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +107,7 @@ class PreviewDriver:
         state = np.stack(
             [d, speed * np.sin(psi), speed**2 * (k - here), speed**2 * (smooth - here)]
         )
-        gains = _gains(lag, smoothing)
+        gains = lqr_gains(lag, smoothing)
         feedback = -(gains * state).sum(0)
         wanted = kappa[:, -3] + feedback / speed**2
 
@@ -196,54 +195,6 @@ def _unhurried(cruise: Floats, late: Floats, info: dict[str, Any]) -> Floats:
     return np.maximum(slower, np.minimum(cruise, UNHURRIED))
 
 
-class Driver(Protocol):
-    """Whoever drives all rows of an environment: made with it, told when episodes begin."""
-
-    def reset(self, observation: Any, info: dict[str, Any]) -> None:
-        """Forget the past."""
-
-    def __call__(self, observation: Any, info: dict[str, Any]) -> Any:
-        """Return actions (N, 2)."""
-
-
-def drive_once(
-    env: KinematicDriverVectorEnv,
-    make_driver: Callable[[KinematicDriverVectorEnv], Driver],
-    seed: int,
-    options: Mapping[str, Any] | None = None,
-    progress: Callable[[], Any] | None = None,
-) -> dict[str, NDArray[Any]]:
-    """Drive one episode in each row, rows ``seed``, ``seed + 1`` and so on.
-
-    Args:
-        env: Environment in next-step mode; rows that are through drive on, which is not counted.
-        make_driver: Called with ``env``.
-        seed: Seed of the first row.
-        options: Options of the reset.
-        progress: Called after every step.
-
-    Returns:
-        For each entry of ``info`` its values (N,) at the end of the row's episode, and ``steps``.
-    """
-    driver = make_driver(env)
-    observation, info = env.reset(seed=seed, options=dict(options or {}))
-    driver.reset(observation, info)
-    names = [name for name in info if f"_{name}" in info]
-    result = {name: info[name].copy() for name in names}
-    result["steps"] = np.zeros(env.num_envs, int)
-    running = np.ones(env.num_envs, bool)
-    while running.any():
-        observation, _, terminated, truncated, info = env.step(driver(observation, info))
-        result["steps"] += running
-        over = running & (terminated | truncated)
-        for name in names:
-            result[name][over] = info[name][over]
-        running &= ~over
-        if progress:
-            progress()
-    return result
-
-
 @cache
 def _gain_table() -> Floats:
     """Return LQR gains (4, lags, smoothings) for offset, its rate, acceleration and command."""
@@ -262,7 +213,7 @@ def _gain_table() -> Floats:
     return table
 
 
-def _gains(lag: Floats, smoothing: Floats) -> Floats:
+def lqr_gains(lag: Floats, smoothing: Floats) -> Floats:
     """Return the gains (4, N), interpolated in the table."""
     table = _gain_table()
     x = np.clip((lag - _LAGS[0]) / (_LAGS[1] - _LAGS[0]), 0, len(_LAGS) - 1.001)

@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 from steerlab.agents.policynet.features import encode
 from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, Memory, PolicyNet, plan_command
+from steerlab.envs.cameras.geometry import NARROW, WIDE, Pinhole
 from steerlab.envs.kinematic_driver import dynamics
-from steerlab.envs.kinematic_driver.camera import NARROW, WIDE, Camera, picture, yuv
+from steerlab.envs.kinematic_driver.camera import picture
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.openpilot.commands import Command
 from steerlab.openpilot.contracts import Contract
 from steerlab.openpilot.engines import Network, TorchEngine
-from steerlab.openpilot.images import pack_yuv
+from steerlab.openpilot.images import pack_rgb
 from steerlab.openpilot.in_graph import Packed
 from steerlab.openpilot.runner import Asked, Frame, Policy, Runner, Step
 
@@ -132,10 +133,10 @@ class FramePolicy:
         return Asked(Command(curvature.numpy().astype(float), pedal.numpy().astype(float), stops))
 
 
-def planes(env: KinematicDriverVectorEnv, camera: Camera) -> NDArray[np.uint8]:
+def planes(env: KinematicDriverVectorEnv, camera: Pinhole) -> NDArray[np.uint8]:
     """Return what ``camera`` sees in every row, as the vision network takes it, (N, 6, 128, 256)."""
     rows = range(env.num_envs)
-    return np.stack([pack_yuv(*yuv(picture(env.simulator, row, camera))) for row in rows])
+    return np.stack([pack_rgb(picture(env.simulator, row, camera)) for row in rows])
 
 
 def torch_network(policy: PolicyNet) -> Network:

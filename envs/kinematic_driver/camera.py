@@ -5,50 +5,36 @@ dashed middle line. Latency, lost frames and brightness of the episode act on th
 seen lines do not, since a vision network makes its own.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from steerlab.envs.cameras.geometry import Pinhole
 from steerlab.envs.kinematic_driver import roads
 from steerlab.envs.kinematic_driver.render import GRASS, LINE, PATH, ROAD, SKY, VERGE, Scene
 from steerlab.envs.kinematic_driver.simulator import Simulator
 
-WIDTH, HEIGHT = 512, 256
 CAMERA_HEIGHT, CAMERA_FORWARD = 1.22, 1.5  # m above the road, m ahead of the rear axle
 NEAREST = 2.0  # m ahead of the camera, where drawing begins
 
 Points = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole camera of a model frame, in pixels."""
-
-    focal: float
-    centre: tuple[float, float]
-
-
-#: Intrinsics of openpilot's model frames (commaai/openpilot, common/transformations/model.py).
-NARROW = Camera(910.0, (256.0, 47.6))
-WIDE = Camera(455.0, (256.0, 151.8))
-
-
-def picture(simulator: Simulator, row: int, camera: Camera) -> NDArray[np.uint8]:
+def picture(simulator: Simulator, row: int, camera: Pinhole) -> NDArray[np.uint8]:
     """Return what ``camera`` sees now, (256, 512, 3) RGB.
 
     Args:
         simulator: On the numpy backend.
         row: Which car.
-        camera: :data:`NARROW` or :data:`WIDE`.
+        camera: ``NARROW`` or ``WIDE`` of :mod:`steerlab.envs.cameras.geometry`.
     """
     s, d, psi = (float(part[row]) for part in simulator.seen)
     scene = Scene(simulator, np.zeros(0), row, (s, d, psi))
-    image = Image.new("RGB", (WIDTH, HEIGHT), GRASS)
+    image = Image.new("RGB", (camera.width, camera.height), GRASS)
     pen = ImageDraw.Draw(image)
-    pen.rectangle((0, 0, WIDTH, camera.centre[1]), fill=SKY)
+    pen.rectangle((0, 0, camera.width, camera.cy), fill=SKY)
     ahead = s + CAMERA_FORWARD + NEAREST + (roads.HORIZON - 6) * np.linspace(0, 1, 120) ** 2
 
     def line(side: str, beyond: float) -> Points:
@@ -68,12 +54,12 @@ def picture(simulator: Simulator, row: int, camera: Camera) -> NDArray[np.uint8]
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _project(camera: Camera, line: Points) -> Points:
+def _project(camera: Pinhole, line: Points) -> Points:
     """Return pixels (n, 2) of points (n, 2) on the ground; nan where they are not ahead."""
     x = line[:, 0] - CAMERA_FORWARD
     x = np.where(x > 0.5 * NEAREST, x, np.nan)
-    u = camera.centre[0] + camera.focal * line[:, 1] / x
-    v = camera.centre[1] + camera.focal * CAMERA_HEIGHT / x
+    u = camera.cx + camera.focal * line[:, 1] / x
+    v = camera.cy + camera.focal * CAMERA_HEIGHT / x
     return np.stack([u, v], 1)
 
 
@@ -84,12 +70,3 @@ def _band(pen: ImageDraw.ImageDraw, first: Points, second: Points, colour: Any) 
     if until > 1:
         outline = np.concatenate([first[:until], second[:until][::-1]])
         pen.polygon([(float(u), float(v)) for u, v in np.clip(outline, -4000, 4000)], fill=colour)
-
-
-def yuv(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
-    """Return the planes Y (256, 512), U and V (128, 256) of a picture, BT.601 in full range."""
-    r, g, b = np.moveaxis(image.astype(np.float32), -1, 0)
-    y = 0.299 * r + 0.587 * g + 0.114 * b
-    u, v = 128 + 0.564 * (b - y), 128 + 0.713 * (r - y)
-    halves = [p.reshape(HEIGHT // 2, 2, WIDTH // 2, 2).mean((1, 3)) for p in (u, v)]
-    return tuple(np.clip(np.round(p), 0, 255).astype(np.uint8) for p in (y, *halves))

@@ -112,16 +112,23 @@ class CompiledSimulator(Simulator):
         max_steps: Length of an episode in steps.
         weights: Weights of the reward.
         threads: Threads that share the rows.
+        knots: As for :class:`Simulator`.
     """
 
     chunk = 1 << 62
     derived = (*Simulator.derived, "loops", "numbers", "state", "place", "sums", "seen", "memory")
 
     def __init__(
-        self, rows: int, slots: int, max_steps: int, weights: Reward, threads: int
+        self,
+        rows: int,
+        slots: int,
+        max_steps: int,
+        weights: Reward,
+        threads: int,
+        knots: int | None = None,
     ) -> None:
         self.threads = threads
-        super().__init__(rows, slots, max_steps, weights, NUMPY)
+        super().__init__(rows, slots, max_steps, weights, NUMPY, knots)
 
     def _derive(self) -> None:
         super()._derive()

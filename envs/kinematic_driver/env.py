@@ -25,7 +25,7 @@ from steerlab.envs.kinematic_driver.randomization import (
     check_pins,
 )
 from steerlab.envs.kinematic_driver.reward import Reward, as_reward
-from steerlab.envs.kinematic_driver.roads import Roads
+from steerlab.envs.kinematic_driver.roads import Roads, knots
 from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.kinematic_driver.threads import share
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
@@ -90,7 +90,10 @@ class KinematicDriverVectorEnv(BatchEnv):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 20}  # noqa: RUF012
     lockstep = True
     reset_options = NAMES
+    #: Parts of the observation, and uniform numbers that an episode is made from.
+    layout, uniforms = LAYOUT, episodes.UNIFORMS
     view = Setting(_view)
+    max_episode_steps: int
     _window: Any = None  # the picture in it
 
     def __init__(
@@ -106,8 +109,8 @@ class KinematicDriverVectorEnv(BatchEnv):
         backend: str = "auto",
         threads: int | None = None,
     ) -> None:
-        self.single_observation_space = LAYOUT.box()
-        self.single_action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.single_observation_space = self.layout.box()
+        self.single_action_space = self._action_space()
         steps = time_limit(max_episode_steps, EPISODE_STEPS, *LIMITS)
         super().__init__(num_envs, autoreset_mode, render_mode, steps)
         num_envs = self.num_envs
@@ -115,12 +118,36 @@ class KinematicDriverVectorEnv(BatchEnv):
         self._ranges, self._noise = as_ranges(ranges), bool(noise)
         self.weights = as_reward(reward)
         self.threads = integer("threads", os.cpu_count() if threads is None else threads, 1)
-        self.simulator = make_simulator(backend, num_envs, steps, self.weights, self.threads)
+        self.simulator = make_simulator(
+            backend, num_envs, steps, self.weights, self.threads, self._knots()
+        )
         self.base_reward = np.zeros(num_envs, np.float32)
         self._source = _Source(self)
         self._shown = -DT  # s, when
         self.importance = np.ones(num_envs)
         self.conditions = np.zeros((num_envs, 0))
+
+    # A task on other roads replaces the next three, and what it makes of an episode in _start.
+
+    def _action_space(self) -> gym.spaces.Box:
+        return gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def _knots(self) -> int:
+        """Return how many knots the roads have."""
+        assert self.max_episode_steps is not None
+        return knots(self.max_episode_steps)
+
+    def make_episodes(
+        self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float32], Roads]:
+        """Return the episodes of ``uniforms`` (n, self.uniforms): a table, and their roads."""
+        assert self.max_episode_steps is not None
+        return episodes.make(self.ranges, uniforms, self.max_episode_steps, pins)
+
+    def _start(self, rows: NDArray[np.intp], episode: NDArray[np.float32], made: Roads) -> None:
+        self.simulator.store(rows, made)
+        self.simulator.start(rows, rows, episode)
+        self.base_reward[rows] = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_window": None}  # a copy opens a window of its own
@@ -182,16 +209,17 @@ class KinematicDriverVectorEnv(BatchEnv):
         self.conditions = np.zeros((self.num_envs, len(sampler.names)))
         self._source.use(sampler, [NAMES.index(name) for name in sampler.names])
 
+    def _pins(self, options: dict[str, Any], rows: int) -> dict[str, NDArray[Any]]:
+        return check_pins(options, rows)
+
     def _reset(self, rows: Rows, options: dict[str, Any]) -> None:
         indices = self.row_indices(rows)
-        pins = check_pins(options, len(indices))
+        pins = self._pins(options, len(indices))
         episode, made = self._source.take(indices, pins)
         self.importance[indices] = self._source.weights[indices]
         if self._source.sampler:
             self.conditions[indices] = self._source.uniforms[indices][:, self._source.columns]
-        self.simulator.store(indices, made)
-        self.simulator.start(indices, indices, episode)
-        self.base_reward[indices] = 0.0
+        self._start(indices, episode, made)
         if self.render_mode == "human":
             self._show()
 
@@ -292,7 +320,12 @@ def interactive_backends() -> set[str]:
 
 
 def make_simulator(
-    backend: str, rows: int, max_steps: int, weights: Reward, threads: int
+    backend: str,
+    rows: int,
+    max_steps: int,
+    weights: Reward,
+    threads: int,
+    knots: int | None = None,
 ) -> Simulator:
     """Return the simulator of ``rows`` rows on numpy, compiled by numba if that is wanted."""
     if backend not in BACKENDS:
@@ -300,10 +333,10 @@ def make_simulator(
     if backend == "numba" and not has_numba():
         raise InputError("backend='numba' needs numba: pip install 'steerlab[fast]'")
     if backend == "numpy" or not has_numba():
-        return Simulator(rows, rows, max_steps, weights, NUMPY)
+        return Simulator(rows, rows, max_steps, weights, NUMPY, knots)
     from steerlab.envs.kinematic_driver.compiled import CompiledSimulator
 
-    return CompiledSimulator(rows, rows, max_steps, weights, threads)
+    return CompiledSimulator(rows, rows, max_steps, weights, threads, knots)
 
 
 class KinematicDriverEnv(SingleEnv):
@@ -327,7 +360,7 @@ class _Source:
     def __init__(self, env: KinematicDriverVectorEnv) -> None:
         self.env = env
         n = env.num_envs
-        self.uniforms = np.zeros((n, episodes.UNIFORMS))
+        self.uniforms = np.zeros((n, env.uniforms))
         #: The generator that a row's waiting block of numbers came from, None if none waits.
         self.drawn_from: list[Any] = [None] * n
         self.ahead = self.ahead_from <= n <= self.ahead_to
@@ -352,7 +385,7 @@ class _Source:
         """Return the next episodes of ``rows`` (n,) and their roads."""
         self._draw(rows)
         if pins or not self.ahead:
-            result = self._make(self.uniforms[rows], pins)
+            result = self.env.make_episodes(self.uniforms[rows], pins)
         else:
             if not self.made[rows].all():
                 self._make_ahead()
@@ -377,18 +410,13 @@ class _Source:
                 self.uniforms[where], coins
             )
 
-    def _make(
-        self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
-    ) -> tuple[NDArray[np.float32], Roads]:
-        return episodes.make(self.env.ranges, uniforms, self.env.max_episode_steps, pins)
-
     def _make_ahead(self) -> None:
         rows = np.flatnonzero(~self.made)
         self._draw(rows)
 
         def make(begin: int, end: int) -> None:
             part = rows[begin:end]
-            table, made = self._make(self.uniforms[part], {})
+            table, made = self.env.make_episodes(self.uniforms[part], {})
             if self.roads is None:
                 self.table, self.roads = table, made
             else:

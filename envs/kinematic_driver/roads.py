@@ -171,14 +171,14 @@ def generate(values: Values, uniforms: Floats, max_steps: int) -> Roads:
     y = _integrate(_simpson(np.sin, heading, middle, ds))
 
     left, right = _boundaries(values, kappa, s, changing, side, change_from, change_length)
-    planned = _plan(values, kappa, slope, s, speed)
+    planned = plan_speed(values, kappa, slope, s, speed[:, None])
 
     view = np.empty((n, count, 8), np.float32)
     for column, part in enumerate((x, y, heading, mean)):
         view[:, :, column] = part
-    _with_slopes(view[:, :, 4:], (left, right), ds)
+    with_slopes(view[:, :, 4:], (left, right), ds)
     plan = np.empty((n, count, 4), np.float32)
-    _with_slopes(plan, (kappa, planned), ds)
+    with_slopes(plan, (kappa, planned), ds)
     end = length - HORIZON - 10.0
 
     is_change = np.isin(desire, (CHANGE_LEFT, CHANGE_RIGHT))
@@ -299,16 +299,16 @@ def _boundaries(
     return left, right
 
 
-def _plan(values: Values, kappa: Floats, slope: Floats, s: Floats, speed: Floats) -> Floats:
+def plan_speed(values: Values, kappa: Floats, slope: Floats, s: Floats, speed: Floats) -> Floats:
     """Return the planned speed at the knots (n, K).
 
-    It is the largest speed up to the set speed that keeps the lateral acceleration within
+    It is the largest speed up to ``speed`` (n, 1) or (n, K) that keeps the lateral acceleration within
     openpilot's limit and the grip within :data:`PLAN_FRICTION`, bounds the lateral jerk, and can
     be reached and left with :data:`PLAN_ACCELERATION`.
     """
     bank = GRAVITY * values["superelevation"][:, None]
     grip = PLAN_FRICTION * GRAVITY * values["friction"][:, None]
-    top = speed.astype(np.float32)[:, None] ** 2
+    top = speed.astype(np.float32) ** 2
     size = np.abs(kappa)
     # The bank shifts what the tyres and openpilot leave over, either way.
     lateral = np.minimum(np.minimum(grip, PLAN_LATERAL) + np.sign(kappa) * bank, PLAN_LATERAL)
@@ -329,7 +329,7 @@ def _quintic(u: Floats) -> Floats:
     return u**3 * (10 + u * (6 * u - 15))
 
 
-def _with_slopes(table: Floats, pair: tuple[Floats, Floats], spacing: Floats) -> None:
+def with_slopes(table: Floats, pair: tuple[Floats, Floats], spacing: Floats) -> None:
     """Fill ``table`` (n, K, 4) with two functions, each followed by its slope to the next knot."""
     for column, values in zip((0, 2), pair, strict=True):
         table[:, :, column] = values

@@ -67,6 +67,7 @@ class Simulator:
         max_steps: Length of an episode in steps.
         weights: Weights of the reward.
         xp: Backend.
+        knots: Knots of a road; by default as many as those of :mod:`roads` have.
     """
 
     chunk = 1024  # rows to observe at once: the temporaries stay in the cache of a core
@@ -75,9 +76,17 @@ class Simulator:
         "noise", "basis", "ahead", "columns", "episode", "vehicle",
     )  # fmt: skip
 
-    def __init__(self, rows: int, slots: int, max_steps: int, weights: Reward, xp: Any) -> None:
+    def __init__(
+        self,
+        rows: int,
+        slots: int,
+        max_steps: int,
+        weights: Reward,
+        xp: Any,
+        knots: int | None = None,
+    ) -> None:
         self.rows, self.max_steps, self.weights, self.xp = rows, max_steps, weights, xp
-        self.knots = roads.knots(max_steps)
+        self.knots = roads.knots(max_steps) if knots is None else knots
         self.view = xp.zeros(slots * self.knots, 8)
         self.plan = xp.zeros(slots * self.knots, 4)
         self.clock = 0
@@ -179,6 +188,13 @@ class Simulator:
         self.seen_errors[rows] = noise[:, :9]
         self.sensors[rows] = self._measure(v, zero, k, noise, episode)
         self.potential[rows] = potential(xp, self.weights, d, psi)
+
+    def slow_down(self, rows: Array, speed: Array) -> None:
+        """Let new episodes in ``rows`` (n,) begin at no more than ``speed`` (n,) m/s."""
+        now = self.state.v[rows]
+        speed = self.xp.minimum(now, speed)
+        self.state.v[rows] = speed
+        self.sensors[rows, 0] += speed - now
 
     def step(self, actions: Array) -> Outcome:
         """Advance all rows; ``actions`` (N, 2) are float32 and finite."""

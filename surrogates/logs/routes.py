@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import writable_folder
+from steerlab.files import cache_folder as downloads, writable_folder
 from steerlab.readers.text import read_json, read_text
-from steerlab.surrogates.fetch import Fetcher, cache_folder as downloads, without_query
+from steerlab.surrogates.fetch import Fetcher, without_query
 
 API_HOST = "https://api.commadotai.com"
 LOG_KINDS = ("auto", "rlog", "qlog")

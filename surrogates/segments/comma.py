@@ -6,9 +6,9 @@ Neither is part of steerlab: no licence is stated for them.
 from pathlib import Path, PurePosixPath
 
 from steerlab.errors import InputError
-from steerlab.files import atomic_path, writable_folder
+from steerlab.files import atomic_path, cache_folder, writable_folder
 from steerlab.readers.archives import open_archive
-from steerlab.surrogates.fetch import Progress, cache_folder, fetch
+from steerlab.surrogates.fetch import Progress, fetch
 
 _REVISION = "be8edfa"
 MODEL_URL = (

@@ -1,0 +1,71 @@
+"""A driver without memory for routes with traffic and signals: the teacher of the plan labels.
+
+Steering is the preview LQR of :mod:`steerlab.agents.classical.preview`: where the car will be when a
+command gets through the delay, and the path's curvature there. Speed is the lowest of what the limit, the
+bends ahead, the vehicle ahead (intelligent driver model, Treiber 2000) and the next stop allow.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerlab.agents.classical.preview import SPEED_GAIN, lqr_gains
+from steerlab.envs.labels.plan import FAR, Situation
+
+Floats = NDArray[Any]
+
+LATERAL = 2.2  # m/s^2, in bends
+BRAKING = 1.6  # m/s^2, before bends and stops
+STRONGEST = 3.5  # m/s^2
+PULL = 1.5  # m/s^2, most that it speeds up
+TIME_GAP, STANDSTILL = 1.5, 3.0  # s, m: distance to the vehicle ahead
+_AHEAD = 120.0 * np.linspace(0.0, 1.0, 24) ** 1.5  # m
+
+
+def route_driver(situation: Situation) -> tuple[Floats, Floats]:
+    """Return curvature (1/m) and acceleration (m/s^2) that it asks for, (B,) each."""
+    return steering(situation), acceleration(situation)
+
+
+def steering(situation: Situation) -> Floats:
+    """Return the curvature that it asks for, (B,) 1/m."""
+    v, vehicle = situation.speed, situation.vehicle
+    late = vehicle.lateral_delay
+    pull = vehicle.actuator_lag + vehicle.smoothing
+    speed = np.maximum(v + np.clip(situation.acceleration, -1, 1) * late, 0.5)
+    # What is in the delay already acts: on average the last command and what is driven now.
+    soon = 0.5 * (situation.command + situation.curvature)
+    way = v * late
+    curvature, _ = situation.preview(np.stack([0.5 * way, way, way + pull * v], axis=1))
+    heading = situation.heading_error + way * (soon - curvature[:, 0])
+    offset = situation.offset + way * 0.5 * (situation.heading_error + heading)
+    here = curvature[:, 1]
+    state = np.stack([
+        np.clip(offset, -2.5, 2.5), speed * np.sin(heading),
+        speed**2 * (situation.command - here), speed**2 * (situation.command - here),
+    ])  # fmt: skip
+    feedback = -(lqr_gains(vehicle.actuator_lag, vehicle.smoothing) * state).sum(axis=0)
+    return np.asarray(curvature[:, 2] + feedback / speed**2)
+
+
+def acceleration(situation: Situation) -> Floats:
+    """Return the acceleration that it asks for, (B,) m/s^2."""
+    v = situation.speed
+    ahead = np.broadcast_to(_AHEAD, (len(v), len(_AHEAD)))
+    curvature, limit = situation.preview(ahead)
+    allowed = np.minimum(LATERAL / np.maximum(np.abs(curvature), 1e-6), limit**2)
+    reach = np.sqrt((allowed + 2 * BRAKING * np.maximum(ahead - v[:, None] * 0.5, 0.0)).min(axis=1))
+    free = np.clip(SPEED_GAIN * (reach - v), -STRONGEST, PULL)
+    closing = v - situation.lead_speed
+    wanted = STANDSTILL + np.maximum(
+        v * TIME_GAP + v * closing / (2 * np.sqrt(PULL * BRAKING)), 0.0
+    )
+    follow = PULL * (1.0 - (wanted / np.maximum(situation.gap, 0.5)) ** 2)
+    follow = np.where(situation.gap < FAR, follow, np.inf)
+    room = np.maximum(situation.stop - 1.0, 0.05)
+    needed = v**2 / (2 * room)
+    hold = np.where(needed > 0.6 * BRAKING, -1.1 * needed, np.inf)
+    hold = np.where((situation.stop < 2.5) & (v < 2.0), -STRONGEST, hold)
+    stop = np.where(situation.stop < FAR, hold, np.inf)
+    return np.asarray(np.clip(np.minimum(np.minimum(free, follow), stop), -STRONGEST, PULL))

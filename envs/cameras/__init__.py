@@ -1,0 +1,1 @@
+"""What the windshield cameras of a car see: geometry, scenes built from maps, and a renderer."""

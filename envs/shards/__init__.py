@@ -1,0 +1,1 @@
+"""Episodes on disk: one zarr group each, whole or absent."""
