@@ -88,7 +88,7 @@ class OnnxPlant(Plant):
             except Exception as error:  # onnxruntime's exceptions share no other base class
                 reason = str(error).partition("\n")[0]
                 raise InputError(f"plant {str(self.path)!r} cannot run: {reason}") from error
-            if found.ndim != 3 or len(found) != len(feeds["states"]):
+            if found.ndim != 3 or len(found) != len(states[rows]):
                 raise InputError(f"plant {str(self.path)!r} answers with shape {found.shape}")
             parts.append(found[:, -1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
