@@ -23,6 +23,7 @@ from steerlab.agents.trc.evaluate import optimal_cases
 from steerlab.agents.trc.model import Planner
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.problems import make_problem
+from steerlab.errors import InputError
 from steerlab.exporters.planner import export_planner
 from steerlab.files import atomic_path
 from steerlab.openpilot.engines import session

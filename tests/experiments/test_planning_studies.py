@@ -183,5 +183,5 @@ def test_bad_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = generate(tmp_path)
     with pytest.raises(InputError, match="unknown model"):
         train_trc.run(train_trc.Config(data=str(cases), model="tiny"), tmp_path)
-    with pytest.raises(InputError, match="no best.pt in runs/train_trc"):
+    with pytest.raises(InputError, match=r"no best\.pt in runs/train_trc"):
         compare_trc.run(compare_trc.Config([]), tmp_path)
