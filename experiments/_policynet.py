@@ -2,9 +2,7 @@
 
 import json
 import math
-import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from steerlab.experiments._driving import CTE_CAPTION
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network, load_network
+from steerlab.processes import worker_pool
 from steerlab.seeds import initial_weights
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
@@ -108,8 +107,7 @@ def drive_held_out(
     with tqdm(total=episodes, unit="episode", desc=name) as bar:
         records = []
         if processes > 1 and len(blocks) > 1:
-            context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not fork
-            with ProcessPoolExecutor(processes, context) as pool:
+            with worker_pool(processes) as pool:
                 count = len(blocks)
                 jobs = pool.map(_drive_block, [make] * count, blocks, [them] * count)
                 for record, part in zip(jobs, blocks, strict=True):

@@ -43,6 +43,14 @@ _STORAGE_ERRORS = {
 }  # fmt: skip
 
 
+class _JobError(BaseException):
+    """Carries an error past Hydra, which would print its own line on it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def study(
     config_type: type[Any],
     run: Callable[[Any, Path], Any],
@@ -59,6 +67,8 @@ def study(
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
     name = (spec.name if spec else run.__module__).rpartition(".")[2]
+    if name == "__main__":  # a script of its own
+        name = Path(module.__file__ or "study").stem
     command = name.replace("_", "-")
 
     def main(argv: Sequence[str] | None = None) -> None:
@@ -110,10 +120,16 @@ def _run_hydra(
         config = _to_dataclass(config_type, settings)
         try:
             with owned_folder(output), study_settings(_save_config(settings, output)):
-                return run(config, output)
+                try:
+                    return run(config, output)
+                except InputError:
+                    _forget_unused(output)
+                    raise
         except KeyboardInterrupt as stop:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
             raise type(stop)(output.parent if many else output) from None
+        except Exception as error:
+            raise _JobError(error) from error
 
     # Hydra's parser wants all overrides in one row.
     ordered = sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
@@ -122,6 +138,8 @@ def _run_hydra(
         # Without this Hydra prints its own report of every exception and exits.
         with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
             hydra.main(version_base="1.3", config_path=_NO_GROUPS, config_name=name)(job)()
+    except _JobError as failed:
+        raise failed.error from failed.error.__cause__
     finally:
         sys.argv = old_argv
 
@@ -183,6 +201,14 @@ def _one_line(error: Exception) -> str:
     parts = [error] if error.__cause__ is None else [error, error.__cause__]
     texts = [str(part).partition("full_key")[0] for part in parts]
     return " ".join(": ".join(dict.fromkeys(texts)).split())
+
+
+def _forget_unused(output: Path) -> None:
+    """Remove the settings of a run that made nothing, so that the mended command can use the folder."""
+    settings = (output / HIDDEN / "settings.yaml", output / CONFIG_FILE)
+    if not any(path.name not in (HIDDEN, CONFIG_FILE) for path in output.iterdir()):
+        for path in settings:
+            path.unlink(missing_ok=True)
 
 
 def _save_config(settings: DictConfig, output: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ SHOWING = ("--cfg", "-c", "--info", "-i")
 _WITH_VALUE = ("--cfg", "-c", "--config-dir", "-cd", "--package", "-p")
 _FLAGS = (*MULTIRUN, *SHOWING, *_WITH_VALUE, "--resolve")
 _LONGEST = 80  # characters of what was typed that a message repeats
-_TEXT, _TEXTS, _OTHER = "text", "texts", "other"
+_TEXT, _TEXTS, _LIST, _OTHER = "text", "texts", "list", "other"
 
 
 def overrides_of(arguments: Sequence[str], config_type: type[Any]) -> list[str]:
@@ -123,6 +123,8 @@ def _override(argument: str, kinds: Mapping[str, str], many: bool, schema: Any) 
         argument = f"{key}={quoted(os.path.expanduser(value))}"
     elif kind == _TEXTS and not (sweeps and _parse(argument, silent=True)):
         argument = f"{key}=[{','.join(quoted(os.path.expanduser(v)) for v in _items(value))}]"
+    elif kind == _LIST and value and value != "null" and not set(value) & set("[](){}$,"):
+        argument = f"{key}=[{value}]"  # one value stands for a list of one
     override = _parse(argument)
     assert override is not None
     if not override.is_add() and head not in {name.partition(".")[0] for name in kinds}:
@@ -167,7 +169,7 @@ def _items(value: str) -> list[str]:
 
 
 def _kinds(config_type: type[Any], prefix: str = "") -> dict[str, str]:
-    """Return for every option, by its dotted name, whether it is a text, a list of them, or neither."""
+    """Return for every option, by its dotted name, its kind: a text, texts, another list, or neither."""
     found: dict[str, str] = {}
     types = typing.get_type_hints(config_type)
     for field in dataclasses.fields(config_type):
@@ -179,6 +181,8 @@ def _kinds(config_type: type[Any], prefix: str = "") -> dict[str, str]:
             found[name] = _TEXT
         elif typing.get_origin(kind) in (list, tuple) and str in typing.get_args(kind):
             found[name] = _TEXTS
+        elif typing.get_origin(kind) in (list, tuple):
+            found[name] = _LIST
         else:
             found[name] = _OTHER
     return found

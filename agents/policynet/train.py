@@ -220,8 +220,7 @@ def finish(
     policy: Any, output: Path, log: RunLog, step: int, film: int, vision: Network | None
 ) -> PolicyNet:
     """Write ``policy_model.pth`` and film an episode; return the policy."""
-    contents = {"model": policy.state_dict(), "describe": policy.describe()}
-    save_checkpoint(output / POLICY, NETWORK, contents)
+    save_policy(output / POLICY, policy)
     policy.eval()
     if film:
         seen = pictures(torch_driver(policy, vision), (FILM,), max_episode_steps=film)
@@ -253,6 +252,11 @@ def _update(
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     return {name: float(value.detach()) for name, value in losses.items()}
+
+
+def save_policy(path: str | Path, policy: PolicyNet) -> None:
+    """Write a ``policy_model.pth``."""
+    save_checkpoint(path, NETWORK, {"model": policy.state_dict(), "describe": policy.describe()})
 
 
 def load_policy(path: str | Path) -> PolicyNet:

@@ -26,7 +26,7 @@ Array = Any
 
 #: Kinds of vehicles with length and width (m), and how often they come.
 KINDS = ("car", "van", "truck", "bus", "motorcycle")
-SIZES = np.array([[4.6, 1.85], [5.6, 2.0], [8.5, 2.5], [11.5, 2.55], [2.2, 0.8]])
+SIZES = np.array([[4.6, 1.85], [5.6, 2.0], [7.5, 2.4], [10.0, 2.5], [2.2, 0.8]])
 SHARES = np.cumsum([0.7, 0.12, 0.08, 0.05, 0.05])
 EGO_LENGTH, EGO_WIDTH = FRONT + REAR, 2 * HALF_WIDTH
 CENTRE = 0.5 * (FRONT - REAR)  # m from the rear axle to the middle of the ego vehicle
@@ -40,7 +40,7 @@ PHASE = GREEN_TIME + YELLOW_TIME + RED_TIME
 #: What ended the episode, beside KinematicDriver's violations.
 COLLISION, RED_LIGHT, STOP_SIGN = 5, 6, 7
 
-GENTLE, HARD = 2.0, 7.0  # m/s^2 of braking
+GENTLE, FIRM, HARD = 2.0, 2.5, 7.0  # m/s^2 of braking
 SPEED_UP = 1.6  # m/s^2
 TIME_GAP, SPACE = 1.3, 2.0  # s and m to the vehicle ahead
 PATIENCE = 4.0  # s; whoever with priority arrives sooner is let through
@@ -109,10 +109,6 @@ class Ways(NamedTuple):
 
     spacing: float
     pose: Array
-    lane: Array
-    lane_s: Array
-    other: Array
-    other_s: Array
     piece_lane: Array
     piece_other: Array
     piece_at: Array
@@ -128,7 +124,7 @@ class Ways(NamedTuple):
 def uniform(row: Array) -> float:
     """Return a number in (0, 1) of the row's generator (Park and Miller 1988)."""
     row[RANDOM] = (row[RANDOM] * 48271.0) % 2147483647.0
-    return row[RANDOM] / 2147483647.0  # type: ignore[no-any-return]
+    return row[RANDOM] / 2147483647.0
 
 
 @inlined
@@ -144,7 +140,7 @@ def at_place(links: Array, sizes: Array, lane: int, s: float) -> Any:
 @inlined
 def between(table: Array, at: int, share: float, column: int) -> float:
     """Return a value between two rows of a table."""
-    return table[at, column] + share * (table[at + 1, column] - table[at, column])  # type: ignore[no-any-return]
+    return table[at, column] + share * (table[at + 1, column] - table[at, column])
 
 
 @inlined
@@ -240,19 +236,19 @@ def must_stop(
         cars[j, CLAIM] = 0.0  # it has waited too long
     if cars[j, CLAIM] > 0 or gap > 8.0 + v * v / (2 * 0.8 * GENTLE) or gap < -4.0:
         return NOTHING
-    if shown == 3 or (shown == 2 and gap > v * v / (2 * 1.5 * GENTLE)):
-        return gap  # type: ignore[no-any-return]
+    if shown == 3 or (shown == 2 and gap > v * v / (2 * HARD)):
+        return gap
     if shown == 4 and cars[j, HALTED] == 0:
         if v < 0.3 and gap < 3.0:
             cars[j, HALTED] = 1.0
-        return gap  # type: ignore[no-any-return]
+        return gap
     through = int(cars[j, AHEAD0])
     if through < 0 or links[through, JUNCTION] < 0 or links[int(cars[j, LANE]), JUNCTION] >= 0:
         return NOTHING
     if not clear(links, sizes, cross, until, signals, cars, row, j, through):
         cars[j, WAIT] += cars[j, HALTED]
-        return gap  # type: ignore[no-any-return]
-    if gap < 3.0 + v * v / (2 * GENTLE):
+        return gap
+    if gap < 3.0 + v * v / (2 * FIRM):  # near enough to get over the line while it is yellow
         cars[j, CLAIM] = 1.0
     return NOTHING
 
@@ -262,22 +258,22 @@ def distance_ahead(links: Array, sizes: Array, cars: Array, j: int, lane: int, s
     """Return how far (m) a place lies ahead of vehicle j on its way, :data:`NOTHING` if it does not."""
     own, at = int(cars[j, LANE]), cars[j, S]
     if lane == own:
-        return s - at if s > at else NOTHING  # type: ignore[no-any-return]
+        return s - at if s > at else NOTHING
     rest = sizes[own, LENGTH] - at
     for n in range(AHEAD):
         following = int(cars[j, AHEAD0 + n])
         if following < 0:
             break
         if lane == following:
-            return rest + s  # type: ignore[no-any-return]
+            return rest + s
         rest += sizes[following, LENGTH]
     # Beside the own lane, where both leave the same one.
     entry = links[lane, ENTRY]
     if entry >= 0 and s < 9.0:
         if entry == own:
-            return sizes[own, LENGTH] - at + s  # type: ignore[no-any-return]
+            return sizes[own, LENGTH] - at + s
         if entry == links[own, ENTRY] and s > at:
-            return s - at  # type: ignore[no-any-return]
+            return s - at
     return NOTHING
 
 
@@ -427,25 +423,45 @@ def place_ego(pose: Array, spacing: float, cars: Array, ego: Any) -> None:
 
 
 @inlined
+def piece_of(piece_lane: Array, piece_at: Array, s: float) -> int:
+    """Return the piece of a route that a place on the path (m) lies on."""
+    q = 0
+    while q < len(piece_lane) - 1 and piece_lane[q + 1] >= 0 and piece_at[q + 1, 0] <= s:
+        q += 1
+    return q
+
+
+@inlined
+def on_piece(piece_at: Array, q: int, s: float, column: int) -> float:
+    """Return how far (m) along the lane of a piece a place on the path lies.
+
+    ``column`` is 2 for the piece's own lane and 4 for the one that it changes to.
+    """
+    share = (s - piece_at[q, 0]) / max(piece_at[q, 1] - piece_at[q, 0], 1e-6)
+    return piece_at[q, column] + share * (piece_at[q, column + 1] - piece_at[q, column])
+
+
+@inlined
 def ego_lanes(
-    way: Any, links: Array, sizes: Array, spacing: float, cars: Array, row: Array, middle: float
-) -> None:
+    piece_lane: Array, piece_other: Array, piece_at: Array, links: Array, cars: Array, row: Array,
+    middle: float,
+) -> None:  # fmt: skip
     """Write on which lanes the ego vehicle is and will be; ``middle`` is its place on the path."""
-    lanes, lane_s, other, other_s, piece_lane, piece_at = way
-    knot = int(min(max(middle / spacing, 0.0), len(lanes) - 1.001))
-    along, lane = middle - knot * spacing, int(lanes[knot])
+    q = piece_of(piece_lane, piece_at, middle)
+    lane = int(piece_lane[q])
     if lane != int(cars[0, LANE]) and links[lane, JUNCTION] < 0:
         cars[0, CLAIM] = cars[0, HALTED] = cars[0, WAIT] = 0.0
-    cars[0, LANE], cars[0, S] = lane, min(lane_s[knot] + along, sizes[lane, LENGTH])
-    row[OTHER], row[OTHER_S] = other[knot], other_s[knot] + along
+    cars[0, LANE], cars[0, S] = lane, on_piece(piece_at, q, middle, 2)
+    row[OTHER], row[OTHER_S] = piece_other[q], on_piece(piece_at, q, middle, 4)
     known, n = lane, 0
-    for q in range(len(piece_lane)):
-        if piece_lane[q] < 0 or n == AHEAD:
+    for p in range(q + 1, len(piece_lane)):
+        if piece_lane[p] < 0 or n == AHEAD:
             break
-        if piece_at[q, 0] > middle and piece_lane[q] != known:
-            known = int(piece_lane[q])
-            cars[0, AHEAD0 + n] = known
+        # A lane that is changed to lies beside the present one, not behind its end.
+        if piece_lane[p] != known and piece_other[p - 1] < 0:
+            cars[0, AHEAD0 + n] = piece_lane[p]
             n += 1
+        known = int(piece_lane[p])
     while n < AHEAD:
         cars[0, AHEAD0 + n] = -1.0
         n += 1
@@ -531,16 +547,14 @@ def step(
     """
     (links, sizes, points, following, cross, until, signals, spawn_lane, spawn_s, cell_start,
      cell_spawn, grid) = roads  # fmt: skip
-    (spacing, pose, lane, lane_s, other, other_s, piece_lane, piece_other, piece_at, stop_at,
-     stop_signal) = ways  # fmt: skip
+    spacing, pose, piece_lane, piece_other, piece_at, stop_at, stop_signal = ways
     for i in range(begin, end):
         c, row = cars[i], rows[i]
         r, s = int(row[ROUTE]), float(ego[0][i])
         row[CLOCK] += DT
         row[EVENT] = 0.0
         place_ego(pose[r], spacing, c, (s, float(ego[1][i]), float(ego[2][i]), float(ego[3][i])))
-        way = (lane[r], lane_s[r], other[r], other_s[r], piece_lane[r], piece_at[r])
-        ego_lanes(way, links, sizes, spacing, c, row, s + CENTRE)
+        ego_lanes(piece_lane[r], piece_other[r], piece_at[r], links, c, row, s + CENTRE)
         watch_signals(stop_at[r], stop_signal[r], signals, c, row, s + FRONT)
         for j in range(1, c.shape[0]):
             if c[j, LANE] < 0:
@@ -579,8 +593,7 @@ def start(
     """
     (links, sizes, points, following, cross, until, signals, spawn_lane, spawn_s, cell_start,
      cell_spawn, grid) = roads  # fmt: skip
-    (spacing, pose, lane, lane_s, other, other_s, piece_lane, piece_other, piece_at, stop_at,
-     stop_signal) = ways  # fmt: skip
+    spacing, pose, piece_lane, piece_other, piece_at, stop_at, stop_signal = ways
     for n in range(len(which)):
         i = which[n]
         c, row = cars[i], rows[i]
@@ -590,16 +603,16 @@ def start(
         c[:, LANE] = -1.0
         c[0, V], c[0, SIZE], c[0, WIDTH] = v, EGO_LENGTH, EGO_WIDTH
         place_ego(pose[r], spacing, c, (s, float(ego[1][i]), float(ego[2][i]), v))
-        way = (lane[r], lane_s[r], other[r], other_s[r], piece_lane[r], piece_at[r])
-        ego_lanes(way, links, sizes, spacing, c, row, s + CENTRE)
+        ego_lanes(piece_lane[r], piece_other[r], piece_at[r], links, c, row, s + CENTRE)
         watch_signals(stop_at[r], stop_signal[r], signals, c, row, s + FRONT)
         row[EVENT] = 0.0
-        first, knot = 1, min(int(lead[n] / spacing), lane.shape[1] - 2)
-        if knot > 0 and c.shape[0] > 1:
-            at = int(lane[r, knot])
-            if place(links, sizes, points, following, c, row, 1, at, lane_s[r, knot], 0.0):
+        first = 1
+        if lead[n] > 0.0 and c.shape[0] > 1:
+            q = piece_of(piece_lane[r], piece_at[r], lead[n])
+            at, along = int(piece_lane[r, q]), on_piece(piece_at[r], q, lead[n], 2)
+            if place(links, sizes, points, following, c, row, 1, at, along, 0.0):
                 # As fast as the ego vehicle at first, and then a little slower.
-                point, share = at_place(links, sizes, at, lane_s[r, knot])
+                point, share = at_place(links, sizes, at, along)
                 c[1, V], c[1, EAGER] = v, 0.95 * v / between(points, point, share, CRUISE)
                 first = 2
         for j in range(first, c.shape[0]):

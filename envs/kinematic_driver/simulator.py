@@ -189,6 +189,13 @@ class Simulator:
         self.sensors[rows] = self._measure(v, zero, k, noise, episode)
         self.potential[rows] = potential(xp, self.weights, d, psi)
 
+    def slow_down(self, rows: Array, speed: Array) -> None:
+        """Let new episodes in ``rows`` (n,) begin at no more than ``speed`` (n,) m/s."""
+        now = self.state.v[rows]
+        speed = self.xp.minimum(now, speed)
+        self.state.v[rows] = speed
+        self.sensors[rows, 0] += speed - now
+
     def step(self, actions: Array) -> Outcome:
         """Advance all rows; ``actions`` (N, 2) are float32 and finite."""
         xp, old, episode = self.xp, self.state, self.episode

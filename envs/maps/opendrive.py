@@ -67,7 +67,7 @@ def compile_text(
             return load(kept)
         except InputError:
             kept.unlink(missing_ok=True)  # damaged, so it is made anew
-    if find_spec("carla") is None:
+    if not has_carla():
         raise InputError(f"map {source!r}: {NEEDS_CARLA}")
     limit = seconds or SECONDS + SECONDS_PER_MB * max(0.0, len(text) / (1 << 20) - 4)
     with tempfile.TemporaryDirectory(prefix="steerlab-map-") as scratch:
@@ -78,6 +78,14 @@ def compile_text(
         with atomic_path(kept) as temporary:
             temporary.write_bytes(made.read_bytes())
     return compiled
+
+
+def has_carla() -> bool:
+    """Tell whether the package ``carla`` is installed."""
+    try:
+        return find_spec("carla") is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _run(source: str, arguments: list[str], limit: float) -> None:

@@ -66,7 +66,7 @@ def test_the_path_keeps_to_its_lanes(name: str) -> None:
 
 
 def test_desires_tell_the_branch() -> None:
-    _m, r = routes("urban_intersection")
+    _, r = routes("urban_intersection")
     seen = {TURN_LEFT: 0, TURN_RIGHT: 0}
     for i in range(len(r.end)):
         for desire, (begin, end) in zip(r.desire[i], r.desire_at[i], strict=True):

@@ -16,9 +16,7 @@ from steerlab.envs.maps.xodr import to_xodr
 from steerlab.errors import InputError
 from steerlab.experiments.fuzz_maps import Config, run
 
-with_carla = pytest.mark.skipif(
-    opendrive.find_spec("carla") is None, reason="needs the extra carla"
-)
+with_carla = pytest.mark.skipif(not opendrive.has_carla(), reason="needs the extra carla")
 
 ROAD = """<OpenDRIVE><header revMajor="1" revMinor="4"/>
 <road id="3" length="100" junction="-1"><planView>

@@ -1,0 +1,46 @@
+"""List the scenarios of CarlaDriver-v0: their maps, routes, traffic and set speeds.
+
+Example:
+  steerlab list-scenarios
+  steerlab list-scenarios "files=[my_scenario.yaml]"
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from steerlab.envs.carla_driver.scenarios import SCENARIOS, Scenario, as_scenario
+from steerlab.experiments._study import study
+from steerlab.options import option
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the study."""
+
+    files: tuple[str, ...] = option((), "scenarios of your own, .yaml files, to check and to list")
+
+
+def run(config: Config, output: Path) -> list[Scenario]:
+    """Print and return the scenarios."""
+    scenarios = [*SCENARIOS.values(), *(as_scenario(file) for file in config.files)]
+    table = Table(
+        Column("scenario", no_wrap=True), Column("map", no_wrap=True), "town", "begins", "vehicles", "set speed m/s", "seconds",
+        header_style="bold",
+    )  # fmt: skip
+    for s in scenarios:
+        table.add_row(
+            s.name, s.map, s.town, s.spawn, str(s.traffic), f"{s.speed[0]:g} to {s.speed[1]:g}",
+            f"{s.steps / 20:g}",
+        )  # fmt: skip
+    table.caption = "map: of the embedded backend; town: of a CARLA server"
+    Console().print(table)
+    return scenarios
+
+
+main = study(Config, run)
+
+if __name__ == "__main__":
+    main()
