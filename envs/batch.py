@@ -291,8 +291,9 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         """Same-step mode: keep the last observation and info of ended rows, then reset them."""
         ended, running = np.flatnonzero(self._done), np.flatnonzero(~self._done)
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row, observation in zip(ended, self._observe(ended), strict=True):
-            final_obs[row] = observation
+        observations = self._observe(ended)
+        for i, row in enumerate(ended):
+            final_obs[row] = row_of(observations, i)
         final_info = self._masked(self._info(ended), ended)
         infos: dict[str, Any] = {}
         if running.size and not self.lockstep:
@@ -389,8 +390,9 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
             return None
         return tuple(self.render_row(row) for row in range(self.num_envs))
 
+    @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:
-        """Return the picture of one row."""
+        """Return the picture (H, W, 3) of one row."""
         raise NotImplementedError(f"{type(self).__name__} draws no pictures")
 
 
@@ -457,14 +459,14 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
         super().reset(seed=None if seed is None else integer("seed", seed, 0))
         self.batch.row_rng = [self.np_random]
         observations, infos = self.batch.reset(options=options)
-        return observations[0], _first(infos)
+        return row_of(observations, 0), _first(infos)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance by one step."""
         action = numbers("an action", action, self.action_space.shape or ())
         observations, rewards, terminated, truncated, infos = self.batch.step(action[None])
         return (
-            observations[0],
+            row_of(observations, 0),
             float(rewards[0]),
             bool(terminated[0]),
             bool(truncated[0]),
@@ -501,6 +503,13 @@ def _may_change(task: type[BatchEnv], name: str) -> bool:
     """Tell whether an argument is kept by a descriptor with a setter."""
     kept = inspect.getattr_static(task, name, None)
     return hasattr(type(kept), "__set__") and getattr(kept, "fset", True) is not None
+
+
+def row_of(observations: Any, row: int) -> Any:
+    """Return the observation of one row; observations of several parts are a dictionary."""
+    if isinstance(observations, dict):
+        return {name: part[row] for name, part in observations.items()}
+    return observations[row]
 
 
 def _first(infos: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PreviewPolicy
 from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
 from steerlab.envs.tinyphysics.rollout import Controller, rollout
+from steerlab.files import writable_folder
 from steerlab.processes import worker_pool
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
@@ -176,7 +177,7 @@ def _drive(rng: np.random.Generator, plant: Plant, segments: Segments) -> tuple[
 def explore(exploration: Exploration, folder: Path, processes: int) -> list[Path]:
     """Return the files of all chunks, computing those that are not there yet."""
     count = -(-exploration.rollouts // CHUNK)
-    paths = [folder / f"{number:04d}.npz" for number in range(count)]
+    paths = [writable_folder(folder) / f"{number:04d}.npz" for number in range(count)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     if missing:
         with tqdm(total=count, initial=count - len(missing), desc="teacher", unit="chunk") as bar:

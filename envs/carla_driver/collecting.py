@@ -117,7 +117,7 @@ def collect(
         driver = make_driver(env)
         driver.reset(observation, info)
         recorder, frames = Recorder(env), []
-        shield = Windshield(episode.seed % (1 << 63), env.scene(0).weather)
+        shield = env.windshield(0)
         for tick in range(env.steps):
             scene = env.scene(0)
             curvature, pull = driver.propose(info)

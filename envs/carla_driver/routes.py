@@ -125,7 +125,7 @@ class Network:
                 return reach
             reach = new
 
-    def neighbour(self, lane: int) -> list[int]:
+    def neighbour(self, lane: int | np.integer[Any]) -> list[int]:
         """Return the lanes beside ``lane`` in the same direction."""
         m = self.map
         return [int(n) for n in (m.lane_left[lane], m.lane_right[lane]) if n >= 0]
@@ -142,7 +142,7 @@ class Network:
         ahead = off[:, 0] * np.cos(heading) + off[:, 1] * np.sin(heading)
         return np.asarray(np.clip(m.s[there][nearest] + ahead, 0.0, self.length[other]))
 
-    def doomed(self, lane: int, s: float) -> bool:
+    def doomed(self, lane: int | np.integer[Any], s: float) -> bool:
         """Tell whether ``lane`` ends soon after ``s`` while a lane beside it leads on."""
         left = self.reach[lane] - s
         return left < DOOMED and any(self.reach[n] - s > left + 100 for n in self.neighbour(lane))
@@ -248,7 +248,7 @@ def starts(net: Network, scenario: Scenario) -> NDArray[np.intp]:
     m = net.map
     usable = m.drivable & (m.lane_junction < 0) & ~net.narrow
     if scenario.spawn == "junction":
-        lanes = np.unique(m.connections[:, 1])
+        lanes = np.unique(m.connections[:, 1]).astype(np.intp)
         what = "junction to drive through"
     elif scenario.spawn == "merge":
         merging = [i for i in np.flatnonzero(usable) if net.doomed(i, 0.0) and net.length[i] > 40]

@@ -124,7 +124,7 @@ class Ways(NamedTuple):
 def uniform(row: Array) -> float:
     """Return a number in (0, 1) of the row's generator (Park and Miller 1988)."""
     row[RANDOM] = (row[RANDOM] * 48271.0) % 2147483647.0
-    return row[RANDOM] / 2147483647.0  # type: ignore[no-any-return]
+    return row[RANDOM] / 2147483647.0
 
 
 @inlined
@@ -140,7 +140,7 @@ def at_place(links: Array, sizes: Array, lane: int, s: float) -> Any:
 @inlined
 def between(table: Array, at: int, share: float, column: int) -> float:
     """Return a value between two rows of a table."""
-    return table[at, column] + share * (table[at + 1, column] - table[at, column])  # type: ignore[no-any-return]
+    return table[at, column] + share * (table[at + 1, column] - table[at, column])
 
 
 @inlined
@@ -237,17 +237,17 @@ def must_stop(
     if cars[j, CLAIM] > 0 or gap > 8.0 + v * v / (2 * 0.8 * GENTLE) or gap < -4.0:
         return NOTHING
     if shown == 3 or (shown == 2 and gap > v * v / (2 * HARD)):
-        return gap  # type: ignore[no-any-return]
+        return gap
     if shown == 4 and cars[j, HALTED] == 0:
         if v < 0.3 and gap < 3.0:
             cars[j, HALTED] = 1.0
-        return gap  # type: ignore[no-any-return]
+        return gap
     through = int(cars[j, AHEAD0])
     if through < 0 or links[through, JUNCTION] < 0 or links[int(cars[j, LANE]), JUNCTION] >= 0:
         return NOTHING
     if not clear(links, sizes, cross, until, signals, cars, row, j, through):
         cars[j, WAIT] += cars[j, HALTED]
-        return gap  # type: ignore[no-any-return]
+        return gap
     if gap < 3.0 + v * v / (2 * FIRM):  # near enough to get over the line while it is yellow
         cars[j, CLAIM] = 1.0
     return NOTHING
@@ -258,22 +258,22 @@ def distance_ahead(links: Array, sizes: Array, cars: Array, j: int, lane: int, s
     """Return how far (m) a place lies ahead of vehicle j on its way, :data:`NOTHING` if it does not."""
     own, at = int(cars[j, LANE]), cars[j, S]
     if lane == own:
-        return s - at if s > at else NOTHING  # type: ignore[no-any-return]
+        return s - at if s > at else NOTHING
     rest = sizes[own, LENGTH] - at
     for n in range(AHEAD):
         following = int(cars[j, AHEAD0 + n])
         if following < 0:
             break
         if lane == following:
-            return rest + s  # type: ignore[no-any-return]
+            return rest + s
         rest += sizes[following, LENGTH]
     # Beside the own lane, where both leave the same one.
     entry = links[lane, ENTRY]
     if entry >= 0 and s < 9.0:
         if entry == own:
-            return sizes[own, LENGTH] - at + s  # type: ignore[no-any-return]
+            return sizes[own, LENGTH] - at + s
         if entry == links[own, ENTRY] and s > at:
-            return s - at  # type: ignore[no-any-return]
+            return s - at
     return NOTHING
 
 
@@ -438,7 +438,7 @@ def on_piece(piece_at: Array, q: int, s: float, column: int) -> float:
     ``column`` is 2 for the piece's own lane and 4 for the one that it changes to.
     """
     share = (s - piece_at[q, 0]) / max(piece_at[q, 1] - piece_at[q, 0], 1e-6)
-    return piece_at[q, column] + share * (piece_at[q, column + 1] - piece_at[q, column])  # type: ignore[no-any-return]
+    return piece_at[q, column] + share * (piece_at[q, column + 1] - piece_at[q, column])
 
 
 @inlined

@@ -205,8 +205,8 @@ class _Edge:
 def _edges(view: _View, left_hand_traffic: bool) -> dict[str, Any]:
     """Return where the paved surface ends, without what lies on other lanes (in junctions)."""
     sections: dict[tuple[int, int], list[int]] = {}
-    for i, lane in enumerate(view.lanes):
-        sections.setdefault(lane.key[:2], []).append(i)
+    for i, member in enumerate(view.lanes):
+        sections.setdefault(member.key[:2], []).append(i)
     lines: list[_Edge] = []
     for members in sections.values():
         # From the left of the reference line to its right.
@@ -326,8 +326,8 @@ def _conflicts(view: _View, junctions: int) -> dict[str, Any]:
     members: list[list[int]] = [[] for _ in range(junctions)]
     entries: dict[int, set[int]] = {}
     for before, following in enumerate(view.after):
-        for lane in following:
-            entries.setdefault(lane, set()).add(before)
+        for through in following:
+            entries.setdefault(through, set()).add(before)
     for i, lane in enumerate(view.lanes):
         if view.junction[i] >= 0 and lane.kind in DRIVABLE:
             members[view.junction[i]].append(i)

@@ -211,10 +211,10 @@ class Lattice:
             street = self.drawing.roads[arm.road]
             own = street.sections[0]
             side = "before" if arm.contact == "start" else "after"
-            lanes = [
-                replace(lane, **{side: -lane.number if turned else lane.number})
-                for lane in own.lanes
-            ]
+            lanes = _linked(
+                list(own.lanes),
+                **{side: {n.number: -n.number if turned else n.number for n in own.lanes}},
+            )
             street.sections[0] = replace(own, lanes=lanes)
 
     def _crossing(self, node: tuple[int, int], arms: list[Arm], number: int) -> None:

@@ -138,7 +138,7 @@ class RoadMap:
         """Return all arrays by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.type in _DTYPES}
 
-    def lane(self, lane: int) -> slice:
+    def lane(self, lane: int | np.integer[Any]) -> slice:
         """Return where the points of ``lane`` are in the arrays over P."""
         return slice(int(self.lane_start[lane]), int(self.lane_start[lane + 1]))
 
@@ -246,9 +246,10 @@ def _validate_indices(m: RoadMap, need: Any) -> None:
 
 def save(m: RoadMap, path: str | Path) -> None:
     """Write a map to an ``.npz`` file, whole or not at all."""
-    about = np.array([str(SCHEMA), m.name, str(int(m.left_hand_traffic)), m.hash])
+    content: dict[str, Any] = m.arrays()
+    content["about"] = np.array([str(SCHEMA), m.name, str(int(m.left_hand_traffic)), m.hash])
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, about=about, **m.arrays())
+        np.savez_compressed(file, **content)
 
 
 def load(path: str | Path) -> RoadMap:

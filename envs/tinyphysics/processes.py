@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from steerlab.errors import InputError
 from steerlab.processes import begin_worker
 
 _Job = TypeVar("_Job")
@@ -36,6 +37,7 @@ def share_out(
 
     Raises:
         Exception: What a worker raised.
+        InputError: A worker ended on its own, as it does when memory runs out.
     """
     if processes == 1:
         worker = start()
@@ -51,7 +53,10 @@ def share_out(
             _collect(links, results, progress, block=False)
         while len(results) < len(jobs):
             if not links:
-                raise RuntimeError("a worker process ended early; it may be out of memory")
+                raise InputError(
+                    "a worker process ended on its own, perhaps for want of memory; run again, "
+                    "with fewer processes"
+                )
             _collect(links, results, progress, block=True)
     return [results[place] for place in range(len(jobs))]
 

@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeAwareObservation, TimeLimit
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
-from steerlab.envs import TASKS, register
 from steerlab.envs.batch import BatchEnv
 from steerlab.envs.sb3 import make_sb3_vec
+from steerlab.envs.tasks import TASKS, register
 from steerlab.errors import InputError
 from tests.envs.driving import actions_for, assert_same, plain, record
 

@@ -118,6 +118,7 @@ def test_by_default_for_its_own_release(checkpoint: Path, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_a_matched_pair(checkpoint: Path, vision: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path, "contract=openpilot-0.11.0", f"vision={vision}")
     eyes = load_network(tmp_path / "driving_vision.onnx")
@@ -178,7 +179,10 @@ def parts_say(vision: Path, tail: Any, frames: list[Any], id: str) -> list[Any]:
     return answers
 
 
-@pytest.mark.parametrize("month", ["06", "07", "09"])
+@pytest.mark.parametrize(
+    "month",
+    [pytest.param("06", marks=pytest.mark.slow), pytest.param("07", marks=pytest.mark.slow), "09"],
+)
 def test_one_graph_with_a_stated_vision_network(
     month: str, checkpoint: Path, vision: Path, tmp_path: Path
 ) -> None:

@@ -16,7 +16,6 @@ from steerlab.envs.carla_driver.traffic import (
     CLAIM,
     CRUISE,
     GREEN,
-    HALTED,
     LANE,
     LEAD_GAP,
     RED,
@@ -153,7 +152,7 @@ def test_traffic_keeps_the_rules() -> None:
 
 @pytest.mark.skipif(not has_numba(), reason="takes minutes without numba")
 def test_everyone_halts_at_a_stop_sign_and_goes_on() -> None:
-    halted: dict[tuple[int, int], bool] = {}
+    halted: dict[tuple[int, int], int] = {}  # lane of the last halt
     entered = 0
     for env in watch("suburban_four_way_stop", 16, 600, 4):
         m, cars = env.road_map, env.cars
@@ -162,9 +161,9 @@ def test_everyone_halts_at_a_stop_sign_and_goes_on() -> None:
             lane, s, v = int(cars[i, j + 1, LANE]), cars[i, j + 1, S], cars[i, j + 1, V]
             gap = stop_of.get(lane, np.inf) - s - 0.5 * cars[i, j + 1, SIZE]
             if gap < 3.0 and gap > -1.0 and v < 0.3:
-                halted[i, j] = True
+                halted[i, j] = lane
             if lane in stop_of and -3.0 < gap < -1.0 and cars[i, j + 1, V] > 0.5:
-                assert halted.pop((i, j), False) or cars[i, j + 1, HALTED], (i, j)
+                assert halted.get((i, j)) == lane, (i, j)
                 entered += 1
         assert ((cars[:, :, CLAIM] == 0) | (cars[:, :, LANE] >= 0)).all()
     assert entered > 10

@@ -171,7 +171,7 @@ def test_lane_of_a_circle() -> None:
         LaneSpec(1, "driving", (3.0, 0, 0, 0)),
     ]
     heights = [(0.0, (2.0, 0.1, 0.0, 0.0))]
-    road = Road(4, pieces, [Section(0.0, lanes)], 10.0, heights=heights)  # type: ignore[arg-type]
+    road = Road(4, pieces, [Section(0.0, lanes)], 10.0, heights=heights)
     m = sample(Drawing("circle", {4: road}))
     right, left = m.lane(0), m.lane(1)
     assert m.lane_source.tolist() == [[4, 0, -1], [4, 0, 1]]

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def test_validate_names_what_is_wrong(
     town: RoadMap, name: str, change: object, message: str
 ) -> None:
     assert callable(change)
-    bad = replace(town, **{name: np.ascontiguousarray(change(getattr(town, name)))})
+    changed: dict[str, Any] = {name: np.ascontiguousarray(change(getattr(town, name)))}
+    bad = replace(town, **changed)
     with pytest.raises(InputError, match=message):
         validate(bad)
 
@@ -70,7 +72,8 @@ def test_load_refuses_what_is_no_map(town: RoadMap, tmp_path: Path) -> None:
     np.savez(path, about=np.array(["99", "x", "0", "y"]))
     with pytest.raises(InputError, match="map schema 99"):
         load(path)
-    np.savez(path, about=np.array(["1", "x", "0", "y"]), **town.arrays())
+    content: dict[str, Any] = town.arrays() | {"about": np.array(["1", "x", "0", "y"])}
+    np.savez(path, **content)
     with pytest.raises(InputError, match="does not match its hash"):
         load(path)
     with pytest.raises(InputError, match="cannot read map"):
