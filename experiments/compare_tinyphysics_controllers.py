@@ -48,13 +48,12 @@ from steerlab.agents.training_loop import BEST, LAST
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments.train_tinyphysics_controller import summary
+from steerlab.experiments.train_tinyphysics_controller import find_routes, summary
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.study import CONFIG_FILE, study
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentPlant, Transitions
-from steerlab.surrogates.segments.synthetic import find_segments
 
 CONTROLLERS = (
     *("pid", "feedforward", "regulator", "sampled", "gradient"),
@@ -84,12 +83,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             f"run={config.run!r} is no output folder of steerlab train-tinyphysics-controller"
         )
     training = OmegaConf.load(folder / CONFIG_FILE)
-    segments = find_segments(training.segments)
-    if not 0 <= config.first < config.first + config.count <= len(segments):
+    end = config.first + config.count
+    segments = find_routes(training.segments, end, training.seed)
+    if not 0 <= config.first < end <= len(segments):
         raise InputError(
             f"first={config.first} and count={config.count} leave the {len(segments)} routes"
         )
-    segments = segments[config.first : config.first + config.count]
+    segments = segments[config.first : end]
     plant = load_plant(training.plant, "fast")
     factories = _factories(folder, training)
     figures: dict[str, Any] = {}

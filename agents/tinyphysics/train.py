@@ -37,7 +37,9 @@ class GradientConfig:
     rows: int = option(256, "rollouts side by side")
     horizon: int = option(50, "steps of a gradient; divides 400")
     lookahead: int = option(5, "last actions of a horizon that are not learned from")
-    learning_rate: float = option(1e-3, "step size of Adam at the start; falls to zero as a cosine")
+    learning_rate: float = option(
+        1.5e-3, "step size of Adam at the start; falls to zero as a cosine"
+    )
     gradient_clip: float = option(1.0, "largest norm of the gradient")
     ema_decay: float = option(0.99, "decay of the averaged weights that are kept")
     varied: float = option(0.5, "share of routes that are mirrored, sharper or gentler at random")
