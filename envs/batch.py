@@ -53,8 +53,12 @@ class _TaskType(type):
 class _WithSpec:
     """Keeps gymnasium's spec, with the number of steps after which an episode is over at the latest."""
 
-    longest_episode: int | None
     _spec: EnvSpec | None = None
+
+    @property
+    @abstractmethod
+    def longest_episode(self) -> int | None:
+        """Steps after which an episode is over at the latest; None without a limit."""
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -287,8 +291,9 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         """Same-step mode: keep the last observation and info of ended rows, then reset them."""
         ended, running = np.flatnonzero(self._done), np.flatnonzero(~self._done)
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row, observation in zip(ended, self._observe(ended), strict=True):
-            final_obs[row] = observation
+        observations = self._observe(ended)
+        for i, row in enumerate(ended):
+            final_obs[row] = row_of(observations, i)
         final_info = self._masked(self._info(ended), ended)
         infos: dict[str, Any] = {}
         if running.size and not self.lockstep:
@@ -367,7 +372,7 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         return tuple(self.row_rng)
 
     @property
-    def render_mode(self) -> str | None:  # type: ignore[override]
+    def render_mode(self) -> str | None:
         """One of ``metadata["render_modes"]``, or None."""
         return self._render_mode
 
@@ -385,8 +390,9 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
             return None
         return tuple(self.render_row(row) for row in range(self.num_envs))
 
+    @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:
-        """Return the picture of one row."""
+        """Return the picture (H, W, 3) of one row."""
         raise NotImplementedError(f"{type(self).__name__} draws no pictures")
 
 
@@ -442,7 +448,7 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
         return mode
 
     @property
-    def longest_episode(self) -> int | None:  # type: ignore[override]
+    def longest_episode(self) -> int | None:
         """Steps after which an episode is over at the latest; None without a limit."""
         return self.batch.longest_episode
 
@@ -453,14 +459,14 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
         super().reset(seed=None if seed is None else integer("seed", seed, 0))
         self.batch.row_rng = [self.np_random]
         observations, infos = self.batch.reset(options=options)
-        return observations[0], _first(infos)
+        return row_of(observations, 0), _first(infos)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Advance by one step."""
         action = numbers("an action", action, self.action_space.shape or ())
         observations, rewards, terminated, truncated, infos = self.batch.step(action[None])
         return (
-            observations[0],
+            row_of(observations, 0),
             float(rewards[0]),
             bool(terminated[0]),
             bool(truncated[0]),
@@ -479,14 +485,17 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
 
 @cache
 def _arguments(task: type[BatchEnv]) -> frozenset[str]:
-    """Return the names of the arguments of all constructors of a task."""
-    return frozenset(
-        name
-        for kind in task.__mro__
-        if issubclass(kind, BatchEnv) and "__init__" in vars(kind)
-        for name, argument in inspect.signature(vars(kind)["__init__"]).parameters.items()
-        if name != "self" and argument.kind not in (argument.VAR_KEYWORD, argument.VAR_POSITIONAL)
-    )
+    """Return the names that a task's constructor takes, itself or for the one that it extends."""
+    names: set[str] = set()
+    for kind in task.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        arguments = inspect.signature(vars(kind)["__init__"]).parameters.values()
+        passed_on = [a for a in arguments if a.kind in (a.VAR_KEYWORD, a.VAR_POSITIONAL)]
+        names |= {a.name for a in arguments if a not in passed_on and a.name != "self"}
+        if kind is BatchEnv or not passed_on:
+            break
+    return frozenset(names)
 
 
 @cache
@@ -494,6 +503,13 @@ def _may_change(task: type[BatchEnv], name: str) -> bool:
     """Tell whether an argument is kept by a descriptor with a setter."""
     kept = inspect.getattr_static(task, name, None)
     return hasattr(type(kept), "__set__") and getattr(kept, "fset", True) is not None
+
+
+def row_of(observations: Any, row: int) -> Any:
+    """Return the observation of one row; observations of several parts are a dictionary."""
+    if isinstance(observations, dict):
+        return {name: part[row] for name, part in observations.items()}
+    return observations[row]
 
 
 def _first(infos: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Rollouts of a teacher plant under many controllers, kept in files so that a run can resume."""
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,8 @@ from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PreviewPolicy
 from steerlab.envs.tinyphysics.dynamics import FuturePlan, Simulator, State
 from steerlab.envs.tinyphysics.rollout import Controller, rollout
+from steerlab.files import writable_folder
+from steerlab.processes import worker_pool
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentRecorder, Transitions
@@ -177,7 +177,7 @@ def _drive(rng: np.random.Generator, plant: Plant, segments: Segments) -> tuple[
 def explore(exploration: Exploration, folder: Path, processes: int) -> list[Path]:
     """Return the files of all chunks, computing those that are not there yet."""
     count = -(-exploration.rollouts // CHUNK)
-    paths = [folder / f"{number:04d}.npz" for number in range(count)]
+    paths = [writable_folder(folder) / f"{number:04d}.npz" for number in range(count)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     if missing:
         with tqdm(total=count, initial=count - len(missing), desc="teacher", unit="chunk") as bar:
@@ -195,13 +195,8 @@ def _compute(
             exploration.chunk(number, plant).save(paths[number])
             yield
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (exploration,)) as pool:
-        try:
-            yield from pool.map(_one, missing, [paths[number] for number in missing])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(processes, _start, (exploration,)) as pool:
+        yield from pool.map(_one, missing, [paths[number] for number in missing])
 
 
 _state: tuple[Exploration, Plant]

@@ -2,9 +2,7 @@
 
 import json
 import math
-import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,20 +22,21 @@ from steerlab.agents.policynet.evaluate import (
     Figures,
     HeldOut,
     MakeDriver,
-    Record,
     drive,
     figures,
     held_out,
-    join,
 )
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.record import Record, join
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError
+from steerlab.experiments._driving import CTE_CAPTION
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network, load_network
+from steerlab.processes import worker_pool
 from steerlab.seeds import initial_weights
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
@@ -101,12 +100,14 @@ def drive_held_out(
     """
     them = others or held_out()
     seeds = them.seeds(episodes)
-    blocks = [range(a, min(a + block, seeds.stop)) for a in range(seeds.start, seeds.stop, block)]
+    # As many blocks for one process as for another, none larger than it is best.
+    rounds = math.ceil(episodes / (block * processes))
+    size = math.ceil(episodes / (rounds * processes))
+    blocks = [range(a, min(a + size, seeds.stop)) for a in range(seeds.start, seeds.stop, size)]
     with tqdm(total=episodes, unit="episode", desc=name) as bar:
         records = []
         if processes > 1 and len(blocks) > 1:
-            context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not fork
-            with ProcessPoolExecutor(processes, context) as pool:
+            with worker_pool(processes) as pool:
                 count = len(blocks)
                 jobs = pool.map(_drive_block, [make] * count, blocks, [them] * count)
                 for record, part in zip(jobs, blocks, strict=True):
@@ -141,6 +142,9 @@ def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None
 #: Rows of the table: name of the figure, words, format.
 _ROWS = (
     ("cte_p95", "CTE P95 (m)", ".3f"),
+    ("cte_p95_start", "  start", ".3f"),
+    ("cte_p95_steady", "  steady state", ".3f"),
+    ("front_p95_steady", "  steady, front", ".3f"),
     ("heading_p95", "heading error P95 (rad)", ".4f"),
     ("jerk_rms", "jerk RMS (m/s^3)", ".2f"),
     ("violations", "episodes with a violation", "d"),
@@ -148,7 +152,7 @@ _ROWS = (
     ("cuts", "  turn cut", "d"),
     ("wrong_way", "  wrong way", "d"),
     ("stall", "  standstill", "d"),
-    ("cte_p50", "CTE P50 (m)", ".3f"),
+    ("cte_p50_steady", "CTE P50, steady (m)", ".3f"),
     ("cte_max", "CTE, largest (m)", ".2f"),
     ("progress", "way at the set speed (%)", ".1f"),
     ("return_mean", "return", ".1f"),
@@ -170,8 +174,14 @@ def report(
     print_violations(records, them)
     plot_records(records, output / "drivers.png")
     with atomic_path(output / f"{them.name.replace('-', '_')}.json") as temporary:
-        temporary.write_text(json.dumps({n: f.as_dict() for n, f in found.items()}, indent=1))
+        told = {name: _plain(f.as_dict()) for name, f in found.items()}
+        temporary.write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
     return found
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures as JSON can say them: what is infinite as null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def print_table(columns: Mapping[str, Figures], kind: str = "held-out") -> None:
@@ -179,7 +189,7 @@ def print_table(columns: Mapping[str, Figures], kind: str = "held-out") -> None:
     episodes = next(iter(columns.values())).episodes
     table = Table(
         title=f"{episodes} {kind} episodes of KinematicDriver-v0",
-        header_style="bold", caption="percentiles over all steps of all episodes",
+        header_style="bold", caption=CTE_CAPTION,
     )  # fmt: skip
     # In a narrow terminal the rows' words wrap, and no name is cut.
     table.add_column("", min_width=max(len(w) for _, text, _ in _ROWS for w in text.split()) + 2)
@@ -218,7 +228,8 @@ def plot_records(records: Mapping[str, Record], path: Path) -> None:
     axes = figure.subplots(1, 3)
     for name, record in records.items():
         for axis, key in zip(axes, ("offset", "heading", "jerk"), strict=True):
-            values = np.sort(getattr(record, key))
+            values = getattr(record, key)
+            values = np.sort(values[~np.isnan(values)])
             values = values[np.linspace(0, len(values) - 1, 400).astype(int)]
             axis.plot(values, np.linspace(0, 1, len(values)), label=name)
     labels = ("offset from the path (m)", "heading error (rad)", "jerk (m/s^3)")
@@ -291,7 +302,7 @@ def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, 
             lambda env: OpenpilotDriver(env, chosen, network), episodes, "closed loop"
         )
         found = figures(record)
-        names = ("cte_p95", "heading_p95", "jerk_rms", "progress", "violations")
+        names = ("cte_p95", "cte_p95_steady", "heading_p95", "jerk_rms", "progress", "violations")
         return {name: float(getattr(found, name)) for name in names}
 
     return run

@@ -3,24 +3,30 @@
 Peers, written out plainly in this file: the official way (one process, one thread, a new
 onnxruntime session for each rollout, a pandas row at each of its 580 steps) and a lean loop (one
 session, numpy, the 400 calls that count, batch 1). Peers and ours run in the same call, the peers
-before and after ours, and their costs must be equal. On a CUDA GPU the torch runtime is measured at
-several batch sizes.
+before and after ours, and their costs must be equal. `official, N processes` is the official way in as
+many processes as ours. `command` is the whole of `steerlab evaluate-tinyphysics controller=pid`: start of
+Python, imports, start of processes, the tail of every file, costs.csv and report. On a CUDA GPU the
+torch runtime is measured at several batch sizes.
 
 Example:
   steerlab benchmark-tinyphysics plant=comma segments=comma num_segments=500
 """
 
 import io
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import md5
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
+import polars as pl
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +36,7 @@ from steerlab.agents.classical.pid import PID
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
 from steerlab.options import option
+from steerlab.processes import worker_pool
 from steerlab.study import study
 from steerlab.surrogates.segments import comma
 from steerlab.surrogates.segments.data import Segments
@@ -45,6 +52,7 @@ class Config:
     num_segments: int = option(500, "routes that ours drives")
     peer_segments: int = option(8, "routes that the slow peers drive, before and after ours")
     processes: int = option(2, "processes of ours")
+    command_segments: int = option(96, "routes that the whole command drives; 0 leaves it out")
     batch_sizes: tuple[int, ...] = option((512, 1024, 2048, 4096), "rollouts at once on a GPU")
 
 
@@ -68,9 +76,15 @@ def run(config: Config, output: Path) -> dict[str, float]:
     runners: dict[str, Callable[[], Result]] = {
         "official": partial(peer, few, str(plant), official_rollout),
         "lean": partial(peer, few, str(plant), lean_rollout),
+        f"official, {config.processes} processes": partial(
+            peers, few, str(plant), config.processes
+        ),
         "exact": partial(ours, segments, plant, "exact", config.processes),
         "fast": partial(ours, segments, plant, "fast", config.processes),
     }
+    if config.command_segments:
+        for runtime in ("exact", "fast"):
+            runners[f"command, {runtime}"] = partial(command, config, plant, runtime)
     if torch.cuda.is_available():
         for size in config.batch_sizes:
             many = segments[np.resize(np.arange(len(segments)), size)]
@@ -125,6 +139,41 @@ def ours(
     start = time.perf_counter()
     result = evaluate(PID, segments, loaded, runtime, processes=processes, batch_size=batch_size)
     return Result(len(segments), time.perf_counter() - start, result.costs.total_cost)
+
+
+def command(config: Config, plant: str | Path, runtime: str) -> Result:
+    """Time the whole command, from the start of Python to its end."""
+    with TemporaryDirectory() as folder:
+        options = [
+            f"plant={plant}",
+            f"segments={config.segments}",
+            f"num_segments={config.command_segments}",
+            f"processes={config.processes}",
+            f"runtime={runtime}",
+            f"output={folder}/run",
+            "controller=pid",
+            "baseline=",
+        ]
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "steerlab", "evaluate-tinyphysics", *options],
+            check=True,
+            capture_output=True,
+        )
+        seconds = time.perf_counter() - start
+        costs = pl.read_csv(Path(folder, "run", "costs.csv"))["total_cost"].to_numpy()
+    return Result(len(costs), seconds, costs)
+
+
+def peers(segments: Segments, plant: str, processes: int) -> Result:
+    """Time the official way in several processes at once; their start is left out."""
+    shares = np.array_split(np.arange(len(segments)), processes)
+    with worker_pool(processes) as pool:
+        started = [pool.submit(peer, segments[s], plant, official_rollout) for s in shares]
+        found = [future.result() for future in started]
+    rate = sum(result.rollouts / result.seconds for result in found)
+    costs = np.concatenate([result.total_cost for result in found])
+    return Result(len(segments), len(segments) / rate, costs)
 
 
 def peer(segments: Segments, plant: str, rollout: Callable[[Any, str, str], float]) -> Result:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
@@ -32,6 +31,7 @@ from steerlab.experiments._intervals import (
 )
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.readers.arrays import read_arrays, require, write_arrays
 from steerlab.seeds import HELD_OUT_ROADS
 from steerlab.study import study
 
@@ -94,10 +94,11 @@ def one(
             found = evaluate_driver(
                 model, config.roads, config.episode_steps, HELD_OUT_ROADS, progress=bar.update
             )
-        with atomic_path(done) as path:
-            np.savez(path, returns=found["base_return"], violation=found["violation"])
-    with np.load(done) as saved:
-        return {name: saved[name] for name in saved.files}
+        write_arrays(
+            done, {"returns": found.end["base_return"], "violation": found.end["violation"]}
+        )
+    returns, violation = require(read_arrays(done), ("returns", "violation"), done)
+    return {"returns": returns, "violation": violation}
 
 
 def intervals(config: Config, results: dict[str, list[Episodes]]) -> Summary:

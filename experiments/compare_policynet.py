@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from steerlab.agents.checkpoint import fitting
 from steerlab.agents.policynet.driver import frame_driver
 from steerlab.agents.policynet.evaluate import TARGETS, Figures, figures
 from steerlab.agents.policynet.model import PolicyNet
@@ -45,8 +45,10 @@ from steerlab.experiments._intervals import (
     plot_returns,
     print_intervals,
 )
-from steerlab.files import atomic_path
+from steerlab.files import atomic_path, transaction, writable_folder
 from steerlab.options import option
+from steerlab.readers.arrays import read_arrays, write_arrays
+from steerlab.readers.text import read_json
 from steerlab.study import study
 
 BLOCK = 250  # episodes that are driven side by side
@@ -200,17 +202,14 @@ class _Study:
                 frame_driver(policy), self.config.roads, name, block=BLOCK
             )
             end = record.end
-            folder.mkdir(exist_ok=True)
-            with atomic_path(values) as path:
-                np.savez(
-                    path, returns=end["base_return"], violation=end["violation"],
-                    km=(end["s"] - START) / 1000,
-                )  # fmt: skip
-            with atomic_path(told) as path:
-                path.write_text(json.dumps(figures(record).as_dict(), indent=1), encoding="utf-8")
-        with np.load(values) as saved:
-            episodes = {key: saved[key] for key in saved.files}
-        return Figures(**json.loads(told.read_text(encoding="utf-8"))), episodes
+            km = (end["s"] - START) / 1000
+            arrays = {"returns": end["base_return"], "violation": end["violation"], "km": km}
+            text = json.dumps(figures(record).as_dict(), indent=1)
+            with transaction(writable_folder(folder)) as files:
+                write_arrays(files.path(values.name), arrays)
+                files.path(told.name).write_text(text, encoding="utf-8")
+        with fitting(told, "the figures of an arm"):
+            return Figures(**read_json(told, dict)), read_arrays(values)
 
 
 def _check(config: Config) -> None:

@@ -9,7 +9,7 @@ Examples:
   steerlab evaluate-kinematic-driver episodes=5000 ranges.friction=[0.3,0.4]
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from steerlab.agents.classical.preview import PreviewDriver, drive_once
+from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
+from steerlab.envs.kinematic_driver.record import Record, drive_once, offset_figures
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
+from steerlab.experiments._driving import CTE_CAPTION, CTE_KEYS
 from steerlab.experiments._film import film_drive
 from steerlab.files import atomic_path
 from steerlab.options import option
@@ -74,8 +76,8 @@ class Config:
     )
 
 
-def run(config: Config, output: Path) -> dict[str, dict[str, NDArray[Any]]]:
-    """Drive, print and plot; return what ``info`` told at the end of each episode."""
+def run(config: Config, output: Path) -> dict[str, Record]:
+    """Drive, print and plot; return what was driven."""
     for name in config.drivers:
         if name not in DRIVERS:
             raise unknown_name("driver", name, DRIVERS)
@@ -96,34 +98,34 @@ def run(config: Config, output: Path) -> dict[str, dict[str, NDArray[Any]]]:
     return results
 
 
-def _print(results: dict[str, dict[str, NDArray[Any]]]) -> None:
+def _print(results: dict[str, Record]) -> None:
     table = Table(
-        "driver", "roads", "violations", *VIOLATIONS[1:], "CTE P50", "P95", "max", "heading",
-        "jerk RMS", "progress", "return", header_style="bold",
-        caption="CTE in m: medians over episodes of the episode's P50 and P95, and the largest of "
-        "all; heading in rad; jerk in m/s^3; progress and return in percent",
+        "driver", "roads", "violations", *VIOLATIONS[1:], "CTE P95", "start", "steady",
+        "front, steady", "max", "heading", "jerk RMS", "progress", "return", header_style="bold",
+        caption=f"{CTE_CAPTION}. CTE in m; heading in rad; jerk in m/s^3; progress and return in percent",
     )  # fmt: skip
     for name, found in results.items():
         for kind in (None, *range(len(KINDS))):
-            rows = np.ones(len(found["kind"]), bool) if kind is None else found["kind"] == kind
+            kinds = found.end["kind"]
+            rows = np.ones(len(kinds), bool) if kind is None else kinds == kind
             if rows.any():
                 table.add_row(
                     name if kind is None else "", "all" if kind is None else KINDS[kind],
-                    *_cells({k: v[rows] for k, v in found.items()}),
+                    *_cells(found.of(rows)),
                 )  # fmt: skip
         table.add_section()
     Console(width=150).print(table)
 
 
-def _cells(found: dict[str, NDArray[Any]]) -> list[str]:
+def _cells(record: Record) -> list[str]:
+    found, offset = record.end, asdict(offset_figures(record))
     violation = found["violation"]
     kinds = [str((violation == i).sum()) for i in range(1, len(VIOLATIONS))]
     return [
         f"{(violation > 0).sum()} of {len(violation)}",
         *kinds,
-        f"{np.median(found['cte_p50']):.3f}",
-        f"{np.median(found['cte_p95']):.3f}",
-        f"{found['cte_max'].max():.2f}",
+        *(f"{offset[key]:.3f}" for key in CTE_KEYS),
+        f"{offset['cte_max']:.2f}",
         f"{found['heading_error_mean'].mean():.4f}",
         f"{np.median(found['jerk_rms']):.2f}",
         f"{found['progress'].mean():.1f}",
@@ -131,7 +133,7 @@ def _cells(found: dict[str, NDArray[Any]]) -> list[str]:
     ]
 
 
-def _plot(results: dict[str, dict[str, NDArray[Any]]], path: Path) -> None:
+def _plot(results: dict[str, Record], path: Path) -> None:
     """Draw how the drivers' episodes spread in offset and return."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)

@@ -59,6 +59,7 @@ from steerlab.experiments._pendulum import (
 )
 from steerlab.files import atomic_path
 from steerlab.options import option
+from steerlab.readers.arrays import read_arrays, require
 from steerlab.seeds import initial_weights
 from steerlab.study import study
 
@@ -419,13 +420,10 @@ def film(
 def _has_goals(folder: str) -> bool:
     """Tell whether the data are of task=goals, by what the experts were told."""
     path = Path(folder, "trajectories.npz")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return bool(file["goals"].any())
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"cannot read {str(path)!r} ({error}); run generate-pendulum-data"
-        ) from error
+    if not path.is_file():
+        raise InputError(f"cannot read {str(path)!r}; run generate-pendulum-data")
+    (goals,) = require(read_arrays(path), ("goals",), path)
+    return bool((goals != 0).any())
 
 
 def _check(config: Config) -> None:

@@ -5,9 +5,8 @@ target_states (N, 2), control_sequences (N, T, 1), state_trajectories (N, T+1, 2
 optimal_costs (N,). The same seed gives the same states as there: 42 for training, 123 for tests.
 """
 
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from steerlab.envs.tracking.problem import TrackingProblem, final_error
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._planning import PLANS_FILE, ProblemOptions, chosen_problem, percent
 from steerlab.options import option
+from steerlab.processes import worker_pool
 from steerlab.study import study
 
 Floats = NDArray[np.float64]
@@ -94,10 +94,17 @@ def _in_parallel(
     workers = min(workers or cpu_count() or 1, len(jobs))
     with tqdm(total=len(initial), unit="case", desc="optimum") as bar:
         parts = []
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            for part in map(_solve, jobs) if workers == 1 else pool.map(_solve, jobs):
+
+        def collect(solved: Iterable[Floats]) -> None:
+            for part in solved:
                 bar.update(len(part))
                 parts.append(part)
+
+        if workers == 1:
+            collect(map(_solve, jobs))
+        else:
+            with worker_pool(workers) as pool:
+                collect(pool.map(_solve, jobs))
     return np.concatenate(parts)
 
 

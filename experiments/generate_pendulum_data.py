@@ -47,6 +47,7 @@ from steerlab.experiments._pendulum import (
     reached,
     save_arrays,
 )
+from steerlab.files import transaction
 from steerlab.options import option
 from steerlab.study import study
 
@@ -185,10 +186,13 @@ def run(config: Config, output: Path) -> dict[str, float]:
     sequences = tokenizer.sequences(chunks)
 
     shared = {"trajectory": numbers, "split": split}
-    save_arrays(output / "trajectories.npz", **vars(trajectories))
-    save_arrays(output / "training_pairs_original.npz", state=states, action_chunk=chunks, **shared)
-    save_arrays(output / "training_pairs_fast.npz", state=states, token_seq=sequences, **shared)
-    tokenizer.save(output / "tokenizer.json")
+    with transaction(output) as files:
+        save_arrays(files.path("trajectories.npz"), **vars(trajectories))
+        original = {"state": states, "action_chunk": chunks, **shared}
+        save_arrays(files.path("training_pairs_original.npz"), **original)
+        fast = {"state": states, "token_seq": sequences, **shared}
+        save_arrays(files.path("training_pairs_fast.npz"), **fast)
+        tokenizer.save(files.path("tokenizer.json"))
 
     held_out = chunks[split == 2]
     tokens = [len(t) for t in tokenizer.encode(held_out)]

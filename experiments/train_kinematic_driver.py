@@ -9,22 +9,22 @@ Examples:
   steerlab train-kinematic-driver alpha=0.05 cell=gru total_steps=3000000
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from steerlab.agents.classical.preview import PreviewDriver, drive_once
+from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.record import Record, drive_once, offset_figures
 from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
+from steerlab.experiments._driving import CTE_CAPTION, CTE_KEYS
 from steerlab.options import option
 from steerlab.seeds import HELD_OUT_ROADS
 from steerlab.study import study
@@ -51,14 +51,15 @@ def run(config: Config, output: Path) -> dict[str, float]:
     env = KinematicDriverVectorEnv(config.roads, config.episode_steps)
     found = {"learned": learned, "preview": drive_once(env, PreviewDriver, HELD_OUT_ROADS)}
     table = Table(
-        "driver", "return", "CVaR_0.05", "violations", "CTE P95", "jerk RMS", "progress",
-        header_style="bold", title=f"{config.roads} held-out roads",
+        "driver", "return", "CVaR_0.05", "violations", "CTE P95", "start", "steady", "front, steady",
+        "jerk RMS", "progress", header_style="bold", title=f"{config.roads} held-out roads",
+        caption=CTE_CAPTION,
     )  # fmt: skip
     figures = {name: summary(r) for name, r in found.items()}
     for name, f in figures.items():
         table.add_row(
             name, f"{f['return']:.1f}", f"{f['cvar']:.1f}", f"{100 * f['violations']:.1f} %",
-            f"{f['cte_p95']:.3f} m", f"{f['jerk_rms']:.2f} m/s^3", f"{f['progress']:.1f} %",
+            *(f"{f[key]:.3f} m" for key in CTE_KEYS), f"{f['jerk_rms']:.2f} m/s^3", f"{f['progress']:.1f} %",
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -66,13 +67,14 @@ def run(config: Config, output: Path) -> dict[str, float]:
     return figures["learned"]
 
 
-def summary(found: dict[str, NDArray[Any]]) -> dict[str, float]:
+def summary(record: Record) -> dict[str, float]:
     """Return the figures of the table for the episodes of one driver."""
+    found = record.end
     return {
         "return": float(found["base_return"].mean()),
         "cvar": cvar(found["base_return"], 0.05),
         "violations": float((found["violation"] > 0).mean()),
-        "cte_p95": float(np.median(found["cte_p95"])),
+        **asdict(offset_figures(record)),
         "jerk_rms": float(np.median(found["jerk_rms"])),
         "progress": float(found["progress"].mean()),
     }

@@ -22,9 +22,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -37,14 +38,16 @@ from steerlab.errors import InputError, unknown_name
 from steerlab.experiments._exploration import Exploration, explore
 from steerlab.experiments.compare_surrogates import choose, compare, divergence, show
 from steerlab.exporters.onnx import export_onnx
-from steerlab.files import writable_folder
+from steerlab.files import atomic_path, writable_folder
 from steerlab.options import option
+from steerlab.readers.graphs import read_graph, write_graph
 from steerlab.seeds import initial_weights
 from steerlab.study import study
+from steerlab.surrogates.plants.architectures import FORM, build, keep_weights
 from steerlab.surrogates.plants.base import CONTEXT
-from steerlab.surrogates.plants.gru import FORM, ModelPlant, SurrogateModel, build
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.onnx import OnnxPlant
+from steerlab.surrogates.plants.shaped import ModelPlant, SurrogateModel
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
 from steerlab.surrogates.simulated_cars import synthetic_drives
@@ -60,9 +63,26 @@ from steerlab.surrogates.training.dataset import (
     take,
 )
 
+OPSET = 18  # that the exporter knows best
 SOURCES = ("synthetic", "distil", "segments", "extracted")
 _WATCHED = 20  # routes of the closed loop that is watched during training
 _DRIVES = 200  # synthetic drives made at once
+
+
+class Export(Protocol):
+    """What an exported plant says of itself."""
+
+    @property
+    def architecture(self) -> str:
+        """Kind of network."""
+
+    @property
+    def size(self) -> str:
+        """Its size."""
+
+    @property
+    def sources(self) -> list[str]:
+        """Where its data came from."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +90,7 @@ class Config(FitConfig):
     """Options of the study."""
 
     sources: list[str] = option(["synthetic"], "synthetic, distil, segments, extracted, or several")
-    architecture: str = option("gru", "kind of network")
+    architecture: str = option("gru", "gru (recurrent) or tcn (dilated convolutions)")
     size: str = option("medium", "small, medium or large")
     drives: int = option(2400, "synthetic drives of 50 s")
     teacher: str = option("comma", "plant to distil: comma, or an ONNX file")
@@ -84,8 +104,8 @@ class Config(FitConfig):
     predictions: int = option(25, "predictions a training window has")
     processes: int = option(0, "processes that ask the teacher; 0 = one a core")
     export_onnx: bool = option(True, "write the ONNX file")
-    onnx_path: str | None = option(None, "where; default plant.onnx in the output folder")
-    onnx_opset: int = option(18, "version of the ONNX operator set")
+    onnx_path: str | None = option(None, "where, a file or a folder; default the output folder")
+    onnx_opset: int = option(OPSET, "version of the ONNX operator set")
     epochs: int = option(10, "passes over the training data at the most")
     batch_size: int = option(64, "windows a step")
     learning_rate: float = option(4e-3, "largest step size of AdamW")
@@ -95,7 +115,7 @@ class Config(FitConfig):
 
 def run(config: Config, output: Path) -> FitResult:
     """Collect the data, train, export and compare."""
-    _check(config)
+    _check(config, output)
     routes, held = _routes(config)
     sequences = _collect(config, output, routes)
     train, valid = _split(config, sequences)
@@ -115,7 +135,7 @@ def run(config: Config, output: Path) -> FitResult:
     model.cpu()
     _print_result(result)
     if config.export_onnx:
-        path = Path(config.onnx_path) if config.onnx_path else output / "plant.onnx"
+        path = onnx_file(config.onnx_path, output)
         export_plant(model, path, config, config.onnx_opset)
         print(f"plant:   {path} ({path.stat().st_size / 1e6:.2f} MB)")
         if held is not None:
@@ -127,43 +147,76 @@ def run(config: Config, output: Path) -> FitResult:
     return result
 
 
-def export_plant(model: SurrogateModel, path: Path, config: Config, opset: int) -> None:
+def export_plant(model: SurrogateModel, path: Path, config: "Export", opset: int) -> None:
     """Write the ONNX file and prove that onnxruntime predicts what torch does.
 
     Raises:
-        InputError: Predictions differ by more than 1e-4 nats.
+        InputError: The operator set does not do, or predictions differ by more than 1e-4 nats.
     """
     rng = np.random.default_rng(0)
     states = rng.normal(0, 0.5, (16, CONTEXT, 4)).astype(np.float32)
     states[..., 2] = rng.uniform(0, 35, (16, 1))
     tokens = rng.integers(400, 620, (16, 1)) + rng.integers(-4, 5, (16, CONTEXT))
-    # Far from the mean, logits are large and their rounding means nothing, so the exporter's own
-    # check of absolute differences is wide here, and predictions are compared instead.
-    export_onnx(
-        model,
-        [torch.from_numpy(states), torch.from_numpy(tokens)],
-        path,
-        ["states", "tokens"],
-        ["logits"],
-        opset=opset,
-        metadata={
-            "steerlab.architecture": config.architecture,
-            "steerlab.size": config.size,
-            "steerlab.form": FORM,
-            "steerlab.sources": ",".join(config.sources),
-        },
-        tolerance=1.0,
-    )
-    exact = ModelPlant(model).logits(states, tokens)
-    found = OnnxPlant(path).logits(states, tokens)
-    worst = float(divergence(exact, found, 1.0).max())
-    if not worst < 1e-4:
-        path.unlink()
-        raise InputError(f"{str(path)!r}: predictions of onnxruntime differ by {worst:.2g} nats")
-    assert onnx.load(str(path)).opset_import[0].version == opset
+    metadata = {
+        "steerlab.architecture": config.architecture,
+        "steerlab.size": config.size,
+        "steerlab.form": FORM,
+        "steerlab.sources": ",".join(config.sources),
+    }
+    with atomic_path(path) as temporary:
+        try:
+            # Far from the mean, logits are large and their rounding means nothing, so the exporter's
+            # own check of absolute differences is wide here; predictions are compared instead.
+            export_onnx(
+                model,
+                [torch.from_numpy(states), torch.from_numpy(tokens)],
+                temporary,
+                ["states", "tokens"],
+                ["logits"],
+                opset=opset,
+                metadata=metadata,
+                tolerance=1.0,
+            )
+            proto = read_graph(temporary, runs=False)
+        except InputError:
+            raise
+        except Exception as error:  # of torch, onnx and onnxruntime, which share no base class
+            reason = str(error).strip().partition("\n")[0][:200]
+            raise InputError(
+                f"onnx_opset={opset} cannot be written ({type(error).__name__}: {reason}); "
+                f"use {OPSET}, which comma's scripts run"
+            ) from error
+        written = next(entry.version for entry in proto.opset_import if not entry.domain)
+        if written != opset:
+            raise InputError(f"onnx_opset={opset} cannot be written, only {written}; use {OPSET}")
+        keep_weights(proto, model)
+        write_graph(temporary, proto)
+        exact = ModelPlant(model).logits(states, tokens)
+        worst = float(divergence(exact, OnnxPlant(temporary).logits(states, tokens), 1.0).max())
+        if not worst < 1e-4:
+            raise InputError(
+                f"{str(path)!r}: predictions of onnxruntime differ by {worst:.2g} nats"
+            )
 
 
-def _check(config: Config) -> None:
+def onnx_file(onnx_path: str | None, output: Path) -> Path:
+    """Return where the plant goes: a file, or ``plant.onnx`` in a folder.
+
+    Raises:
+        InputError: It cannot be written there, or the name is not that of an ONNX file.
+    """
+    path = Path(onnx_path).expanduser() if onnx_path else output
+    if path.is_dir() or path == output or str(onnx_path).endswith(("/", os.sep)):
+        path /= "plant.onnx"
+    if path.suffix != ".onnx":
+        raise InputError(
+            f"onnx_path={onnx_path!r} names no ONNX file; end it in .onnx, or give a folder"
+        )
+    writable_folder(path.parent)
+    return path
+
+
+def _check(config: Config, output: Path) -> None:
     for source in config.sources:
         if source not in SOURCES:
             raise unknown_name("source", source, SOURCES)
@@ -176,9 +229,12 @@ def _check(config: Config) -> None:
             raise InputError(f"{name}={getattr(config, name)} must be at least {least}")
     if not 0 < config.validation < 1:
         raise InputError(f"validation={config.validation} must be between 0 and 1")
-    build(config.architecture, config.size)
-    if config.onnx_path:
-        writable_folder(Path(config.onnx_path).parent)
+    model = build(config.architecture, config.size)
+    if config.export_onnx:
+        onnx_file(config.onnx_path, output)
+        if config.onnx_opset != OPSET:  # tried out now, not after the training
+            with TemporaryDirectory() as folder:
+                export_plant(model.eval(), Path(folder, "plant.onnx"), config, config.onnx_opset)
 
 
 def _routes(config: Config) -> tuple[Segments | None, Segments | None]:
@@ -273,7 +329,8 @@ def _print_result(result: FitResult) -> None:
 
 
 def _save_json(path: Path, contents: object) -> None:
-    path.write_text(json.dumps(contents, indent=1), encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(contents, indent=1), encoding="utf-8")
 
 
 main = study(Config, run, resumes=True)

@@ -5,7 +5,8 @@ fails. It takes our files and anyone's. Only the ONNX graph and metadata in a re
 read; no pickle is executed unless trust_pickle=true, and then in a process of its own. A pickle fits
 one version of tinygrad: without tinygrad_path= of the target, "drop-in" is said of ONNX and metadata
 only. Contracts: openpilot-0.10.0, sunnypilot-2025-08, openpilot-0.10.1, openpilot-0.11.0,
-openpilot-supercombo-2026-06, openpilot-supercombo-2026-09.
+openpilot-supercombo-2026-06, openpilot-supercombo-2026-07, openpilot-supercombo-2026-09. Not one of
+the checks tells whether a model may steer a car.
 
 Examples:
   steerlab verify-export model=output/driving_policy.onnx

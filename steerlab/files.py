@@ -202,7 +202,8 @@ def owned_folder(folder: str | Path) -> Iterator[Path]:
 
 def settle(folder: Path) -> None:
     """Finish or remove what stopped owners of ``folder`` and the folders below left unfinished."""
-    for hidden in [*folder.rglob(HIDDEN)]:
+    # The deepest first: the hidden folder holds settings, which have a hidden folder of their own.
+    for hidden in sorted(folder.rglob(HIDDEN), key=lambda path: -len(path.parts)):
         lock = FileLock(hidden / "lock")
         try:
             if hidden.parent != folder and (hidden / "lock").exists():

@@ -78,14 +78,18 @@ def worker_pool(
 def _begin(
     parent: int, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent(parent)
+    begin_worker(parent)
     if initializer:
         initializer(*arguments)
 
 
-def end_with_parent(parent: int) -> None:
-    """Let this process end when its parent, the process ``parent``, does, however that ends."""
+def begin_worker(parent: int) -> None:
+    """Make this process a worker: it leaves Ctrl-C to its parent, and ends when that ends.
+
+    Args:
+        parent: Number of the process that started this one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:

@@ -26,11 +26,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from steerlab.errors import InputError, unknown_name
+from steerlab.errors import InputError
 from steerlab.files import HIDDEN, atomic_path, owned_folder, writable_folder
 from steerlab.processes import Terminated, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
+from steerlab.study_arguments import SHOWING, overrides_of, shorten, writable
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -40,6 +41,14 @@ _NO_GROUPS = "pkg://hydra.conf"
 _STORAGE_ERRORS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
 }  # fmt: skip
+
+
+class _JobError(BaseException):
+    """Carries an error past Hydra, which would print its own line on it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 def study(
@@ -58,6 +67,8 @@ def study(
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
     name = (spec.name if spec else run.__module__).rpartition(".")[2]
+    if name == "__main__":  # a script of its own
+        name = Path(module.__file__ or "study").stem
     command = name.replace("_", "-")
 
     def main(argv: Sequence[str] | None = None) -> None:
@@ -67,12 +78,12 @@ def study(
             return
         try:
             with terminable():
-                _check_overrides(arguments, config_type)
-                _run_hydra(name, arguments, config_type, run)
+                _run_hydra(name, overrides_of(arguments, config_type), config_type, run)
         except InputError as error:
-            sys.exit(f"steerlab {command}: {error}")
+            sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
         except (HydraException, OmegaConfBaseException) as error:
-            sys.exit(f"steerlab {command}: {_one_line(error)} (see --help)")
+            text = shorten(_one_line(error), arguments)
+            sys.exit(f"steerlab {command}: {text} (see --help)")
         except OSError as error:
             if error.errno not in _STORAGE_ERRORS:
                 raise
@@ -101,16 +112,24 @@ def _run_hydra(
 ) -> None:
     """Compose the settings through Hydra and call ``run`` once for each job."""
     _store(name, config_type)
+    if not set(SHOWING) & set(arguments):
+        _make_output(arguments)
 
     def job(settings: DictConfig) -> Any:
-        output = Path(HydraConfig.get().runtime.output_dir)
+        output = _output_of(settings)
         config = _to_dataclass(config_type, settings)
         try:
             with owned_folder(output), study_settings(_save_config(settings, output)):
-                return run(config, output)
+                try:
+                    return run(config, output)
+                except InputError:
+                    _forget_unused(output)
+                    raise
         except KeyboardInterrupt as stop:
             many = HydraConfig.get().mode is RunMode.MULTIRUN
             raise type(stop)(output.parent if many else output) from None
+        except Exception as error:
+            raise _JobError(error) from error
 
     # Hydra's parser wants all overrides in one row.
     ordered = sorted(arguments, key=lambda a: "=" in a and not a.startswith("-"))
@@ -119,6 +138,8 @@ def _run_hydra(
         # Without this Hydra prints its own report of every exception and exits.
         with mock.patch.dict(os.environ, HYDRA_FULL_ERROR="1"):
             hydra.main(version_base="1.3", config_path=_NO_GROUPS, config_name=name)(job)()
+    except _JobError as failed:
+        raise failed.error from failed.error.__cause__
     finally:
         sys.argv = old_argv
 
@@ -129,7 +150,7 @@ def _store(name: str, config_type: type[Any]) -> None:
     with_output = dataclasses.make_dataclass(
         config_type.__name__, [("output", str | None, None)], bases=(config_type,), frozen=True
     )
-    schema = _writable(OmegaConf.structured(with_output))
+    schema = writable(OmegaConf.structured(with_output))
     folder = "${steerlab.either:${output},runs/" + name + "/${now:%Y-%m-%d_%H-%M-%S}}"
     store = ConfigStore.instance()
     store.store(name=f"{name}_schema", node=schema)
@@ -153,23 +174,26 @@ def _store(name: str, config_type: type[Any]) -> None:
     )
 
 
-def _writable(node: Any) -> Any:
-    """Clear the read-only flag that frozen dataclasses carry: overrides come before freezing."""
-    if isinstance(node, DictConfig):
-        OmegaConf.set_struct(node, None)
-        OmegaConf.set_readonly(node, False)
-        for key in node:
-            if not OmegaConf.is_missing(node, key):
-                _writable(node._get_node(key))
-    return node
+def _make_output(arguments: Sequence[str]) -> None:
+    """Make the folder that is asked for; Hydra's own complaint would be a traceback."""
+    typed = [a for a in arguments if a.startswith("output=")]
+    if typed and (value := OverridesParser.create().parse_override(typed[-1]).value()):
+        writable_folder(OmegaConf.create({"output": str(value)})["output"])
+
+
+def _output_of(settings: DictConfig) -> Path:
+    """Return the folder of a job: as typed, which Hydra would read as text with interpolations."""
+    job = HydraConfig.get()
+    if not settings.output:
+        return Path(job.runtime.output_dir)
+    folder = Path(settings.output)
+    return folder / str(job.job.num) if job.mode is RunMode.MULTIRUN else folder
 
 
 def _to_dataclass(config_type: type[Any], settings: DictConfig) -> Any:
     """Return the settings as the study's own dataclass, without the added option ``output``."""
-    chosen = _writable(OmegaConf.structured(config_type))
-    for field in dataclasses.fields(config_type):
-        chosen[field.name] = settings[field.name]
-    return OmegaConf.to_object(chosen)
+    chosen: Any = OmegaConf.to_object(settings)
+    return config_type(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(config_type)})
 
 
 def _one_line(error: Exception) -> str:
@@ -179,31 +203,12 @@ def _one_line(error: Exception) -> str:
     return " ".join(": ".join(dict.fromkeys(texts)).split())
 
 
-def _check_overrides(arguments: Sequence[str], config_type: type[Any]) -> None:
-    """Reject an option that does not exist, before Hydra starts.
-
-    Raises:
-        InputError: A name is not an option of the study; the nearest option is suggested.
-    """
-    known = {f.name for f in dataclasses.fields(config_type)} | {"output"}
-    overrides = [a for a in arguments if not a.startswith("-")]
-    for argument in overrides:
-        if "=" not in argument and not argument.startswith("~"):
-            if Path(arguments[arguments.index(argument) - 1]).name.startswith("--"):
-                continue  # the value of a Hydra flag, such as --config-dir presets
-            raise InputError(f"{argument!r} is not of the form option=value; see --help")
-    parser = OverridesParser.create()
-    for argument in [a for a in overrides if "=" in a]:
-        try:
-            override = parser.parse_override(argument)
-        except HydraException as error:
-            reason = _one_line(error).partition(" See http")[0]
-            raise InputError(f"cannot read {argument!r}: {reason}; quote special signs") from error
-        head = override.key_or_group.partition(".")[0].partition("/")[0]
-        if head != "hydra" and head not in known and not override.is_add():
-            raise unknown_name("option", override.key_or_group, known)
-        if head == "output" and not override.is_sweep_override():
-            writable_folder(str(override.value()))  # Hydra's own complaint would be a traceback
+def _forget_unused(output: Path) -> None:
+    """Remove the settings of a run that made nothing, so that the mended command can use the folder."""
+    settings = (output / HIDDEN / "settings.yaml", output / CONFIG_FILE)
+    if not any(path.name not in (HIDDEN, CONFIG_FILE) for path in output.iterdir()):
+        for path in settings:
+            path.unlink(missing_ok=True)
 
 
 def _save_config(settings: DictConfig, output: Path) -> dict[str, Any]:

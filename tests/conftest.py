@@ -1,6 +1,10 @@
 """Shared fixtures: one torch thread, and the real data when it is at hand."""
 
+import hashlib
 import os
+import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,3 +25,64 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: set STEERLAB_SHARED (looked in {folder})")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="run the exhaustive suites, too (make reliability)",
+    )
+    parser.addoption(
+        "--study", default="", help="of the exhaustive suites, only tests of this name"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the exhaustive tests out unless they are asked for, and those that are done already."""
+    name, left_out = config.getoption("--study"), []
+    for item in items:
+        if item.get_closest_marker("exhaustive") is None:
+            continue
+        wanted = config.getoption("--exhaustive") and (not name or f"[{name}" in item.name)
+        if not wanted or _done(config, item.nodeid):
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> Callable[[str, int, int], None]:
+    """Print a count of an exhaustive test; keep it, so that the same sources are not tried again."""
+
+    def note(what: str, tried: int, wrong: int) -> None:
+        line = f"{what}: {tried} tried, {wrong} wrong"
+        print(line, file=sys.stderr)
+        cache = request.config.cache
+        assert cache
+        kept = cache.get(_key(request.node.nodeid), [])
+        cache.set(_key(request.node.nodeid), [*kept, line] if not wrong else [])
+
+    return note
+
+
+def _key(nodeid: str) -> str:
+    return f"exhaustive/{_sources()}/{hashlib.sha256(nodeid.encode()).hexdigest()[:16]}"
+
+
+def _done(config: pytest.Config, nodeid: str) -> bool:
+    lines = config.cache.get(_key(nodeid), []) if config.cache else []
+    for line in lines:
+        print(f"done before: {line}", file=sys.stderr)
+    return bool(lines)
+
+
+@cache
+def _sources() -> str:
+    """Return a hash of all source files."""
+    digest = hashlib.sha256()
+    rooms = ("agents", "envs", "experiments", "exporters", "steerlab", "surrogates", "tests")
+    for path in sorted(path for room in rooms for path in (ROOT / room).glob("**/*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

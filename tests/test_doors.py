@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ROOMS = ("surrogates", "agents", "exporters", "openpilot")
+ROOMS = ("surrogates", "envs", "agents", "exporters", "openpilot")
 
 
 @pytest.mark.parametrize("room", ROOMS)

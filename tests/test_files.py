@@ -125,3 +125,9 @@ def test_exclusive_text(tmp_path: Path) -> None:
     assert exclusive_text(tmp_path / "a", "first")
     assert not exclusive_text(tmp_path / "a", "second")
     assert visible(tmp_path) == {"a": "first"}
+
+
+def test_what_is_hidden_in_the_hidden_folder_is_settled_too(tmp_path: Path) -> None:
+    (tmp_path / HIDDEN / HIDDEN / "unfinished").mkdir(parents=True)
+    with owned_folder(tmp_path):
+        assert not (tmp_path / HIDDEN / HIDDEN).exists()

@@ -4,9 +4,8 @@ It predicts where the car will be when a new command gets through the delay, and
 LQR whose feedforward looks ahead along the path. It acts through the public action interface.
 """
 
-from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,54 +193,6 @@ def _unhurried(cruise: Floats, late: Floats, info: dict[str, Any]) -> Floats:
     ]
     slower = cruise * (1.0 - CAUTION * shares[0] * shares[1])
     return np.maximum(slower, np.minimum(cruise, UNHURRIED))
-
-
-class Driver(Protocol):
-    """Whoever drives all rows of an environment: made with it, told when episodes begin."""
-
-    def reset(self, observation: Any, info: dict[str, Any]) -> None:
-        """Forget the past."""
-
-    def __call__(self, observation: Any, info: dict[str, Any]) -> Any:
-        """Return actions (N, 2)."""
-
-
-def drive_once(
-    env: KinematicDriverVectorEnv,
-    make_driver: Callable[[KinematicDriverVectorEnv], Driver],
-    seed: int,
-    options: Mapping[str, Any] | None = None,
-    progress: Callable[[], Any] | None = None,
-) -> dict[str, NDArray[Any]]:
-    """Drive one episode in each row, rows ``seed``, ``seed + 1`` and so on.
-
-    Args:
-        env: Environment in next-step mode; rows that are through drive on, which is not counted.
-        make_driver: Called with ``env``.
-        seed: Seed of the first row.
-        options: Options of the reset.
-        progress: Called after every step.
-
-    Returns:
-        For each entry of ``info`` its values (N,) at the end of the row's episode, and ``steps``.
-    """
-    driver = make_driver(env)
-    observation, info = env.reset(seed=seed, options=dict(options or {}))
-    driver.reset(observation, info)
-    names = [name for name in info if f"_{name}" in info]
-    result = {name: info[name].copy() for name in names}
-    result["steps"] = np.zeros(env.num_envs, int)
-    running = np.ones(env.num_envs, bool)
-    while running.any():
-        observation, _, terminated, truncated, info = env.step(driver(observation, info))
-        result["steps"] += running
-        over = running & (terminated | truncated)
-        for name in names:
-            result[name][over] = info[name][over]
-        running &= ~over
-        if progress:
-            progress()
-    return result
 
 
 @cache

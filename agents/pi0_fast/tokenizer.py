@@ -8,6 +8,7 @@ at the end are left out and filled in at decoding, so that any sequence of token
 merges are applied in the order they were learned.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from scipy.fft import dct, idct
 
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
+from steerlab.readers.text import entry, parse_json, read_json
 
 BOS, EOS, PAD, UNK = range(4)
 SPECIAL = ("<bos>", "<eos>", "<pad>", "<unk>")
@@ -145,6 +147,8 @@ class FastTokenizer:
     def from_dict(cls, values: dict[str, Any]) -> "FastTokenizer":
         """Return the tokenizer that :meth:`to_dict` described."""
         try:
+            vocabulary = _check_bpe(values["bpe"])
+            _check_range(values, vocabulary)
             return cls(**values)
         except InputError:
             raise
@@ -152,9 +156,12 @@ class FastTokenizer:
             raise InputError(f"not a FAST tokenizer ({error}); train it again") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the tokenizer as JSON."""
+        """Write the tokenizer as JSON, with a checksum."""
+        values = self.to_dict()
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+            temporary.write_text(
+                json.dumps(values | {"sha256": _checksum(values)}), encoding="utf-8"
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> "FastTokenizer":
@@ -164,12 +171,76 @@ class FastTokenizer:
             InputError: There is no such file, or it holds no tokenizer.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            values = read_json(path, dict)
+        except InputError as error:
             raise InputError(
                 f"cannot read the tokenizer {str(path)!r}: {error}; run generate-pendulum-data"
             ) from error
+        known = values.pop("sha256", None)
+        if known is not None and known != _checksum(values):
+            raise InputError(
+                f"{str(path)!r} is damaged: it does not have its checksum; run generate-pendulum-data"
+            )
         return cls.from_dict(values)
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _check_range(values: dict[str, Any], vocabulary: dict[str, int]) -> None:
+    """Refuse numbers out of range, and tokens that spell anything else than coefficients.
+
+    Raises:
+        InputError: There is one.
+    """
+    source = "a FAST tokenizer"
+    scale = entry(values, "scale", (int, float), source)
+    horizon, low, high = (entry(values, n, int, source) for n in ("horizon", "low", "high"))
+    if not (0 < scale < 1e9 and 1 <= horizon <= 10_000 and -20_000 < low <= 0 <= high < 20_000):
+        raise InputError(
+            f"not a FAST tokenizer: scale={scale}, horizon={horizon}, low={low}, high={high}"
+        )
+    letters = {_letter(i - low) for i in range(low, high + 1)}
+    tokens = [text for text, i in vocabulary.items() if i >= len(SPECIAL)]
+    if any(not text or len(text) > horizon or not letters.issuperset(text) for text in tokens):
+        raise InputError("not a FAST tokenizer: a token spells no coefficients; train it again")
+
+
+def _check_bpe(text: Any) -> dict[str, int]:
+    """Return the vocabulary of what :meth:`FastTokenizer.train` writes; refuse everything else.
+
+    The library would abort the process at some of it.
+
+    Raises:
+        InputError: A setting is another, or vocabulary and merges do not fit each other.
+    """
+    if not isinstance(text, str):
+        raise InputError("not a FAST tokenizer: 'bpe' is no text; train it again")
+    found = parse_json(text, "'bpe' of a tokenizer")
+    library = _library()
+    pattern = json.loads(library.Tokenizer(library.models.BPE()).to_str())
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    pattern["added_tokens"] = [
+        {"id": i, "content": sign, **special, "special": True} for i, sign in enumerate(SPECIAL)
+    ]
+    vocabulary, merges = (
+        entry(entry(found, "model", dict, "'bpe'"), name, kind, "'bpe'")
+        for name, kind in (("vocab", dict), ("merges", list))
+    )
+    pattern["model"] |= {"vocab": vocabulary, "merges": merges}
+    if found != pattern:
+        raise InputError("not a FAST tokenizer: its settings are others; train it again")
+    numbers = list(vocabulary.values())
+    pairs = [tuple(m) for m in merges if isinstance(m, list) and len(m) == 2]
+    known = all(
+        isinstance(a, str) and isinstance(b, str) and {a, b, a + b} <= vocabulary.keys()
+        for a, b in pairs
+    )
+    whole = all(type(n) is int for n in numbers) and sorted(numbers) == list(range(len(numbers)))
+    if not (known and whole and len(pairs) == len(merges)):
+        raise InputError("not a FAST tokenizer: merges and vocabulary do not fit; train it again")
+    return dict(vocabulary)
 
 
 def _library() -> Any:

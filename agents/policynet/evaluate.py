@@ -11,9 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab import seeds
-from steerlab.agents.classical.preview import Driver
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges, as_ranges
+from steerlab.envs.kinematic_driver.record import (
+    Driver,
+    OffsetFigures,
+    Record,
+    drive_once,
+    offset_figures,
+)
 from steerlab.envs.kinematic_driver.roads import START
 from steerlab.envs.kinematic_driver.violations import CUT, VIOLATIONS
 from steerlab.errors import InputError
@@ -75,23 +81,6 @@ def held_out() -> HeldOut:
     return HeldOut(**table | {"ranges": as_ranges(table["ranges"])})
 
 
-@dataclass
-class Record:
-    """What N episodes were like.
-
-    Attributes:
-        offset: Absolute offset from the path at every step that was driven, m, all in one (M,).
-        heading: Absolute heading error, rad, (M,).
-        jerk: Jerk, m/s^3, (M,).
-        end: For each entry of ``info`` its values (N,) at the end of the episode; ``steps`` too.
-    """
-
-    offset: NDArray[np.float32]
-    heading: NDArray[np.float32]
-    jerk: NDArray[np.float32]
-    end: dict[str, NDArray[Any]]
-
-
 def drive(
     make_driver: MakeDriver,
     seeds: range,
@@ -109,39 +98,11 @@ def drive(
         progress: Called after every step.
     """
     env = KinematicDriverVectorEnv(len(seeds), max_episode_steps, ranges)
-    driver = make_driver(env)
-    observation, info = env.reset(seed=seeds.start)
-    driver.reset(observation, info)
-    names = [name for name in info if f"_{name}" in info]
-    end = {name: info[name].copy() for name in names}
-    end["steps"] = np.zeros(len(seeds), np.int64)
-    running = np.ones(len(seeds), bool)
-    kept: dict[str, list[NDArray[np.float32]]] = {"offset": [], "heading": [], "jerk": []}
-    while running.any():
-        observation, _, terminated, truncated, info = env.step(driver(observation, info))
-        end["steps"] += running
-        kept["offset"].append(np.abs(info["cte"][running]))
-        kept["heading"].append(np.abs(info["heading_error"][running]))
-        kept["jerk"].append(np.array(env.simulator.jerk[running]))
-        over = running & (terminated | truncated)
-        for name in names:
-            end[name][over] = info[name][over]
-        running &= ~over
-        progress()
-    return Record(**{n: np.concatenate(v) for n, v in kept.items()}, end=end)
-
-
-def join(records: list[Record]) -> Record:
-    """Return several records as one."""
-    first, arrays = records[0], ("offset", "heading", "jerk")
-    return Record(
-        **{n: np.concatenate([getattr(r, n) for r in records]) for n in arrays},
-        end={n: np.concatenate([r.end[n] for r in records]) for n in first.end},
-    )
+    return drive_once(env, make_driver, seeds.start, progress=progress)
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(OffsetFigures):
     """The figures of a table; percentiles and means are over all steps of all episodes."""
 
     episodes: int
@@ -150,11 +111,8 @@ class Figures:
     cuts: int
     wrong_way: int
     stall: int
-    cte_p50: float  # m
-    cte_p95: float  # m
-    cte_max: float  # m
-    heading_p95: float  # rad
-    jerk_rms: float  # m/s^3
+    heading_p95: float  # rad; what a violation cut off counts as infinite
+    jerk_rms: float  # m/s^3, of the steps that were driven
     progress: float  # percent of the way at the set speed
     return_mean: float  # percent of a perfect drive
     return_cvar: float  # mean of the worst twentieth
@@ -188,11 +146,9 @@ def figures(record: Record) -> Figures:
         cuts=count[VIOLATIONS[CUT]],
         wrong_way=count["wrong_way"],
         stall=count["stall"],
-        cte_p50=float(np.percentile(record.offset, 50)),
-        cte_p95=float(np.percentile(record.offset, 95)),
-        cte_max=float(record.offset.max()),
-        heading_p95=float(np.percentile(record.heading, 95)),
-        jerk_rms=float(np.sqrt(np.mean(np.square(record.jerk, dtype=np.float64)))),
+        **asdict(offset_figures(record)),
+        heading_p95=record.percentile(record.heading, 95),
+        jerk_rms=float(np.sqrt(np.nanmean(np.square(record.jerk, dtype=np.float64)))),
         progress=float(end["progress"].mean()),
         return_mean=float(returns.mean()),
         return_cvar=float(tail.mean()),

@@ -1,9 +1,9 @@
-"""The policy network: learned filters over the contract's window, and openpilot's heads.
+"""The policy network: filters over the contract's window, and openpilot's heads.
 
-Each frame gives a few readings of its features; the state is a linear function of the readings of all 25
-frames, so it can average errors away, differentiate, and tell what its own last commands were. The
-commands are linear in state and features plus what a small network adds: a tracking controller is
-nearly linear, and small errors have to be answered as exactly as large ones.
+Each frame gives a few readings of its features. The commands are linear in this frame's features and in
+the readings of all 25 frames, plus what a small network adds. A tracking controller is nearly linear:
+averaging errors away, differentiating and telling what one's own last commands were are filters, and
+small errors have to be answered as exactly as large ones.
 
 The network is a function of the window alone. Frames that are still empty (all features zero, as the
 consumer's queues begin) read as zero, so a window with k frames is worth what a sequence of those k
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steerlab.agents.policynet.features import TRACKED
 from steerlab.errors import InputError
 from steerlab.openpilot.commands import action_times, plan_acceleration, plan_curvature
 from steerlab.openpilot.contracts import (
@@ -46,7 +47,6 @@ class PolicySize:
     reduced: int = 128  # values to which a frame's features are reduced
     hidden: int = 128  # values of the state: filters over the window
     trunk: int = 128  # units of the two layers before the heads
-    readings: int = 24  # values of each frame that the filters see
 
 
 class Frames(NamedTuple):
@@ -54,7 +54,8 @@ class Frames(NamedTuple):
 
     reduced: Tensor
     readings: Tensor  # what the filters see; 0 where the queue is still empty
-    readout: Tensor  # linear functions of the features of this frame: motion, commands
+    motion: Tensor  # linear functions of the features of this frame: what the car does now
+    command: Tensor  # and what they add to the commands
 
 
 class Parts(NamedTuple):
@@ -92,17 +93,19 @@ class PolicyNet(nn.Module):
         self.feeds = {i.feed: n for n, i in self.model.inputs.items()}
         plan = self.model.heads["plan"]
         self.hypotheses = plan.hypotheses
-        # Parts of the inputs of this frame that go to the heads directly.
-        self.direct = 2 + 2 * ("lateral_control_params" in self.feeds)
+        # Inputs of this frame that go to the trunk as they are.
+        beside = 2 + 2 * ("lateral_control_params" in self.feeds)
         units = size.hidden
         self.reduce = nn.Linear(FEATURES, size.reduced)
-        self.read = nn.Linear(FEATURES, 4 + 2)
-        self.readings = nn.Linear(FEATURES, size.readings)
-        self.width = size.readings + len(DESIRES) + 1
+        self.read = nn.Linear(FEATURES, 4)
+        columns = range(FEATURES)[TRACKED]
+        self.readings = nn.Linear(FEATURES, len(columns), bias=False)
+        self.width = len(columns) + len(DESIRES) + 1
         self.filters = nn.Linear(WINDOW * self.width, units)
-        self.steer_and_pedal = nn.Linear(units, 2, bias=False)
+        self.direct = nn.Linear(FEATURES, 2)
+        self.past = nn.Linear(WINDOW * self.width, 2, bias=False)
         self.trunk = nn.Sequential(
-            nn.Linear(units + size.reduced + self.direct, size.trunk),
+            nn.Linear(units + size.reduced + beside, size.trunk),
             nn.SiLU(),
             nn.Linear(size.trunk, size.trunk),
             nn.SiLU(),
@@ -115,6 +118,14 @@ class PolicyNet(nn.Module):
         self.heads = nn.Linear(size.trunk, sum(self.widths.values()))
         with torch.no_grad():
             self.heads.weight *= 0.1
+            self.readings.weight.copy_(torch.eye(FEATURES)[columns])
+            for part in (*self.linear_part(), self.heads.weight[:2], self.heads.bias[:2]):
+                part.zero_()
+            # Motion begins as what the sensors say: speed, sideways acceleration and delay.
+            self.read.weight.zero_()
+            self.read.bias.zero_()
+            self.read.weight[0, 0] = self.read.weight[2, 1] = 1.0
+            self.read.weight[3, 2], self.read.bias[3] = 5.5, -10.5
         times = torch.as_tensor(T_IDXS, dtype=torch.float32)
         grown = torch.log(0.05 + 0.3 * times + 0.05 * times**2)
         self.log_std = nn.Parameter(grown[:, None].repeat(m, 1, 15))
@@ -127,6 +138,10 @@ class PolicyNet(nn.Module):
         self.contract = contract_
         self.shape = PlanShape(contract_.command)
         self.t_longitudinal = float(action_times(contract_.command, 0.0, LONGITUDINAL_DELAY)[1])
+
+    def linear_part(self) -> list[nn.Parameter]:
+        """Return the weights of the commands' linear part."""
+        return [self.direct.weight, self.direct.bias, self.past.weight]
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the tensors of the heads, each (B, *shape)."""
@@ -162,29 +177,24 @@ class PolicyNet(nn.Module):
     ) -> Parts:
         """Return what the heads say of a window (B, 25, 512); see :meth:`parts`."""
         frames = self.frames(features, desire)
-        state = self.state(frames.readings)
         last = Frames(*(part[:, -1] for part in frames))
-        return self.parts(state, last, traffic, car, times)
+        return self.parts(frames.readings, last, traffic, car, times)
 
     def frames(self, features: Tensor, desire: Tensor) -> Frames:
         """Return what is kept of frames: features (..., 512) and the desire's rows (..., 8)."""
         reduced = nn.functional.silu(self.reduce(features))
         present = (features.abs().amax(-1, keepdim=True) * 1e4).clamp(max=1.0)
         seen = torch.cat([self.readings(features), desire, torch.ones_like(present)], dim=-1)
-        return Frames(reduced, seen * present, self.read(features))
+        return Frames(reduced, seen * present, self.read(features), self.direct(features))
 
-    def state(self, readings: Tensor) -> Tensor:
-        """Return the state (B, H) after a window of readings (B, 25, K)."""
-        return self.filters(readings.flatten(-2))
-
-    def states(self, readings: Tensor) -> Tensor:
-        """Return the states (B, 25, H) after each of the frames of windows (B, 25, K)."""
+    def windows(self, readings: Tensor) -> Tensor:
+        """Return the windows (B, T, 25, K) that end at each of T frames; before them is nothing."""
         padded = nn.functional.pad(readings, (0, 0, WINDOW - 1, 0))
-        return self.state(padded.unfold(1, WINDOW, 1).transpose(-1, -2))
+        return padded.unfold(1, WINDOW, 1).transpose(-1, -2)
 
     def parts(
         self,
-        state: Tensor,
+        window: Tensor,
         frame: Frames,
         traffic: Tensor,
         car: Tensor | None = None,
@@ -193,7 +203,7 @@ class PolicyNet(nn.Module):
         """Return what the heads say.
 
         Args:
-            state: State after the window, (..., H).
+            window: Readings of the window, (..., 25, K).
             frame: The window's last frame.
             traffic: (..., 2).
             car: ``lateral_control_params`` (..., 2), where the contract has them.
@@ -203,12 +213,14 @@ class PolicyNet(nn.Module):
         direct = [traffic]
         if car is not None:
             direct += [car[..., :1] / _SPEED, car[..., 1:] / 0.3]
-        trunk = torch.cat([nn.functional.silu(state), frame.reduced, *direct], dim=-1)
+        window = window.flatten(-2)
+        state = nn.functional.silu(self.filters(window))
+        trunk = torch.cat([state, frame.reduced, *direct], dim=-1)
         trunk = self.trunk(trunk)
         said = dict(
             zip(self.widths, self.heads(trunk).split(list(self.widths.values()), -1), strict=True)
         )
-        now = (said["now"] + frame.readout[..., :4]).unbind(-1)
+        now = (said["now"] + frame.motion).unbind(-1)
         if car is None:
             speed = _SPEED * now[0]
             delay = 0.25 + nn.functional.softplus(0.3 * now[3])
@@ -220,7 +232,7 @@ class PolicyNet(nn.Module):
             delay, later = times[..., 0], times[..., 1].clamp(0.05, SHARED)
         delay = delay.clamp(0.05, SHARED)
         square = speed.clamp(min=rule.min_speed) ** 2
-        command = said["command"] + frame.readout[..., 4:] + self.steer_and_pedal(state)
+        command = said["command"] + frame.command + self.past(window)
         steer, pedal = command.unbind(-1)
         # Smooth bounds, somewhat beyond what the controls let through.
         bound = (LATERAL_ACCELERATION / square).clamp(max=MAX_CURVATURE)
@@ -357,5 +369,5 @@ class Memory:
         self.now = (self.now + 1) % length
         self.readings[self.now] = frame.readings
         slots = (self.now - STRIDE * np.arange(WINDOW - 1, -1, -1)) % length
-        state = self.network.state(self.readings[torch.as_tensor(slots)].transpose(0, 1))
-        return self.network.parts(state, frame, traffic, car)
+        window = self.readings[torch.as_tensor(slots)].transpose(0, 1)
+        return self.network.parts(window, frame, traffic, car)

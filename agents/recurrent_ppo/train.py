@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from steerlab.agents.checkpoint import fitting, load_checkpoint
-from steerlab.agents.classical.preview import drive_once
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE, PolicyDriver
 from steerlab.agents.recurrent_ppo.policy import SequencePolicy
 from steerlab.agents.recurrent_ppo.warm_start import imitate
@@ -21,6 +19,7 @@ from steerlab.agents.training_loop import LAST
 from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
+from steerlab.envs.kinematic_driver.record import Record, drive_once
 from steerlab.envs.sb3 import SB3VecEnv
 from steerlab.envs.wrappers.cvar import CVaRVectorReward
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
@@ -212,8 +211,8 @@ def evaluate_driver(
     episode_steps: int,
     seed: int,
     threshold: float | None = None,
-    progress: Callable[[], Any] | None = None,
-) -> dict[str, NDArray[Any]]:
+    progress: Callable[[], Any] = lambda: None,
+) -> Record:
     """Drive ``episodes`` held-out episodes, the same for every learner that gets the same seed.
 
     Args:
@@ -225,7 +224,7 @@ def evaluate_driver(
         progress: Called after every step.
 
     Returns:
-        See :func:`~steerlab.agents.classical.preview.drive_once`; ``base_return`` is the return.
+        What was driven; ``base_return`` is the return.
     """
     wrapper: CVaRVectorReward = model.get_env().venv.venv.env  # type: ignore[union-attr]
     b = wrapper.risk.threshold if threshold is None else threshold

@@ -26,6 +26,7 @@ class Sky(NamedTuple):
 
 
 LOWEST = float(-np.pi / 18)  # rad, elevation of a panorama's first row
+BAND = np.float32(4)  # grey levels: the sky has steps, which a disk holds far better than slopes
 _GRID = 16  # pixels between places whose direction is worked out; the sky between is interpolated
 
 
@@ -105,10 +106,11 @@ def _compose_pixels(raw: Any, panorama: Any, haze: Any, directions: Any, picture
                 for c in range(3):
                     below = panorama[ei, here, c] * (1 - as_) + panorama[ei, there, c] * as_
                     above = panorama[ei + 1, here, c] * (1 - as_) + panorama[ei + 1, there, c] * as_
-                    total[c] += open_ * (below * (1 - es) + above * es)
+                    shown = below * (1 - es) + above * es
+                    total[c] += open_ * BAND * np.floor(shown / BAND)
             for c in range(3):
-                shown = total[c] * np.float32(0.25) + np.float32(0.5)
-                picture[v, u, c] = np.uint8(min(shown, np.float32(255)))
+                value = total[c] * np.float32(0.25) + np.float32(0.5)
+                picture[v, u, c] = np.uint8(min(value, np.float32(255)))
 
 
 def _compose_arrays(raw: Any, panorama: Any, haze: Any, directions: Any, picture: Any) -> None:
@@ -128,7 +130,7 @@ def _compose_arrays(raw: Any, panorama: Any, haze: Any, directions: Any, picture
         + (d[i + 1, j] * (1 - right) + d[i + 1, j + 1] * right) * down
         for d in directions
     )
-    total[v, u] += open_[v, u][:, None] * _sky(panorama, e, a)
+    total[v, u] += open_[v, u][:, None] * BAND * np.floor(_sky(panorama, e, a) / BAND)
     picture[:] = np.minimum(0.25 * total + 0.5, 255)
 
 

@@ -1,6 +1,8 @@
 """Weather, light, sky and textures, drawn anew for every episode: a network must not live on one look."""
 
-from dataclasses import dataclass, field, fields
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,23 +31,27 @@ class Weather:
     wetness: float = 0.0  # 0 dry, 1 puddles
 
 
-@dataclass(frozen=True)
-class WeatherRanges:
-    """Bounds between which a weather is drawn; visibility is drawn by its logarithm."""
+def weather_of(values: Mapping[str, float]) -> Weather:
+    """Return what CARLA's names of weather mean here.
 
-    sun_azimuth: tuple[float, float] = (-np.pi, np.pi)
-    sun_elevation: tuple[float, float] = (0.12, 1.2)
-    cloud: tuple[float, float] = (0.0, 1.0)
-    visibility: tuple[float, float] = (250.0, 4000.0)
-    wetness: tuple[float, float] = (-1.0, 1.0)  # below 0 counts as dry
-
-    def draw(self, rng: np.random.Generator) -> Weather:
-        """Return a weather."""
-        drawn = {f.name: float(rng.uniform(*getattr(self, f.name))) for f in fields(self)}
-        low, high = np.log(self.visibility)
-        drawn["visibility"] = float(np.exp(rng.uniform(low, high)))
-        drawn["wetness"] = max(drawn["wetness"], 0.0)
-        return Weather(**drawn)
+    Args:
+        values: Percents and degrees as in ``carla.WeatherParameters``: ``cloudiness``,
+            ``precipitation``, ``precipitation_deposits``, ``wetness``, ``fog_density``,
+            ``sun_altitude_angle``, ``sun_azimuth_angle``. Rain thickens the haze and greys the sky;
+            it is not drawn as drops. A sun below 4 degrees stands at 4: there is no night.
+    """
+    share = {name: value / 100 for name, value in values.items()}
+    rain = share["precipitation"]
+    cloud = max(share["cloudiness"], min(1.0, 2.0 * rain))
+    wet = max(share["wetness"], share["precipitation_deposits"], 0.8 * rain)
+    thickness = share["fog_density"] + 0.25 * rain
+    return Weather(
+        sun_azimuth=math.radians(values["sun_azimuth_angle"]),
+        sun_elevation=math.radians(max(values["sun_altitude_angle"], 4.0)),
+        cloud=cloud,
+        visibility=5000.0 * math.exp(-4.0 * min(thickness, 1.0)),
+        wetness=wet,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +154,11 @@ def _noise(
     return np.asarray(total / total.std())
 
 
+def _levels(values: Any, step: float) -> NDArray[np.float64]:
+    """Return ``values`` on few levels: grain would fill the disk, and comes with the sensor's noise."""
+    return np.asarray(np.rint(values / step) * step)
+
+
 def _tinted(grey: Any, tint: Any) -> Bytes:
     return np.clip(np.asarray(grey)[..., None] * np.asarray(tint), 0, 255).astype(np.uint8)
 
@@ -155,43 +166,46 @@ def _tinted(grey: Any, tint: Any) -> Bytes:
 def _asphalt(rng: np.random.Generator, wet: float, sky: Floats) -> Bytes:
     """Return tarmac; wet it is darker, and where water stands it has the sky's colour."""
     size = (TEXTURE, TEXTURE)
-    grain = _noise(rng, size, ((0.6, 0.6, 1.0), (2, 2, 0.6)))
-    patches = _noise(rng, size, ((24, 24, 1.0), (60, 10, 0.7)))
-    grey = rng.uniform(105, 165) + grain * rng.uniform(4, 12) + patches * rng.uniform(3, 10)
-    cracks = np.abs(_noise(rng, size, ((12, 12, 1.0),))) < rng.uniform(0.0, 0.015)
-    grey[cracks] *= 0.75
+    patches = _noise(rng, size, ((26, 26, 1.0), (60, 10, 0.7), (8, 8, 0.5)))
+    grey = rng.uniform(105, 165) + _levels(patches * rng.uniform(4, 12), rng.uniform(6, 10))
+    mended = _noise(rng, size, ((40, 14, 1.0),)) > rng.uniform(1.3, 3.0)
+    grey[mended] *= rng.uniform(0.75, 0.9)
+    cracks = np.abs(_noise(rng, size, ((22, 22, 1.0),))) < rng.uniform(0.0, 0.02)
+    grey[cracks] *= 0.8
     tint = 1.0 + rng.uniform(-0.03, 0.03, 3)
     dry = _tinted(grey * (1 - 0.45 * wet), tint).astype(float)
     water = np.clip((patches + 1.6 * wet - 1.4) * 1.5, 0, 0.6)[..., None] * (wet > 0)
+    water = _levels(water, 0.15)
     return np.clip(dry * (1 - water) + 0.8 * sky * water, 0, 255).astype(np.uint8)
 
 
 def _ground(rng: np.random.Generator, wet: float) -> Bytes:
     """Return grass, from green to dry."""
     size = (TEXTURE, TEXTURE)
-    blades = _noise(rng, size, ((0.7, 0.7, 1.0), (3, 3, 0.7), (20, 20, 0.8)))
-    dryness = np.clip(rng.uniform(0, 1) + 0.25 * _noise(rng, size, ((30, 30, 1.0),)), 0, 1)
+    tufts = _levels(_noise(rng, size, ((9, 9, 1.0), (30, 30, 1.0))), 0.7)
+    dry = _levels(0.25 * _noise(rng, size, ((34, 34, 1.0),)), 0.15)
+    dryness = np.clip(rng.uniform(0, 1) + dry, 0, 1)
     green, straw = np.array([96.0, 130, 62]), np.array([168.0, 150, 98])
     colour = green * (1 - dryness[..., None]) + straw * dryness[..., None]
-    gain = (1 + 0.16 * blades) * rng.uniform(0.8, 1.15) * (1 - 0.2 * wet)
+    gain = (1 + 0.11 * tufts) * rng.uniform(0.8, 1.15) * (1 - 0.2 * wet)
     return np.clip(colour * gain[..., None], 0, 255).astype(np.uint8)
 
 
 def _concrete(rng: np.random.Generator, wet: float) -> Bytes:
     """Return paving slabs with joints."""
     size = (TEXTURE, TEXTURE)
-    grey = rng.uniform(150, 200) + 7 * _noise(rng, size, ((0.7, 0.7, 1.0), (15, 15, 1.0)))
+    grey = rng.uniform(150, 200) + _levels(7 * _noise(rng, size, ((20, 20, 1.0),)), 6)
     joint = int(rng.choice([64, 128]))
-    grey[::joint] *= 0.75
-    grey[:, ::joint] *= 0.75
+    for line in (grey, grey.T):
+        for wide in (0, 1):
+            line[wide::joint] *= 0.8
     return _tinted(grey * (1 - 0.3 * wet), 1.0 + rng.uniform(-0.04, 0.04, 3))
 
 
 def _facade(rng: np.random.Generator) -> Bytes:
     """Return a wall with rows of windows; its first row and column, which roofs use, are plain."""
-    wall = np.full((TEXTURE, TEXTURE), 235.0) + 5 * _noise(
-        rng, (TEXTURE, TEXTURE), ((0.8, 0.8, 1.0), (20, 8, 1.0))
-    )
+    stains = 5 * _noise(rng, (TEXTURE, TEXTURE), ((30, 12, 1.0),))
+    wall = 235.0 + _levels(stains, 6)
     picture = _tinted(wall, (1.0, 1.0, 1.0))
     count = int(rng.choice([4, 5, 6]))
     step = TEXTURE // count

@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 SAG = 0.01  # m, by which a chord may miss a bend
 LONGEST = 6.0  # m, of a piece
 OVERLAP = 0.06  # m, by which the surfaces of neighbouring lanes cover one another
-ASPHALT_SCALE, CONCRETE_SCALE = 8.0, 3.0  # m that a texture covers
+ASPHALT_SCALE, CONCRETE_SCALE = 14.0, 5.0  # m that a texture covers
 KERB = 0.12  # m, height
 PAINT = {
     "white": (232, 232, 226), "yellow": (226, 176, 42), "blue": (60, 110, 200),

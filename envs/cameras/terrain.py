@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 CELL = 12.0  # m, of the ground
 MARGIN = 240.0  # m of land beyond the outermost road
 DROP = 0.25  # m, by which the ground lies below the lowest road near by
-GROUND_SCALE = 10.0  # m that the texture covers
+GROUND_SCALE = 24.0  # m that the texture covers
 PAVEMENT, SLOPE = 2.4, 6.0  # m, widths of a pavement and of a verge
 _SOLID = [*PAVED, LANE_KINDS.index("sidewalk"), LANE_KINDS.index("median")]
 

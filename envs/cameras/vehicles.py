@@ -65,7 +65,7 @@ def _body(style: str) -> tuple[Mesh, NDArray[np.bool_]]:
         low = boxes([[0, 0, -0.16]], (1.0, 1.0, 0.42), [0.0], [(255, 255, 255)])
         cabin, roof = _cabin(*_CABINS[style])
         parts, painted = [low, roof], [cabin]
-    painted += [_wheels(), _lamps()]
+    painted += [_wheels(0.22 if style == "truck" else 0.4), _lamps()]
     body, rest = merge(parts), merge(painted)
     wears = np.zeros(len(body.vertices) + len(rest.vertices), bool)
     wears[: len(body.vertices)] = True
@@ -87,9 +87,9 @@ def _cabin(low: tuple[float, float], high: tuple[float, float]) -> tuple[Mesh, M
     return replace(glass, normals=glass.normals * sign), replace(roof, normals=up)
 
 
-def _wheels() -> Mesh:
+def _wheels(height: float) -> Mesh:
     spots = [[x, y, 0.0] for x in (-0.32, 0.32) for y in (-0.44, 0.44)]
-    return boxes(spots, (0.15, 0.13, 0.4), np.zeros(4), np.full((4, 3), TYRE[0]))
+    return boxes(spots, (0.15, 0.13, height), np.zeros(4), np.full((4, 3), TYRE[0]))
 
 
 def _lamps() -> Mesh:

@@ -8,14 +8,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from steerlab.envs.arguments import integer, time_limit
 from steerlab.envs.batch import Info, Rows, SingleEnv, after_reset
 from steerlab.envs.carla_driver import traffic as others
+from steerlab.envs.carla_driver.cameras import Cameras
 from steerlab.envs.carla_driver.routes import Routes, knots_for, routes_of
 from steerlab.envs.carla_driver.scenarios import WEATHER, Scenario, as_scenario
 from steerlab.envs.carla_driver.scene import Scene
+from steerlab.envs.carla_driver.windshield import Windshield
 from steerlab.envs.kinematic_driver import randomization, roads
 from steerlab.envs.kinematic_driver.dynamics import DT, MAX_CURVATURE, encode_action
 from steerlab.envs.kinematic_driver.env import LIMITS, KinematicDriverVectorEnv
@@ -49,7 +52,7 @@ LAYOUT = Layout(
     signal_gap=1,  # m to the next stop line
     signal=len(others.LIGHTS),  # what the signal there shows, one-hot
 )
-BACKENDS, CAMERAS, ACTIONS = ("embedded",), ("none",), ("curvature", "pedals")
+BACKENDS, CAMERAS, ACTIONS = ("embedded",), ("none", "rgb", "model"), ("curvature", "pedals")
 
 #: What an episode has besides KinematicDriver's values.
 OWN = ("route", "traffic_seed", "signal_clock", "lead_at", *WEATHER)
@@ -82,7 +85,10 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         traffic: Number of other vehicles in a row; that of the scenario by default.
         actions: ``curvature`` for desired curvature and acceleration as in KinematicDriver, or
             ``pedals`` for steer in [-1, 1], throttle and brake in [0, 1].
-        camera: ``none``: the state only.
+        camera: ``none``: the state only. ``rgb`` and ``model`` make observations dictionaries of
+            ``state`` and both windshield cameras: ``narrow`` and ``wide`` (256, 512, 3) RGB, or
+            ``img`` and ``big_img`` (12, 128, 256) as openpilot's network takes them. They need the
+            extra ``camera``.
         backend: ``embedded``: everything runs in this process.
         max_episode_steps: Length of an episode in steps of 0.05 s, from 10 to 4000; that of the
             scenario by default.
@@ -142,6 +148,10 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         self._fast = isinstance(self.simulator.view, np.ndarray) and self.simulator.chunk > 1 << 32
         self._wish = np.zeros(self.num_envs, np.intp)  # number of the row's desire on its route
         self.own = np.zeros((len(OWN), self.num_envs), np.float32)
+        self.cameras = None if camera == "none" else Cameras(self, camera)
+        if self.cameras is not None:
+            self.single_observation_space = self.cameras.space(self.single_observation_space)
+            self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     # What follows from the arguments is left out of copies and pickles, and made again.
 
@@ -193,8 +203,12 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         )
         return seen
 
+    @after_reset
     def scene(self, row: int) -> Scene:
         """Return the true state of everything in a row: what cameras and labels are made from."""
+        return self._scene(row)
+
+    def _scene(self, row: int) -> Scene:
         sim, cars, now = self.simulator, self.cars[row], self.rows[row]
         there = np.flatnonzero(cars[1:, others.LANE] >= 0) + 1
         vehicles = np.zeros((len(there), 6))
@@ -333,6 +347,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         ):  # fmt: skip
             self.rows[rows, column] = own[name]
         self._wish[rows] = 0
+        if self.cameras is not None:
+            self.cameras.begin(rows)
         ways, world = self._static
         others.loops(self._fast).start(
             rows, own["lead_at"], ways, world, self.cars, self.rows, self._ego()
@@ -405,10 +421,21 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         pose[:, 3] += state.psi[rows]
         return np.asarray(pose)
 
-    def _observe(self, rows: Rows) -> NDArray[np.float32]:
+    def windshield(self, row: int) -> Windshield:
+        """Return how the cameras of a row are mounted and how its world looks in this episode."""
+        weather = {name: float(self.own[OWN.index(name), row]) for name in WEATHER}
+        return Windshield(int(self.own[OWN.index("traffic_seed"), row]), weather)
+
+    def _observe(self, rows: Rows) -> Any:
+        state = self._states(rows)
+        return (
+            state if self.cameras is None else self.cameras.observe(self.row_indices(rows), state)
+        )
+
+    def _states(self, rows: Rows) -> NDArray[np.float32]:
         indices, mine = self.row_indices(rows), self.rows[rows]
         out = np.zeros((len(indices), LAYOUT.size), np.float32)
-        out[:, : KINEMATIC.size] = super()._observe(rows)
+        out[:, : KINEMATIC.size] = KinematicDriverVectorEnv._observe(self, rows)
         gaps = [others.LEAD_GAP, others.LEAD_V, others.STOP_GAP, others.SIGNAL_GAP]
         out[:, KINEMATIC.size : LAYOUT["signal"].start] = mine[:, gaps]
         light = mine[:, others.LIGHT].astype(np.intp)
@@ -431,7 +458,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
     def _picture(self, row: int) -> NDArray[np.uint8]:
         from steerlab.envs.carla_driver.render import draw
 
-        return draw(self.scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
+        above = draw(self._scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
+        return above if self.cameras is None else self.cameras.picture(row, above)
 
 
 def pedals_to_actions(actions: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -93,6 +93,7 @@ class KinematicDriverVectorEnv(BatchEnv):
     #: Parts of the observation, and uniform numbers that an episode is made from.
     layout, uniforms = LAYOUT, episodes.UNIFORMS
     view = Setting(_view)
+    max_episode_steps: int
     _window: Any = None  # the picture in it
 
     def __init__(

@@ -55,6 +55,14 @@ def labels(
     }
 
 
+def current(record: Record) -> dict[str, Array]:
+    """Return what can be drawn of a record's last frame: lines, edges and lead; no plan."""
+    tick = np.array([record.ticks - 1])
+    found: dict[str, Any] = _lines(record, tick) | hindsight.leads(record, tick)
+    zero = {name: np.zeros((1, *SHAPES[name])) for name in ("plan", "plan_valid")}
+    return {name: values[0] for name, values in (found | zero).items()}
+
+
 def _lines(record: Record, ticks: NDArray[np.intp]) -> dict[str, Array]:
     """Return lane lines and road edges; the frames are followed along their lanes."""
     found = []

@@ -106,6 +106,13 @@ def recover(record: Record, ticks: NDArray[np.intp], teacher: Teacher) -> Recove
     return Recovery(place, yaw, speed, known, first[0], first[1], s, offset)
 
 
+def situation_at(record: Record, ticks: NDArray[np.intp]) -> Situation:
+    """Return what a teacher would be told at ``ticks`` (B,)."""
+    state = State(*(np.asarray(x, float)[ticks] for x in record.state))
+    vehicle = Vehicle(*(np.full(len(ticks), float(x)) for x in record.vehicle))
+    return _situation(record, ticks, 0, state, vehicle)
+
+
 def _situation(
     record: Record,
     ticks: NDArray[np.intp],

@@ -1,12 +1,15 @@
 """Share jobs out among processes, of which the one that asks is one."""
 
 import multiprocessing
-import signal
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
+
+from steerlab.errors import InputError
+from steerlab.processes import begin_worker
 
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -34,6 +37,7 @@ def share_out(
 
     Raises:
         Exception: What a worker raised.
+        InputError: A worker ended on its own, as it does when memory runs out.
     """
     if processes == 1:
         worker = start()
@@ -42,14 +46,17 @@ def share_out(
     context = multiprocessing.get_context("spawn")
     counter = context.Value("l", 0)
     results: dict[int, _Result] = {}
-    with _started(context, processes - 1, (start, jobs, counter)) as links:
+    with _started(context, processes - 1, (os.getpid(), start, jobs, counter)) as links:
         worker = start()
         while (place := _take(counter)) < len(jobs):
             results[place] = worker(jobs[place], progress)
             _collect(links, results, progress, block=False)
         while len(results) < len(jobs):
             if not links:
-                raise RuntimeError("a worker process ended early; it may be out of memory")
+                raise InputError(
+                    "a worker process ended on its own, perhaps for want of memory; run again, "
+                    "with fewer processes"
+                )
             _collect(links, results, progress, block=True)
     return [results[place] for place in range(len(jobs))]
 
@@ -75,9 +82,9 @@ def _started(context: Any, count: int, given: tuple[Any, ...]) -> Iterator[list[
             process.join()
 
 
-def _work(link: Connection, start: Any, jobs: Sequence[Any], counter: Any) -> None:
+def _work(link: Connection, parent: int, start: Any, jobs: Sequence[Any], counter: Any) -> None:
     """Do jobs until there are none; send place, result and progress of each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    begin_worker(parent)
     try:
         worker = start()
         while (place := _take(counter)) < len(jobs):

@@ -8,6 +8,7 @@ from steerlab.envs.tracking.double_integrator import DoubleIntegrator
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.van_der_pol import VanDerPol
 from steerlab.errors import InputError, unknown_name
+from steerlab.readers.text import parse_json
 
 PROBLEMS: dict[str, type[TrackingProblem]] = {
     "DoubleIntegrator-v0": DoubleIntegrator,
@@ -39,7 +40,7 @@ def parse_problem(text: str) -> TrackingProblem:
         InputError: ``text`` describes no problem.
     """
     try:
-        values = dict(json.loads(text))
+        values = dict(parse_json(text, "a tracking problem"))
         return make_problem(values.pop("task"), **values)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{text!r} describes no tracking problem ({error})") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +96,13 @@ def _rgb_packer() -> Callable[[Bytes, Bytes], None]:
     return compiled(nogil=True)(_pack_pixels)
 
 
-def _pack_pixels(picture: Bytes, planes: Bytes) -> None:
+def _pack_pixels(picture: Any, planes: Any) -> None:
     """Pack one picture pixel by pixel: for numba."""
     for i in range(picture.shape[0] // 2):
         for j in range(picture.shape[1] // 2):
-            red = green = blue = np.int64(0)
+            red: Any = np.int64(0)
+            green: Any = np.int64(0)
+            blue: Any = np.int64(0)
             for channel in range(4):  # YUV_PHASES: down first
                 row, column = 2 * i + channel % 2, 2 * j + channel // 2
                 r = np.int64(picture[row, column, 0])

@@ -12,13 +12,13 @@ import onnx
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from steerlab.devices import torch_device
 from steerlab.errors import InputError
+from steerlab.surrogates.plants.architectures import read_surrogate
 from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Logits, Plant
-from steerlab.surrogates.plants.gru import read_surrogate
+from steerlab.surrogates.plants.constants import constants
 from steerlab.surrogates.plants.onnx import read_model
 from steerlab.surrogates.plants.tokens import BINS, LIMIT, VOCABULARY
 
@@ -109,8 +109,8 @@ def read_comma_gpt(path: str | Path) -> CommaGPT:
     Raises:
         InputError: The graph is another architecture.
     """
-    graph = read_model(path).graph
-    stored = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    proto = read_model(path)
+    graph, stored = proto.graph, constants(proto)
     try:
         weights = _comma_weights(graph, stored)
         layers = 1 + max(int(k.split(".")[1]) for k in weights if k.startswith("blocks."))

@@ -1,5 +1,6 @@
 """The extraction study from the command line to the table."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ def test_extracts_a_folder(
     assert Path("out/00001.csv").exists()
     main(["routes=[logs]", "extract_workers=1", "min_seconds=25", "samples_path=out", "output=run"])
     assert "1 of them done before" in capsys.readouterr().out
+    main(["routes=logs", "extract_workers=1", "min_seconds=25", "samples_path=out", "output=run2"])
+    with pytest.raises(SystemExit, match="no segment was long enough"):
+        main(["routes=logs", "extract_workers=1", "samples_path=none", "output=run3"])
+    assert re.search(r"good, but too few in a row +58\.1 ", capsys.readouterr().out)
+
+
+def test_what_is_not_there_stops_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("logs/2024-01-02--03-04-05--3").mkdir(parents=True)
+    Path("logs/2024-01-02--03-04-05--3/qlog").write_bytes(log(Drive(seconds=1.0)))
+    for wrong in ("routes=[logs,nowhere]", "log=rlog"):
+        with pytest.raises(SystemExit, match=r"nowhere|has no rlog"):
+            main(["routes=[logs]", wrong, "extract_workers=1", "samples_path=out", "output=run"])
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert len(states[0]["returns"]) >= 8
     found = evaluate_driver(whole, 6, 40, 10**6)
     again = evaluate_driver(resumed, 6, 40, 10**6)
-    np.testing.assert_array_equal(found["base_return"], again["base_return"])
+    np.testing.assert_array_equal(found.end["base_return"], again.end["base_return"])
 
 
 def test_warm_start_drives_like_the_teacher(
@@ -84,8 +84,8 @@ def test_warm_start_drives_like_the_teacher(
     before, after = (
         evaluate_driver(m, 40, 40, 10**6, threshold=200.0) for m in (untrained, taught)
     )
-    assert after["cte_p95"].mean() < 0.9 * before["cte_p95"].mean()
-    assert after["base_return"].mean() > before["base_return"].mean()
+    assert after.end["cte_p95"].mean() < 0.9 * before.end["cte_p95"].mean()
+    assert after.end["base_return"].mean() > before.end["base_return"].mean()
     # Both arms of a comparison begin with it.
     kept = start.read_bytes()
     for name, alpha in (("mean", 1.0), ("cvar", 0.1)):

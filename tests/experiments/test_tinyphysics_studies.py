@@ -60,9 +60,47 @@ def test_processes_do_not_change_the_file(here: Path) -> None:
     assert (here / "a/costs.csv").read_text() == (here / "b/costs.csv").read_text()
 
 
+def test_one_bad_segment_is_named_and_left_out_on_request(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_segment(here / "routes/00001.csv", synthetic_segment(np.random.default_rng(1), 400))
+    options = ["segments=routes", "baseline=", "plant=analytic"]
+    with pytest.raises(SystemExit, match=r"'00001.csv' .* has 400 rows, needs 549"):
+        evaluate_tinyphysics.main([*options, "output=a"])
+    evaluate_tinyphysics.main([*options, "skip_invalid=true", "output=b"])
+    assert "left out: segment '00001.csv'" in capsys.readouterr().out
+    assert [r["route"] for r in read(here / "b/costs.csv")] == ["00000", "00002", "00003"]
+
+
+def test_a_controller_that_breaks_in_the_tail(here: Path) -> None:
+    """As in comma's script; the costs themselves need no more than step 499."""
+    (here / "mine.py").write_text(CONTROLLER.replace("0.3 * t", "0.3 * future_plan.lataccel[48]"))
+    options = ["controller=mine.py", "segments=routes", "baseline=", "plant=analytic"]
+    with pytest.raises(SystemExit, match="at step 551 with IndexError"):
+        evaluate_tinyphysics.main([*options, "output=a"])
+    evaluate_tinyphysics.main([*options, "tail=false", "output=b"])
+    assert len(read(here / "b/costs.csv")) == 4
+
+
+@pytest.mark.slow
+def test_one_route_step_by_step(here: Path) -> None:
+    evaluate_tinyphysics.main(
+        ["segments=routes", "baseline=", "plant=analytic", "plot=2", "output=a", "num_segments=3"]
+    )
+    rows = read(here / "a/00002.csv")
+    assert len(rows) == 600
+    window = [(float(r["target_lataccel"]), float(r["current_lataccel"])) for r in rows[100:500]]
+    tracking = np.mean([(a - b) ** 2 for a, b in window]) * 100
+    assert tracking == pytest.approx(
+        float(read(here / "a/costs.csv")[2]["lataccel_cost"]), rel=1e-9
+    )
+    assert (here / "a/00002.gif").read_bytes().startswith(b"GIF89a")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["plot=9999"], "unknown segment '9999'"),
         (["segments=nowhere"], "'nowhere' do not exist"),
         (["controller=pdi"], "'pdi' is neither pid nor zero nor a file"),
         (["baseline=mine.txt"], "'mine.txt' is neither"),

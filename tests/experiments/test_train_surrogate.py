@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from steerlab.agents import supervised
 from steerlab.agents.checkpoint import load_checkpoint
-from steerlab.experiments import train_surrogate
+from steerlab.agents.run_log import read_log
+from steerlab.experiments import export_surrogate, train_surrogate
 from steerlab.experiments._exploration import Exploration, explore, vary
 from steerlab.experiments.train_surrogate import main
 from steerlab.surrogates.plants.analytic import AnalyticPlant
@@ -47,15 +47,15 @@ def test_resume_after_a_kill_equals_no_interruption(
         return real(*args)
 
     monkeypatch.setattr(train_surrogate, "next_token_loss", dies)
-    with pytest.raises(SystemExit, match="To go on from there"):
+    with pytest.raises(SystemExit, match="130"):
         main([*arguments, "output=cut"])
     monkeypatch.setattr(train_surrogate, "next_token_loss", real)
     main([*arguments, "output=cut"])
     whole, cut = (load_checkpoint(Path(name, "best.pt"))["model"] for name in ("whole", "cut"))
     for name, weight in whole.items():
         assert torch.equal(weight, cut[name])
-    history = supervised.read_log("whole")
-    assert history == supervised.read_log("cut")
+    history = read_log("whole")
+    assert history == read_log("cut")
     assert history[-1]["train/loss"] < history[0]["train/loss"]
     assert {"valid/nll", "valid/top1", "valid/pid_total_cost"} <= set(history[0])
 
@@ -117,9 +117,41 @@ def test_exploration_resumes_and_depends_on_its_seed_alone(here: Path) -> None:
         (["size=huge"], "unknown size 'huge'"),
         (["architecture=lstm"], "unknown architecture"),
         (["predictions=0"], "predictions=0"),
+        pytest.param(["onnx_opset=7"], "onnx_opset=7 cannot be written", marks=pytest.mark.slow),
+        (["onnx_path=plant.txt"], "names no ONNX file"),
+        (["onnx_path=routes/00000.csv/plant.onnx"], "cannot write into"),
         (["sources=[segments]", "segments=nowhere"], "do not exist"),
     ],
 )
 def test_bad_options(arguments: list[str], message: str, here: Path) -> None:
     with pytest.raises(SystemExit, match=message):
         main([*arguments, "output=run"])
+    assert not Path("run/config.yaml").exists()  # the mended command can use the folder
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (None, "out/plant.onnx"),
+        ("models", "models/plant.onnx"),
+        ("models/", "models/plant.onnx"),
+        ("new/", "new/plant.onnx"),
+        ("models/mine.onnx", "models/mine.onnx"),
+    ],
+)
+def test_where_a_plant_goes(here: Path, given: str | None, wanted: str) -> None:
+    Path("models").mkdir()
+    assert train_surrogate.onnx_file(given, Path("out")) == Path(wanted)
+
+
+@pytest.mark.slow
+def test_a_trained_plant_is_exported_again(here: Path) -> None:
+    main([*SMALL, "drives=4", "epochs=1", "architecture=tcn", "validation=0.3", "output=run"])
+    export_surrogate.main(["checkpoint=run", "onnx_path=models/", "output=again"])
+    one, two = OnnxPlant("run/plant.onnx"), OnnxPlant("models/plant.onnx")
+    states = np.zeros((1, 20, 4), np.float32)
+    tokens = np.full((1, 20), 511)
+    np.testing.assert_array_equal(one.logits(states, tokens), two.logits(states, tokens))
+    for wrong, message in (("nowhere", "no checkpoint"), ("run/last.json", "no checkpoint")):
+        with pytest.raises(SystemExit, match=message):
+            export_surrogate.main([f"checkpoint={wrong}", "output=other"])

@@ -17,6 +17,7 @@ rows share state, the answer is ``shared``: then routes must be driven one after
 (``in_order``), as comma's script drives them.
 """
 
+import ctypes
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -399,6 +400,8 @@ def main() -> None:
     os.close(nothing)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
     serve(source, sink)
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steerlab.agents.classical.preview import PreviewDriver, drive_once
+from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
+from steerlab.envs.kinematic_driver.record import drive_once, offset_figures
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,10 @@ from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
     [60, pytest.param(1000, marks=pytest.mark.slow)],
 )
 def test_no_violations(count: int) -> None:
-    result = drive_once(KinematicDriverVectorEnv(count), PreviewDriver, seed=77)
+    record = drive_once(KinematicDriverVectorEnv(count), PreviewDriver, seed=77)
+    result, offset = record.end, offset_figures(record)
+    assert offset.cte_p95_steady < 0.08
+    assert offset.cte_p95_start > 0.4  # no driver can help the drawn offset
     assert (result["violation"] == 0).all()
     assert np.percentile(result["cte_p95"], 95) < 0.8
     assert np.median(result["cte_p95"]) < 0.35
@@ -26,7 +30,7 @@ def test_harsh_corner_of_the_randomisation() -> None:
     """The slowest actuator, the least grip and the heaviest car, all at once."""
     pins = {"lateral_delay": 0.5, "actuator_lag": 0.3, "smoothing": 0.2, "friction": 0.3}
     pins |= {"mass": 1.4, "brake_lag": 0.4, "lane_width": 2.7, "shoulder": 0.4}
-    result = drive_once(KinematicDriverVectorEnv(60), PreviewDriver, seed=5, options=pins)
+    result = drive_once(KinematicDriverVectorEnv(60), PreviewDriver, seed=5, options=pins).end
     assert (result["violation"] == 0).all()
 
 
@@ -45,7 +49,7 @@ def test_a_cautious_driver_slows_down_where_it_acts_late_and_sees_badly() -> Non
         speeds: tuple[float, float] = (20.0, 35.0),
     ) -> float:
         env = KinematicDriverVectorEnv(30, ranges={"kinds": (1, 0, 0, 0), "speed_lane": speeds})
-        result = drive_once(env, lambda e: PreviewDriver(e, lateral), seed=5, options=pins)
+        result = drive_once(env, lambda e: PreviewDriver(e, lateral), seed=5, options=pins).end
         assert (result["violation"] == 0).all()
         return float(result["progress"].mean())
 
@@ -70,7 +74,7 @@ def test_first_episodes_count_once() -> None:
         def __call__(self, observation: Any, info: dict[str, Any]) -> Any:
             return np.zeros((self.env.num_envs, 2), np.float32)
 
-    result = drive_once(KinematicDriverVectorEnv(50), Idle, seed=0)
+    result = drive_once(KinematicDriverVectorEnv(50), Idle, seed=0).end
     assert result["violation"].shape == (50,)
     assert (result["violation"] > 0).mean() > 0.9
     assert np.isfinite(result["cte_p95"]).all()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from steerlab.agents.classical.preview import PreviewDriver
-from steerlab.agents.policynet.evaluate import drive, figures, held_out, join
+from steerlab.agents.policynet.evaluate import drive, figures, held_out
 from steerlab.envs.kinematic_driver.randomization import Ranges
+from steerlab.envs.kinematic_driver.record import join
 from steerlab.errors import InputError
 from steerlab.seeds import REFERENCE_IO
 
@@ -25,7 +26,7 @@ def test_blocks_are_the_same_episodes() -> None:
     whole = drive(PreviewDriver, seeds, max_episode_steps=60)
     parts = [drive(PreviewDriver, seeds[a : a + 3], max_episode_steps=60) for a in (0, 3)]
     both = join(parts)
-    np.testing.assert_allclose(np.sort(both.offset), np.sort(whole.offset), atol=1e-6)
+    np.testing.assert_allclose(both.offset, whole.offset, atol=1e-6)
     assert figures(both).as_dict() == pytest.approx(figures(whole).as_dict(), abs=1e-5)
 
 
@@ -34,9 +35,10 @@ def test_figures_of_a_short_drive() -> None:
     found = figures(record)
     assert found.episodes == 5
     assert found.violations == 0
-    assert found.cte_p95 == pytest.approx(np.percentile(record.offset, 95))
+    driven = record.offset[~np.isnan(record.offset)]
+    assert found.cte_p95 == pytest.approx(np.percentile(driven, 95), rel=0.02)
     assert found.cte_max == pytest.approx(record.end["cte_max"].max())
-    assert len(record.offset) == record.end["steps"].sum()
+    assert len(driven) == record.end["steps"].sum()
     assert found.km == pytest.approx((record.end["s"] - 2.0).sum() / 1000)
     assert found.jerk_rms**2 == pytest.approx(
         (record.end["jerk_rms"] ** 2 * record.end["steps"]).sum() / record.end["steps"].sum(),

@@ -41,6 +41,7 @@ class Drive:
     version: int = 0
     clock: Callable[[float], float] = lambda t: t  # logged seconds at true seconds
     without: tuple[str, ...] = ()  # kinds that are left out
+    roll_from: float = 0.0  # s, when liveParameters begin
     noise: int = 0  # unneeded messages before each carState
 
 
@@ -91,9 +92,10 @@ def messages(drive: Drive, schema: Schema | None = None) -> Iterator[tuple[str, 
             union.init(f"{drive.controller}State")
         yield "controlsState", message
         if step % max(drive.rate // 4, 1) == 0:
-            message, parameters = new("liveParameters", t + 0.004)
-            parameters.roll = roll(t + 0.004)
-            yield "liveParameters", message
+            if t >= drive.roll_from:
+                message, parameters = new("liveParameters", t + 0.004)
+                parameters.roll = roll(t + 0.004)
+                yield "liveParameters", message
             message, delay = new("liveDelay", t + 0.004)
             delay.lateralDelay = 0.25
             yield "liveDelay", message

@@ -50,6 +50,28 @@ def test_three_minutes_with_an_override(rate: int) -> None:
                              (120.0, 600)]  # fmt: skip
 
 
+def test_minutes_that_are_a_little_short_count() -> None:
+    """The simulator needs 549 rows; many of the public segments have fewer than 600."""
+    segments, _ = extract(Drive(seconds=59.6), ExtractOptions())
+    assert [s.start for s in segments] == [0.0]
+    assert 594 <= len(segments[0].table) <= 600
+    assert not extract(Drive(seconds=54.0), ExtractOptions())[0]
+    _, report = extract(Drive(pressed=(30.0, 31.0)), ExtractOptions())
+    assert report.rows["good, but too few in a row"] == 300 + 281
+    assert not report.rows["good"]
+    assert sum(report.rows.values()) == 600
+
+
+@pytest.mark.parametrize(("late", "rows"), [(0.7, 600), (1.9, 600), (4.0, 580)])
+def test_a_late_roll_is_held_backwards(late: float, rows: int) -> None:
+    """By at most 2 s, and at the start of a log only."""
+    (segment,), _ = extract(Drive(roll_from=late), ExtractOptions())
+    assert len(segment.table) == pytest.approx(rows, abs=3)
+    held = roll(np.ceil(late * 5) / 5 + 0.004)
+    if rows == 600:
+        assert segment.table[0, 3] == pytest.approx(held, abs=2e-4)
+
+
 def test_values_on_the_grid() -> None:
     (segment,), _ = extract(Drive(), ExtractOptions())
     columns = dict(zip(COLUMNS, segment.table.T, strict=True))

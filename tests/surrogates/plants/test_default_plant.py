@@ -1,12 +1,14 @@
 """The bundled plant: small, usable as comma's, and it behaves like a car."""
 
+import gymnasium as gym
 import numpy as np
 import onnxruntime as ort
+import pytest
 
 from steerlab.agents.classical.pid import PID, Zero
 from steerlab.envs.tinyphysics.rollout import evaluate
-from steerlab.surrogates.plants.base import TEMPERATURE, Plant
-from steerlab.surrogates.plants.load import DEFAULT_PLANT, load_plant
+from steerlab.surrogates.plants.base import TEMPERATURE, Plant, probabilities
+from steerlab.surrogates.plants.load import DEFAULT_PLANT, RUNTIMES, load_plant
 from steerlab.surrogates.plants.tokens import BINS, encode
 from steerlab.surrogates.segments.synthetic import default_segments
 
@@ -21,6 +23,28 @@ def test_file_and_signature() -> None:
     }
     (logits,) = session.run(None, feeds)
     assert logits.shape == (1, 20, 1024)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_runs_what_ships(runtime: str) -> None:
+    """Its predictions are those of the file, and the task runs with it."""
+    rng = np.random.default_rng(0)
+    states = rng.normal(0, 0.4, (6, 20, 4)).astype(np.float32)
+    states[..., 2] = rng.uniform(0, 35, (6, 1))
+    tokens = rng.integers(400, 600, (6, 1)) + rng.integers(-4, 5, (6, 20))
+    session = ort.InferenceSession(str(DEFAULT_PLANT))
+    (logits,) = session.run(None, {"states": states, "tokens": tokens})
+    plant = load_plant("default", runtime, "cpu")
+    np.testing.assert_allclose(
+        probabilities(plant.logits(states, tokens)), probabilities(logits[:, -1]), atol=1e-5
+    )
+    env = gym.make("TinyPhysics-v0", runtime=runtime, device="cpu")
+    env.reset(seed=0)
+    costs = [env.step(np.zeros(1, np.float32))[1] for _ in range(30)]
+    assert np.isfinite(costs).all()
+    whole = evaluate(PID, default_segments()[:2], "default", runtime, device="cpu")
+    known = evaluate(PID, default_segments()[:2], "default", "exact")
+    np.testing.assert_allclose(whole.costs.total_cost, known.costs.total_cost, rtol=0.2)
 
 
 def response(plant: Plant, speed: float, steer: float, steps: int = 40) -> np.ndarray:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from steerlab.errors import InputError
 from steerlab.surrogates.plants.analytic import AnalyticPlant
-from steerlab.surrogates.plants.base import draw, probabilities
+from steerlab.surrogates.plants.base import cumulative, draw, probabilities
 from steerlab.surrogates.plants.last_position import keep_last_position
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.onnx import OnnxPlant, read_model
@@ -195,7 +195,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_plant(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_text("no model")
-    with pytest.raises(InputError, match="not a valid ONNX"):
+    with pytest.raises(InputError, match="not an ONNX file"):
         load_plant(tmp_path / "bad.onnx")
     with pytest.raises(InputError, match="did you mean 'exact'"):
         load_plant("default", "exakt")
@@ -215,3 +215,42 @@ def test_runtimes_agree_on_real_histories(shared: Path, runtime: str) -> None:
     exact = load_plant(path).logits(states, tokens)
     bound = {"fast": 2e-5, "torch": 5e-5}[runtime]
     assert np.abs(exact - load_plant(path, runtime, "cpu").logits(states, tokens)).max() < bound
+
+
+def one_by_one(plant: OnnxPlant, states: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Return the distributions of the whole graph, asked as the official simulator asks."""
+    rows = [slice(i, i + 1) for i in range(len(states))]
+    return np.concatenate([cumulative(plant.logits(states[r], tokens[r])) for r in rows])
+
+
+def test_draws_of_exact_are_those_of_the_whole_graph(shared: Path) -> None:
+    """At the very edges between tokens too, where the quicker graph may be wrong."""
+    plant = OnnxPlant(shared / "tinyphysics/tinyphysics.onnx")
+    assert plant._quick is not None
+    states, tokens = histories(16, 1)
+    cdf = one_by_one(plant, states, tokens)
+    edges = cdf[np.arange(16), (cdf < 0.5).sum(axis=1)]
+    for uniforms in (edges, np.nextafter(edges, 0), edges - 1e-7, np.linspace(0, 0.999, 16)):
+        wanted = (cdf <= uniforms[:, None]).sum(axis=1)
+        np.testing.assert_array_equal(plant.sample(states, tokens, uniforms), wanted)
+
+
+def test_a_quicker_graph_that_is_off_is_not_used(shared: Path) -> None:
+    plant = OnnxPlant(shared / "tinyphysics/tinyphysics.onnx")
+    quick, calls = plant._quick, 0
+
+    class Off:
+        def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            nonlocal calls
+            calls += 1
+            return [quick.run(names, feeds)[0] + np.linspace(0, 1, 1024, dtype=np.float32)]
+
+    plant._quick = Off()
+    states, tokens = histories(16, 2)
+    cdf = one_by_one(plant, states, tokens)
+    uniforms = np.linspace(0.01, 0.99, 16)
+    uniforms[3] = cdf[3, (cdf[3] < 0.5).sum()]
+    plant._keep_quick_if_it_agrees()
+    assert plant._quick is None
+    wanted = (cdf <= uniforms[:, None]).sum(axis=1)
+    np.testing.assert_array_equal(plant.sample(states, tokens, uniforms), wanted)

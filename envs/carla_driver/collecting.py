@@ -1,0 +1,220 @@
+"""Collecting of episodes: drive, disturbed; render; label; write one shard."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import steerlab
+from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
+from steerlab.envs.carla_driver.recording import Recorder
+from steerlab.envs.carla_driver.scenarios import Scenario, as_scenario
+from steerlab.envs.carla_driver.windshield import Windshield
+from steerlab.envs.kinematic_driver.dynamics import DT, encode_action
+from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
+from steerlab.envs.labels.labels import labels
+from steerlab.envs.labels.plan import Teacher, situation_at
+from steerlab.envs.labels.record import Record
+from steerlab.envs.shards.layout import COMMANDS, STATE, shard_name
+from steerlab.envs.shards.write import ShardWriter
+from steerlab.errors import InputError
+from steerlab.openpilot.contracts import DESIRES, FRAME_HZ, CommandRule
+
+#: Made with the environment: drives it, returns actions (1, 2) for observation and info.
+MakeDriver = Callable[[CarlaDriverVectorEnv], Any]
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What is added to the driver's commands, so that recoveries are seen."""
+
+    share: float = 0.5  # of the time, in spells
+    spell: float = 3.0  # s, mean length of a disturbed spell
+    lateral: float = 1.0  # m/s^2, standard deviation
+    longitudinal: float = 0.4  # m/s^2
+    time: float = 1.0  # s, over which it changes
+
+    def draw(self, ticks: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return lateral and longitudinal accelerations (ticks, 2) to add, m/s^2."""
+        keep = np.exp(-DT / self.time)
+        chance = rng.standard_normal((ticks, 2)) * np.sqrt(1 - keep**2)
+        switch = rng.random(ticks)
+        value, active = rng.standard_normal(2), rng.random() < self.share
+        out = np.zeros((ticks, 2))
+        for t in range(ticks):
+            mean = self.spell if active else self.spell * (1 - self.share) / max(self.share, 1e-6)
+            if self.share < 1 and switch[t] < DT / mean:
+                active = not active
+            value = keep * value + chance[t]
+            out[t] = value * active
+        return out * [self.lateral, self.longitudinal]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode that is to be collected."""
+
+    scenario: Scenario
+    seed: int
+    map: str | None = None  # that of the scenario by default
+    steps: int | None = None  # that of the scenario by default
+    hz: int = 5  # frames a second, 5 or 20
+    disturbance: Disturbance = dataclasses.field(default_factory=Disturbance)
+
+    @property
+    def map_name(self) -> str:
+        """Return the map's name without folder and suffix."""
+        return Path(self.map or self.scenario.map).stem
+
+    @property
+    def name(self) -> str:
+        """Return the name of the shard."""
+        return shard_name(self.scenario.name, self.map_name, self.seed)
+
+
+def collect(
+    episode: Episode,
+    folder: str | Path,
+    make_driver: MakeDriver,
+    teacher: Teacher,
+    rule: CommandRule,
+    progress: Callable[[], Any] | None = None,
+) -> Path:
+    """Drive one episode and write its shard.
+
+    What comes out depends on the episode only, not on who collected before.
+
+    Args:
+        episode: What to drive.
+        folder: Where the shard goes.
+        make_driver: Who drives; its commands are disturbed.
+        teacher: Whose recovery is the plan label.
+        rule: The contract's rule, which reads commands from plans.
+        progress: Called after every frame.
+
+    Raises:
+        InputError: The shard exists, an extra is missing, or an argument is out of range.
+    """
+    if episode.hz not in (5, FRAME_HZ):
+        raise InputError(f"hz={episode.hz} must be 5 or {FRAME_HZ}")
+    stride = FRAME_HZ // episode.hz
+    env = CarlaDriverVectorEnv(
+        1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps, threads=1
+    )
+    with ShardWriter(Path(folder) / episode.name) as writer:
+        rng = np.random.default_rng([episode.seed, 4])
+        phase = int(rng.integers(stride))
+        added = episode.disturbance.draw(env.steps, rng)
+        observation, info = env.reset(seed=episode.seed)
+        driver = make_driver(env)
+        driver.reset(observation, info)
+        recorder, frames = Recorder(env), []
+        shield = env.windshield(0)
+        for tick in range(env.steps):
+            scene = env.scene(0)
+            curvature, pull = driver.propose(info)
+            v = np.asarray(info["speed"], float)
+            curvature = curvature + added[tick, 0] / np.maximum(v, 4.0) ** 2
+            pull = pull + added[tick, 1] * (v > 1.0)
+            commands = float(curvature[0]), float(pull[0])
+            recorder.add(scene, commands, float(info["stop_gap"][0]))
+            if tick % stride == phase:
+                writer.add_frame(*shield.planes(scene))
+                frames.append(tick)
+                if progress:
+                    progress()
+            actions = np.stack(encode_action(NUMPY, curvature, pull, v), 1).astype(np.float32)
+            driver.keep(info, actions)
+            observation, _, terminated, truncated, info = env.step(actions)
+            if terminated[0] or truncated[0]:
+                break
+        violation = int(env.simulator.violation[0])
+        record = recorder.finish(shield.mount)
+        arrays = _arrays(record, np.array(frames), teacher, rule)
+        return writer.finish(arrays, _attributes(episode, env, shield, record, phase, violation))
+
+
+def _arrays(
+    record: Record, frames: NDArray[np.intp], teacher: Teacher, rule: CommandRule
+) -> dict[str, NDArray[Any]]:
+    """Return all arrays of a shard but its pictures."""
+    state = record.state
+    columns = {
+        "x": record.position[:, 0], "y": record.position[:, 1], "z": record.position[:, 2],
+        "roll": record.rpy[:, 0], "pitch": record.rpy[:, 1], "heading": record.rpy[:, 2],
+        "speed": state.v, "acceleration": state.a, "curvature": state.k,
+        "yaw_rate": record.yaw_rate, "s": state.s, "offset": state.d, "heading_error": state.psi,
+    }  # fmt: skip
+    taught = teacher(situation_at(record, np.arange(record.ticks)))
+    return {
+        "frame_tick": frames,
+        "state": np.stack([columns[name] for name in STATE], axis=1),
+        "commands": np.column_stack([record.commands, *taught]),
+        "desire": np.eye(len(DESIRES))[record.desire],
+        **labels(record, frames, teacher, rule),
+    }
+
+
+def _attributes(
+    episode: Episode,
+    env: CarlaDriverVectorEnv,
+    shield: Windshield,
+    record: Record,
+    phase: int,
+    violation: int,
+) -> dict[str, Any]:
+    """Return what a shard tells about itself."""
+    from steerlab.envs.carla_driver.env import VIOLATIONS
+
+    scenario = dataclasses.asdict(episode.scenario)
+    return {
+        "package": steerlab.__version__,
+        "commit": commit(),
+        "scenario": scenario,
+        "scenario_hash": scenario_hash(episode.scenario),
+        "map": episode.map_name,
+        "map_hash": env.road_map.hash,
+        "seed": episode.seed,
+        "backend": env.backend,
+        "weather": shield.weather,
+        "look": {"weather": dataclasses.asdict(shield.look.weather), "seed": shield.look.seed},
+        "mount": dataclasses.asdict(shield.mount),
+        "vehicle": record.vehicle._asdict(),
+        "hz": episode.hz,
+        "frame_stride": FRAME_HZ // episode.hz,
+        "frame_phase": phase,
+        "state": list(STATE),
+        "commands": list(COMMANDS),
+        "desires": list(DESIRES),
+        "disturbance": dataclasses.asdict(episode.disturbance),
+        "ended": VIOLATIONS[violation],
+    }
+
+
+def scenario_hash(scenario: Scenario) -> str:
+    """Return SHA-256 of a scenario's values."""
+    text = json.dumps(dataclasses.asdict(as_scenario(scenario)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def commit() -> str:
+    """Return the git commit that this package is checked out at, empty where it is not."""
+    home = Path(steerlab.__file__).resolve().parents[1]
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(home), "rev-parse", "--show-toplevel", "HEAD"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    top, head = found.stdout.split()
+    return head if Path(top) == home else ""

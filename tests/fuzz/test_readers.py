@@ -1,0 +1,132 @@
+"""Thousands of damaged files: each is read, or refused by name, soon, in little memory, harmlessly."""
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steerlab.errors import InputError
+from tests.fuzz.mutations import mutated
+from tests.fuzz.readers import Reader, make_readers
+from tests.reliability.harness import ended
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+MANY, FEW, SAMPLE = 5000, 500, 25
+SECONDS, MEGABYTES = 20, 1000
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
+    pytest.importorskip("capnp")
+    return make_readers(tmp_path_factory.mktemp("samples"))
+
+
+NAMES = (
+    "checkpoint", "plans", "plans, foreign", "pairs", "labels", "sequences", "segment",
+    "segments, zip", "routes to fetch", "log", "log, bz2", "log, zst", "metadata, protocol 2",
+    "metadata, protocol 5", "yaml", "json", "log of a run", "tokenizer", "tokenizer, foreign",
+    "plant", "plant, foreign", "network",
+)  # fmt: skip
+
+
+def attack(reader: Reader, count: int, folder: Path, seed: str) -> dict[str, Any]:
+    """Read ``count`` damaged files in a fork; return what went wrong, and counts."""
+    folder.mkdir()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _attack(reader, count, folder, seed)
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - the parent reads the note
+            (folder / "crash").write_text(traceback.format_exc())
+            os._exit(1)
+    status = ended(pid, 3600)
+    note = folder / "note.json"
+    found: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {"wrong": []}
+    if status:
+        crash = folder / "crash"
+        why = crash.read_text() if crash.exists() else f"exit status {status}"
+        found["wrong"].append(f"the process ended: {why}, at {sorted(folder.iterdir())}")
+    return found
+
+
+def _attack(reader: Reader, count: int, folder: Path, seed: str) -> None:
+    rng, place = random.Random(seed), folder / "in"
+    place.mkdir()
+    path = place / reader.name
+    wrong: list[str] = []
+    refused = 0
+    slowest = 0.0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"):
+            if "_graph_trial.py" not in str(arguments):
+                wrong.append(f"it executed {arguments}")
+        elif event == "open" and isinstance(arguments[0], str):
+            writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            inside = os.path.realpath(arguments[0]).startswith((str(folder.resolve()), "/dev/"))
+            if writes and not inside:
+                wrong.append(f"it wrote {arguments[0]}")
+
+    def too_slow(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    sys.addaudithook(watch)
+    signal.signal(signal.SIGALRM, too_slow)
+    for index in range(count):
+        data = mutated(reader.sample, rng)
+        path.write_bytes(data)
+        began = time.monotonic()
+        signal.alarm(SECONDS)
+        try:
+            reader.read(path)
+        except InputError:
+            refused += 1
+        except BaseException as error:  # noqa: BLE001 - that is what is looked for
+            (folder / f"failed-{index}").write_bytes(data)
+            last = traceback.format_exc().strip().splitlines()[-4:]
+            wrong.append(f"{index}: {type(error).__name__}: {' | '.join(last)}")
+        finally:
+            signal.alarm(0)
+        slowest = max(slowest, time.monotonic() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+    if peak > MEGABYTES:
+        wrong.append(f"{peak:.0f} MB of memory")
+    note = {"wrong": wrong, "refused": refused, "slowest": slowest, "peak": peak}
+    (folder / "note.json").write_text(json.dumps(note))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "plant" not in n and n != "network"])
+def test_a_sample_of_damaged_files(readers: dict[str, Reader], name: str, tmp_path: Path) -> None:
+    assert not attack(readers[name], SAMPLE, tmp_path / "run", "sample")["wrong"]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", NAMES)
+def test_damaged_files(
+    readers: dict[str, Reader], name: str, tmp_path: Path, tally: Callable[[str, int, int], None]
+) -> None:
+    count = FEW if readers[name].slow else MANY
+    found = attack(readers[name], count, tmp_path / "run", name)
+    shown = {k: round(v, 1) for k, v in found.items() if k != "wrong"}
+    tally(f"damaged files, {name} {shown}", count, len(found["wrong"]))
+    assert not found["wrong"], "\n".join(found["wrong"][:20])
+
+
+def test_every_reader_reads_its_sample(readers: dict[str, Reader], tmp_path: Path) -> None:
+    assert set(readers) == set(NAMES)
+    for name, reader in readers.items():
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / reader.name
+        path.write_bytes(reader.sample)
+        reader.read(path)
