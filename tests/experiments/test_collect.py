@@ -39,7 +39,7 @@ def test_collect_resume_inspect_convert(tmp_path: Path, capsys: pytest.CaptureFi
     assert "left out" in printed
     assert "foreign.zarr" in printed
     assert "lane_lines" in printed
-    assert (tmp_path / "look" / f"{first.stem}.png").exists()
+    assert (tmp_path / "look" / f"{first.stem}.jpg").exists()
 
     convert_shard.main([f"shard={shards}", f"output={tmp_path / 'converted'}"])
     group = zarr.open_group(tmp_path / "converted" / first.name)
