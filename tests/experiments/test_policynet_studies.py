@@ -68,7 +68,8 @@ def test_the_file_says_what_the_checkpoint_says(trained: Path) -> None:
     from steerlab.agents.policynet.evaluate import drive
 
     a, b = (figures(drive(file, seeds, max_episode_steps=30)) for file in files)
-    assert a.as_dict() == pytest.approx(b.as_dict(), rel=1e-3, abs=1e-4)
+    # Episodes of 30 steps have no steady state, hence no figures of it.
+    assert a.as_dict() == pytest.approx(b.as_dict(), rel=1e-3, abs=1e-4, nan_ok=True)
 
 
 def test_verify_in_a_closed_loop(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
