@@ -23,6 +23,7 @@ from steerlab.agents.trc.evaluate import optimal_cases
 from steerlab.agents.trc.model import Planner
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.problems import make_problem
+from steerlab.errors import InputError
 from steerlab.exporters.planner import export_planner
 from steerlab.files import atomic_path
 from steerlab.openpilot.engines import session
@@ -53,6 +54,21 @@ def chosen_problem(options: ProblemOptions) -> TrackingProblem:
     given = {"steps": options.num_steps, "horizon": options.time_horizon}
     changes = {key: value for key, value in given.items() if value is not None}
     return make_problem(options.task, options.preset, **changes)
+
+
+def latest(study: str, name: str) -> str:
+    """Return the newest file of a study's runs in ``runs/``, where it writes by default.
+
+    Raises:
+        InputError: It has not run here.
+    """
+    found = sorted(Path("runs", study).glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        command = study.replace("_", "-")
+        raise InputError(
+            f"there is no {name} in runs/{study}; run steerlab {command} first, or give the file"
+        )
+    return str(found[-1])
 
 
 def cases_of(path: str, problem: TrackingProblem, count: int = 1000) -> PlanData:
@@ -141,6 +157,7 @@ def judged_row(name: str, r: Mapping[str, float]) -> list[str]:
     return [
         name,
         percent(r["gap_of_means"]),
+        percent(r["gap_median"]),
         percent(r["gap_mean_large"]),
         percent(r["gap_p95_large"]),
         percent(r["gap_max"]),
@@ -153,6 +170,7 @@ def judged_row(name: str, r: Mapping[str, float]) -> list[str]:
 JUDGED_COLUMNS = [
     "method",
     "gap of means",
+    "median",
     "mean, J*>=1",
     "p95, J*>=1",
     "max",

@@ -100,7 +100,10 @@ def drive_held_out(
     """
     them = others or held_out()
     seeds = them.seeds(episodes)
-    blocks = [range(a, min(a + block, seeds.stop)) for a in range(seeds.start, seeds.stop, block)]
+    # As many blocks for one process as for another, none larger than it is best.
+    rounds = math.ceil(episodes / (block * processes))
+    size = math.ceil(episodes / (rounds * processes))
+    blocks = [range(a, min(a + size, seeds.stop)) for a in range(seeds.start, seeds.stop, size)]
     with tqdm(total=episodes, unit="episode", desc=name) as bar:
         records = []
         if processes > 1 and len(blocks) > 1:

@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -34,6 +33,7 @@ from tqdm.auto import tqdm
 
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.classical.pid import PID
+from steerlab.agents.supervised import KIND as SUPERVISED
 from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
 from steerlab.agents.tinyphysics.planners import (
@@ -43,16 +43,17 @@ from steerlab.agents.tinyphysics.planners import (
     PreviewRegulator,
     SampledPlans,
 )
+from steerlab.agents.tinyphysics.train import read_policy
+from steerlab.agents.training_loop import BEST, LAST
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments.train_tinyphysics_controller import summary
+from steerlab.experiments.train_tinyphysics_controller import find_routes, summary
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.study import CONFIG_FILE, study
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentPlant, Transitions
-from steerlab.surrogates.segments.synthetic import find_segments
 
 CONTROLLERS = (
     *("pid", "feedforward", "regulator", "sampled", "gradient"),
@@ -82,12 +83,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             f"run={config.run!r} is no output folder of steerlab train-tinyphysics-controller"
         )
     training = OmegaConf.load(folder / CONFIG_FILE)
-    segments = find_segments(training.segments)
-    if not 0 <= config.first < config.first + config.count <= len(segments):
+    end = config.first + config.count
+    segments = find_routes(training.segments, end, training.seed)
+    if not 0 <= config.first < end <= len(segments):
         raise InputError(
             f"first={config.first} and count={config.count} leave the {len(segments)} routes"
         )
-    segments = segments[config.first : config.first + config.count]
+    segments = segments[config.first : end]
     plant = load_plant(training.plant, "fast")
     factories = _factories(folder, training)
     figures: dict[str, Any] = {}
@@ -128,17 +130,17 @@ class _Timed:
 def _factories(folder: Path, training: Any) -> dict[str, Callable[[], Any]]:
     """Return what makes each controller."""
     rounds = sorted(folder.glob("round_*"), key=lambda p: int(p.name.partition("_")[2]))
-    done = [r for r in rounds if (r / "policy" / "last.pt").exists()]
+    done = [r for r in rounds if (r / "policy" / LAST).exists()]
     if not done:
         raise InputError(f"run={str(folder)!r} has finished no round; let the training go on")
     paths = [path for r in done for path in sorted((r / "drives").glob("*.npz"))]
     linear = LinearModel(Transitions.join([Transitions.load(path) for path in paths[:20]]))
     model = MomentPlant()
-    model.load_state_dict(load_checkpoint(done[-1] / "plant" / "best.pt")["model"])
+    model.load_state_dict(load_checkpoint(done[-1] / "plant" / BEST, SUPERVISED)["model"])
     model.requires_grad_(False)
     shape = PolicyShape(training.hidden, training.preview, training.history, training.delta)
     policy = PreviewPolicy(shape)
-    policy.load_state_dict(averaged(load_checkpoint(done[-1] / "policy" / "last.pt")))
+    policy.load_state_dict(read_policy(done[-1] / "policy" / LAST))
     policy.requires_grad_(False)
     regulator = PreviewRegulator(linear)
     return {
@@ -150,15 +152,6 @@ def _factories(folder: Path, training: Any) -> dict[str, Callable[[], Any]]:
         "policy": lambda: PolicyController(policy),
         "sampled policy": lambda: PolicyController(SampledPlans(model, policy)),
         "gradient policy": lambda: PolicyController(GradientPlans(model, policy)),
-    }
-
-
-def averaged(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the averaged weights in a checkpoint of the policy's training."""
-    return {
-        name.removeprefix("module."): value
-        for name, value in checkpoint["average"].items()
-        if name.startswith("module.")
     }
 
 

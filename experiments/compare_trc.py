@@ -24,7 +24,7 @@ from steerlab.agents.classical.tracking import (
     optimal_controls,
     random_controls,
 )
-from steerlab.agents.trc.data import load_plans
+from steerlab.agents.trc.data import load_controls
 from steerlab.agents.trc.evaluate import gaps, judge
 from steerlab.agents.trc.model import Planner
 from steerlab.agents.trc.train import load_planner
@@ -37,6 +37,7 @@ from steerlab.experiments._planning import (
     cases_of,
     judged_row,
     latency,
+    latest,
     onnx_latencies,
     planner_inputs,
     plot_gaps,
@@ -57,7 +58,7 @@ class Config:
     """Options of compare-trc."""
 
     checkpoints: list[str] = option(
-        ["runs/trc/model/best.pt"], "checkpoints of train-trc, networks of any kind"
+        [], "checkpoints of train-trc, networks of any kind; [] = that of the last train-trc"
     )
     test_data: str = option("", "cases of generate-lqr; empty = 1,000 of seed 123")
     outside: list[str] = option([], "npz files with control_sequences of other methods")
@@ -66,10 +67,9 @@ class Config:
 
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Compare and write the results to ``output``."""
-    if not config.checkpoints:
-        raise InputError("checkpoints is empty; give at least one checkpoint of train-trc")
-    models = {_name(path): load_planner(path) for path in config.checkpoints}
-    if len(models) < len(config.checkpoints):
+    checkpoints = config.checkpoints or [latest("train_trc", "best.pt")]
+    models = {_name(path): load_planner(path) for path in checkpoints}
+    if len(models) < len(checkpoints):
         raise InputError("two checkpoints have the same name; put them into different folders")
     problem = next(iter(models.values())).problem
     data = cases_of(config.test_data, problem)
@@ -80,7 +80,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     planners = _planners(problem, models)
     controls = {name: plan(initial, targets) for name, plan in planners.items()}
     for path in config.outside:
-        controls[Path(path).stem] = load_plans(path, problem).arrays["control_sequences"]
+        controls[Path(path).stem] = load_controls(path, data)
     results: dict[str, Any] = {name: judge(data, u) for name, u in controls.items()}
     for name, model in models.items():
         results[name] |= {

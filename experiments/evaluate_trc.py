@@ -32,6 +32,7 @@ from steerlab.experiments._planning import (
     JUDGED_COLUMNS,
     cases_of,
     judged_row,
+    latest,
     percent,
     plot_gaps,
     plot_paths,
@@ -49,7 +50,7 @@ Floats = NDArray[np.float64]
 class Config:
     """Options of evaluate-trc."""
 
-    checkpoint: str = option("runs/trc/model/best.pt", "checkpoint of train-trc")
+    checkpoint: str = option("", "checkpoint of train-trc; '' = that of the last one")
     test_data: str = option("", "cases of generate-lqr; empty = 1,000 of seed 123")
     scales: list[float] = option([1.5, 2.0], "starts this many times further away than trained on")
     disturbances: list[float] = option(
@@ -66,7 +67,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if any(value < 0 for value in (*config.scales, *config.disturbances)):
         raise InputError("scales and disturbances must not be negative")
     device = torch_device(config.device)
-    model = load_planner(config.checkpoint, device)
+    checkpoint = config.checkpoint or latest("train_trc", "best.pt")
+    model = load_planner(checkpoint, device)
     problem = model.problem
     data = cases_of(config.test_data, problem)
     if data.problem != problem:
@@ -78,7 +80,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     plans = model.plan(arrays["initial_states"], arrays["target_states"], all_iterates=True)
     few = min(len(data), 500)
     results: dict[str, Any] = {
-        "checkpoint": config.checkpoint,
+        "checkpoint": checkpoint,
         "device": str(device),
         "parameters": model.parameter_count(),
         "cases": len(data),

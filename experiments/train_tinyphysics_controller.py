@@ -191,7 +191,10 @@ def _selection_cost(config: Config, policy: PreviewPolicy, select: Segments) -> 
 
 
 def put_on_trial(config: Config, output: Path, report: Segments) -> dict[str, Any]:
-    """Drive the routes of the report with the exported file and with pid; print, draw, return."""
+    """Drive the routes of the report with the exported file and with pid; print, draw, return.
+
+    pid drives with the official noise alone: it is the reference of one ratio.
+    """
     controllers = {"pid": "pid", "controller.py": str(output / "controller.py")}
     figures: dict[str, Any] = {}
     table = Table(
@@ -202,6 +205,8 @@ def put_on_trial(config: Config, output: Path, report: Segments) -> dict[str, An
     drawn: dict[str, Evaluation] = {}
     for noise in ("official", *config.salts):
         for name, path in controllers.items():
+            if name == "pid" and noise != "official":
+                continue
             found = evaluate(
                 controller_factory(path),
                 report,
@@ -291,13 +296,17 @@ def plot_drives(path: Path, found: Evaluation) -> None:
         figure.savefig(temporary, dpi=100)
 
 
+def find_routes(source: str, count: int, seed: int) -> Segments:
+    """Return the segments of a source; ``count`` drawn ones if it is "synthetic"."""
+    if source == "synthetic":
+        return synthetic_segments(count, generator_seed("data", seed))
+    return find_segments(source)
+
+
 def _routes(config: Config) -> tuple[Segments, Segments, Segments | None]:
     """Return the routes of training, selection and report; no route is in two of them."""
     ends = (config.train_count + config.select_count, config.report_first + config.report_count)
-    if config.segments == "synthetic":
-        segments = synthetic_segments(max(ends), generator_seed("data", config.seed))
-    else:
-        segments = find_segments(config.segments)
+    segments = find_routes(config.segments, max(ends), config.seed)
     if max(ends) > len(segments):
         raise InputError(
             f"segments={config.segments!r} has {len(segments)} routes, and train_count, "

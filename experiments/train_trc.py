@@ -14,6 +14,7 @@ from steerlab.agents.trc.model import SIZES, MlpPlanner, Planner, TinyRecursiveC
 from steerlab.agents.trc.train import TrainConfig, load_planner, train
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError, unknown_name
+from steerlab.experiments._planning import PLANS_FILE, latest
 from steerlab.options import option
 from steerlab.seeds import initial_weights
 from steerlab.study import study
@@ -23,7 +24,7 @@ from steerlab.study import study
 class Config(TrainConfig):
     """Options of train-trc."""
 
-    data: str = option("runs/trc/train/lqr_dataset.npz", "cases made by generate-lqr")
+    data: str = option("", "cases made by generate-lqr; '' = those of the last one")
     model: str = option("medium", "small, medium, large or mlp")
     latent_dim: int | None = option(None, "width of the latent vector; null = that of the size")
     hidden_dim: int | None = option(None, "width inside the blocks, or of the mlp's layers")
@@ -60,7 +61,7 @@ def make_planner(config: Config, problem: TrackingProblem) -> Planner:
 
 def run(config: Config, output: Path) -> Planner:
     """Train and write the results to ``output``."""
-    train_set, valid_set = load_dataset(config.data)
+    train_set, valid_set = load_dataset(config.data or latest("generate_lqr", PLANS_FILE))
     model = make_planner(config, train_set.problem)
     if model.problem != train_set.problem:
         raise InputError(

@@ -67,7 +67,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         name = f"mlp-{round(count, -3) // 1000}k"
         console.print(Rule(f"training {name}"))
         width = MlpPlanner.with_parameters(model.problem, count).hidden_dim
-        plain = replace(training, model="mlp", hidden_dim=width, tails=0.0)
+        plain = replace(training, model="mlp", hidden_dim=width)
         train_trc.run(plain, writable_folder(output / name))
         checkpoints.append(str(output / name / "best.pt"))
 

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 from unittest import mock
 
 import hydra
@@ -26,11 +26,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from steerlab.errors import InputError, unknown_name
+from steerlab.errors import InputError
 from steerlab.files import HIDDEN, atomic_path, owned_folder, writable_folder
 from steerlab.processes import Terminated, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
+from steerlab.study_arguments import SHOWING, overrides_of, shorten, writable
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -78,14 +79,13 @@ def study(
             print_help(command, module.__doc__ or "", config_type)
             return
         try:
-            arguments = _with_lists(arguments, config_type)
             with terminable():
-                _check_overrides(arguments, config_type)
-                _run_hydra(name, arguments, config_type, run, free)
+                _run_hydra(name, overrides_of(arguments, config_type), config_type, run, free)
         except InputError as error:
-            sys.exit(f"steerlab {command}: {error}")
+            sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
         except (HydraException, OmegaConfBaseException) as error:
-            sys.exit(f"steerlab {command}: {_one_line(error)} (see --help)")
+            text = shorten(_one_line(error), arguments)
+            sys.exit(f"steerlab {command}: {text} (see --help)")
         except OSError as error:
             if error.errno not in _STORAGE_ERRORS:
                 raise
@@ -115,9 +115,11 @@ def _run_hydra(
 ) -> None:
     """Compose the settings through Hydra and call ``run`` once for each job."""
     _store(name, config_type)
+    if not set(SHOWING) & set(arguments):
+        _make_output(arguments)
 
     def job(settings: DictConfig) -> Any:
-        output = Path(HydraConfig.get().runtime.output_dir)
+        output = _output_of(settings)
         config = _to_dataclass(config_type, settings)
         try:
             with owned_folder(output), study_settings(_save_config(settings, output, free)):
@@ -151,7 +153,7 @@ def _store(name: str, config_type: type[Any]) -> None:
     with_output = dataclasses.make_dataclass(
         config_type.__name__, [("output", str | None, None)], bases=(config_type,), frozen=True
     )
-    schema = _writable(OmegaConf.structured(with_output))
+    schema = writable(OmegaConf.structured(with_output))
     folder = "${steerlab.either:${output},runs/" + name + "/${now:%Y-%m-%d_%H-%M-%S}}"
     store = ConfigStore.instance()
     store.store(name=f"{name}_schema", node=schema)
@@ -175,23 +177,26 @@ def _store(name: str, config_type: type[Any]) -> None:
     )
 
 
-def _writable(node: Any) -> Any:
-    """Clear the read-only flag that frozen dataclasses carry: overrides come before freezing."""
-    if isinstance(node, DictConfig):
-        OmegaConf.set_struct(node, None)
-        OmegaConf.set_readonly(node, False)
-        for key in node:
-            if not OmegaConf.is_missing(node, key):
-                _writable(node._get_node(key))
-    return node
+def _make_output(arguments: Sequence[str]) -> None:
+    """Make the folder that is asked for; Hydra's own complaint would be a traceback."""
+    typed = [a for a in arguments if a.startswith("output=")]
+    if typed and (value := OverridesParser.create().parse_override(typed[-1]).value()):
+        writable_folder(OmegaConf.create({"output": str(value)})["output"])
+
+
+def _output_of(settings: DictConfig) -> Path:
+    """Return the folder of a job: as typed, which Hydra would read as text with interpolations."""
+    job = HydraConfig.get()
+    if not settings.output:
+        return Path(job.runtime.output_dir)
+    folder = Path(settings.output)
+    return folder / str(job.job.num) if job.mode is RunMode.MULTIRUN else folder
 
 
 def _to_dataclass(config_type: type[Any], settings: DictConfig) -> Any:
     """Return the settings as the study's own dataclass, without the added option ``output``."""
-    chosen = _writable(OmegaConf.structured(config_type))
-    for field in dataclasses.fields(config_type):
-        chosen[field.name] = settings[field.name]
-    return OmegaConf.to_object(chosen)
+    chosen: Any = OmegaConf.to_object(settings)
+    return config_type(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(config_type)})
 
 
 def _one_line(error: Exception) -> str:
@@ -199,46 +204,6 @@ def _one_line(error: Exception) -> str:
     parts = [error] if error.__cause__ is None else [error, error.__cause__]
     texts = [str(part).partition("full_key")[0] for part in parts]
     return " ".join(": ".join(dict.fromkeys(texts)).split())
-
-
-def _with_lists(arguments: Sequence[str], config_type: type[Any]) -> list[str]:
-    """Return the arguments with brackets around one value that is given for a list."""
-    hints = get_type_hints(config_type)
-    lists = {name for name, hint in hints.items() if get_origin(hint) in (list, tuple)}
-
-    def bracketed(argument: str) -> str:
-        name, equals, value = argument.partition("=")
-        alone = value and value != "null" and not set(value) & set("[](){}$,")
-        return f"{name}=[{value}]" if equals and name in lists and alone else argument
-
-    return [bracketed(argument) for argument in arguments]
-
-
-def _check_overrides(arguments: Sequence[str], config_type: type[Any]) -> None:
-    """Reject an option that does not exist, before Hydra starts.
-
-    Raises:
-        InputError: A name is not an option of the study; the nearest option is suggested.
-    """
-    known = {f.name for f in dataclasses.fields(config_type)} | {"output"}
-    overrides = [a for a in arguments if not a.startswith("-")]
-    for argument in overrides:
-        if "=" not in argument and not argument.startswith("~"):
-            if Path(arguments[arguments.index(argument) - 1]).name.startswith("--"):
-                continue  # the value of a Hydra flag, such as --config-dir presets
-            raise InputError(f"{argument!r} is not of the form option=value; see --help")
-    parser = OverridesParser.create()
-    for argument in [a for a in overrides if "=" in a]:
-        try:
-            override = parser.parse_override(argument)
-        except HydraException as error:
-            reason = _one_line(error).partition(" See http")[0]
-            raise InputError(f"cannot read {argument!r}: {reason}; quote special signs") from error
-        head = override.key_or_group.partition(".")[0].partition("/")[0]
-        if head != "hydra" and head not in known and not override.is_add():
-            raise unknown_name("option", override.key_or_group, known)
-        if head == "output" and not override.is_sweep_override():
-            writable_folder(str(override.value()))  # Hydra's own complaint would be a traceback
 
 
 def _forget_unused(output: Path) -> None:

@@ -7,8 +7,7 @@ earlier drives taught fades. Errors weigh by their size, not its square: in the 
 where they are small.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -21,9 +20,9 @@ from steerlab.agents.policynet.rollout import FRAME, BehaviorMix, Rollout, Teach
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.openpilot.contracts import FEATURES, STRIDE
 
-#: Share of the time that the teacher drives, and that commands are disturbed, in each of the drives.
-DRIVES = ((1.0, 0.4), (0.5, 0.02), (0.0, 0.02), (0.0, 0.02), (0.0, 0.02), (0.0, 0.02))
-ROWS, STEPS, EVERY = 128, 300, 2
+#: Share of the time that the teacher drives, and that commands are disturbed, in the first drives.
+MIXES = (BehaviorMix(1.0, 0.4), BehaviorMix(0.5, 0.02), BehaviorMix(0.0, 0.02))
+EVERY = 2  # of so many steps one gives equations
 FADING = 0.8  # what earlier drives still count for after one more
 RIDGE = 1e-4  # share of each column's own square that is added to it
 SMALL = 0.02  # below this error, in commands of up to about 1, weights grow no more
@@ -34,23 +33,25 @@ Floats = NDArray[np.float64]
 def fit_linear(
     network: PolicyNet,
     make_teacher: Callable[[KinematicDriverVectorEnv], Teacher],
-    seed: int,
-    progress: Callable[[], Any] = lambda: None,
+    seeds: Iterable[int],
+    rows: int = 128,
+    steps: int = 300,
 ) -> None:
     """Set the linear part of a fresh network, whose other part says nothing yet.
 
     Args:
         network: The policy; its linear part changes.
         make_teacher: Makes the teacher of a drive.
-        seed: Seed of the first drive; the others follow, :data:`ROWS` episodes each.
-        progress: Called after every drive.
+        seeds: First seed of each drive.
+        rows: Episodes that are driven side by side.
+        steps: Steps of each row.
     """
     size = FEATURES + 1 + network.past.in_features
     gram, product, weights = np.zeros((2, size, size)), np.zeros((2, size)), np.zeros((2, size))
-    for number, (taught, noise) in enumerate(DRIVES):
-        env = KinematicDriverVectorEnv(ROWS, autoreset_mode="Disabled")
-        mix, first = BehaviorMix(taught, noise), seed + number * ROWS
-        drive = collect(network.eval(), env, make_teacher(env), STEPS, first, mix)
+    for number, seed in enumerate(seeds):
+        env = KinematicDriverVectorEnv(rows, autoreset_mode="Disabled")
+        mix = MIXES[min(number, len(MIXES) - 1)]
+        drive = collect(network.eval(), env, make_teacher(env), steps, seed, mix)
         inputs, wanted = _equations(network, drive)
         for j in range(2):
             missed = np.abs(wanted[:, j] - inputs @ weights[j])
@@ -62,7 +63,6 @@ def fit_linear(
             ridge = np.diag(RIDGE * (square + 1e-6 * square.mean()))
             weights[j] = np.linalg.solve(gram[j] + ridge, product[j])
         _set(network, torch.as_tensor(weights, dtype=torch.float32))
-        progress()
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
-from steerlab.agents.policynet.linear_start import DRIVES, fit_linear
+from steerlab.agents.policynet.linear_start import fit_linear
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
@@ -49,16 +49,19 @@ class ImitationConfig:
 
     contract: str = option("openpilot-0.10.0", "the release that the policy is for")
     total_steps: int = option(768_000, "steps of 0.05 s that are driven in all")
+    linear_drives: int = option(
+        6, "drives before, from which least squares set the linear part; 0 = none"
+    )
     num_envs: int = option(128, "rows of the task")
     steps: int = option(300, "steps of each row in an iteration")
     passes: float = option(4.0, "how often an iteration goes over the frames of its drive")
     batch_size: int = option(64, "windows of 25 frames a gradient step")
     learning_rate: float = option(1e-3, "largest step size of AdamW; falls along a cosine")
     reduced: int = option(128, "values to which a frame's features are reduced")
-    hidden: int = option(128, "units of the GRU")
+    hidden: int = option(128, "filters over the window")
     trunk: int = option(128, "units of the layers before the heads")
-    noise: float = option(0.5, "share of the time that the commands are disturbed, at first")
-    calm: float = option(0.1, "the same at the end: no history tells what is to be disturbed")
+    noise: float = option(0.3, "share of the time that the commands are disturbed, at first")
+    calm: float = option(0.0, "the same at the end: no history tells what is to be disturbed")
     hard: float = option(
         0.5, "share of DAgger's drives in hard conditions: late, badly seen, mostly fast"
     )
@@ -139,12 +142,13 @@ def train_imitation(
         raise other_contract(start, network)
     network.features = "vision" if vision else network.features
     make_teacher = make_teacher or choose_teacher(config)
-    fitted = vision is None  # the features' meaning is known, so least squares can begin
+    # Least squares can begin only where the meaning of the features is known.
+    fitted = config.linear_drives > 0 and vision is None
     if fitted:
         for weights in (*network.linear_part(), network.readings.weight):
             weights.requires_grad_(False)
         if not start and not (output / LAST).exists():
-            _fit_linear(network, make_teacher, config.seed)
+            _fit_linear(network, make_teacher, config)
     average = moving_average(network, AVERAGE)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = max(1, round(config.passes * config.num_envs * config.steps
@@ -191,9 +195,13 @@ def train_imitation(
         return finish(average.module, output, loop.log, iterations, config.film, vision)
 
 
-def _fit_linear(network: PolicyNet, make_teacher: MakeTeacher, seed: int) -> None:
-    with tqdm(total=len(DRIVES), unit="drive", desc="least squares") as bar:
-        fit_linear(network, make_teacher, episode_seed("imitation", seed), bar.update)
+def _fit_linear(network: PolicyNet, make_teacher: MakeTeacher, config: ImitationConfig) -> None:
+    rows = config.num_envs
+    first = [
+        episode_seed("imitation", config.seed, i * rows, rows) for i in range(config.linear_drives)
+    ]
+    seeds = tqdm(first, unit="drive", desc="least squares")
+    fit_linear(network, make_teacher, seeds, rows, config.steps)
 
 
 def _is_hard(iteration: int, share: float) -> bool:
@@ -292,6 +300,8 @@ def check(config: ImitationConfig) -> int:
     for name in ("num_envs", "steps", "batch_size"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
+    if config.linear_drives < 0:
+        raise InputError(f"linear_drives={config.linear_drives} must be at least 0")
     if config.passes <= 0 or config.learning_rate <= 0:
         raise InputError("passes and learning_rate must be positive")
     for name in ("noise", "calm", "hard"):

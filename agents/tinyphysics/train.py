@@ -6,7 +6,6 @@ cut off. The last ``lookahead`` actions of a horizon are constants for the gradi
 of their consequences that lies inside the horizon would teach them to be greedy.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,20 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm.auto import tqdm
 
-from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
-from steerlab.agents.run_log import RunLog
+from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.tinyphysics.model import PreviewPolicy
 from steerlab.agents.tinyphysics.rollout import Roads, SoftRollout
+from steerlab.agents.training_loop import TrainingLoop, moving_average
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.errors import InputError
 from steerlab.options import option
 from steerlab.seeds import generator_seed
 from steerlab.surrogates.plants.moments import MomentPlant
 
-CHECKPOINT = "last.pt"
+KIND = "policy by gradient"  # of the checkpoints
 #: Gets the policy that would be kept; returns scalars that are logged.
 Metrics = Callable[[PreviewPolicy], dict[str, float]]
 
@@ -40,7 +37,9 @@ class GradientConfig:
     rows: int = option(256, "rollouts side by side")
     horizon: int = option(50, "steps of a gradient; divides 400")
     lookahead: int = option(5, "last actions of a horizon that are not learned from")
-    learning_rate: float = option(1e-3, "step size of Adam at the start; falls to zero as a cosine")
+    learning_rate: float = option(
+        1.5e-3, "step size of Adam at the start; falls to zero as a cosine"
+    )
     gradient_clip: float = option(1.0, "largest norm of the gradient")
     ema_decay: float = option(0.99, "decay of the averaged weights that are kept")
     varied: float = option(0.5, "share of routes that are mirrored, sharper or gentler at random")
@@ -76,35 +75,19 @@ def improve(
         InputError: An option is out of range.
     """
     check(config)
-    output = Path(output)
     plant.requires_grad_(False)
     rng = torch.Generator().manual_seed(generator_seed("training", config.seed, part))
     drives = _Drives(plant, roads, config, rng)
-    average = AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    average = moving_average(policy, config.ema_decay)
     kept: PreviewPolicy = average.module  # type: ignore[assignment]
     optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.updates)
-    parts: dict[str, Any] = {
-        "policy": policy,
-        "average": average,
-        "optimizer": optimizer,
-        "schedule": schedule,
-    }
-    first, seconds = 0, 0.0
-    if (output / CHECKPOINT).exists():
-        state = load_checkpoint(output / CHECKPOINT)
-        for name, thing in parts.items():
-            thing.load_state_dict(state[name])
-        rng.set_state(state["rng"])
-        drives.load_state_dict(state["drives"])
-        first, seconds = state["updates"], state["seconds"]
-    start = time.perf_counter() - seconds
-    with (
-        RunLog(output, resume_step=first if first else None) as log,
-        tqdm(total=config.updates, initial=first, unit="update", desc="policy") as bar,
-    ):
+    parts: dict[str, Any] = {"policy": policy, "average": average, "drives": drives}
+    parts |= {"optimizer": optimizer, "schedule": schedule}
+    loop = TrainingLoop(output, KIND, config.updates, parts, asdict(config), unit="update")
+    with loop:
         recent: list[Tensor] = []
-        for update in range(first, config.updates):
+        for update in loop:
             cost = drives.cost(policy)
             optimizer.zero_grad(set_to_none=True)
             (cost / 100).backward()
@@ -114,19 +97,27 @@ def improve(
             average.update_parameters(policy)
             drives.next_chunk(update)
             recent.append(cost.detach())
-            bar.update()
+            loop.advance(1)
             if (update + 1) % config.evaluate_every == 0 or update + 1 == config.updates:
                 scalars = {"train/total_cost": float(torch.stack(recent).mean())}
                 recent = []
-                scalars["train/seconds"] = time.perf_counter() - start
                 scalars |= {f"valid/{k}": v for k, v in metrics(kept).items()}
-                log.scalars(update + 1, scalars)
-                bar.set_postfix({k.rpartition("/")[2]: f"{v:.2f}" for k, v in scalars.items()})
-                state = {name: thing.state_dict() for name, thing in parts.items()}
-                state |= {"rng": rng.get_state(), "drives": drives.state_dict()}
-                state |= {"updates": update + 1, "seconds": time.perf_counter() - start}
-                save_checkpoint(output / CHECKPOINT, state | {"config": asdict(config)})
+                loop.record(update, scalars)
+                loop.save(update)
+                shown = {k.rpartition("/")[2]: f"{v:.2f}" for k, v in scalars.items()}
+                loop.advance(0, shown)
     return kept
+
+
+def read_policy(path: str | Path) -> dict[str, Tensor]:
+    """Return the averaged weights in a checkpoint of :func:`improve`.
+
+    Raises:
+        InputError: It is no such checkpoint.
+    """
+    weights = load_checkpoint(path, KIND)["average"]
+    first = "module."
+    return {k.removeprefix(first): v for k, v in weights.items() if k.startswith(first)}
 
 
 class _Drives:
@@ -160,10 +151,11 @@ class _Drives:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next update depends on."""
-        return self.rollout.state_dict()
+        return self.rollout.state_dict() | {"rng": self.rng.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
+        self.rng.set_state(state["rng"].cpu())
         self.rollout.load_state_dict(state)
 
 

@@ -124,6 +124,45 @@ def load_plans(path: str | Path, problem: TrackingProblem | None = None) -> Plan
     return PlanData(problem, make_arrays(problem, initial, targets, controls, best))
 
 
+def load_controls(path: str | Path, cases: PlanData) -> Floats:
+    """Return the control sequences (N, T, 1) of another method for ``cases``.
+
+    Args:
+        path: npz file with ``control_sequences``. Where it holds ``initial_states`` or
+            ``target_states`` too, they must be those of ``cases``, in that order.
+        cases: The cases that the plans are for.
+
+    Raises:
+        InputError: There is no such file, or it holds no plans for these cases.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {str(path)!r}")
+    found = read_arrays(path)
+    if "control_sequences" not in found:
+        raise InputError(f"{str(path)!r} lacks control_sequences; it has {', '.join(found)}")
+    controls, expected = found["control_sequences"], (len(cases), cases.problem.steps, 1)
+    if controls.dtype.kind not in "fiu" or controls.shape != expected:
+        raise InputError(
+            f"{str(path)!r}: control_sequences are {controls.dtype} {controls.shape}, the cases need "
+            f"numbers {expected}"
+        )
+    if not np.isfinite(controls).all():
+        raise InputError(f"{str(path)!r} holds numbers that are not finite")
+    for key in KEYS[:2]:
+        same = key not in found or (
+            found[key].shape == cases.arrays[key].shape
+            and found[key].dtype.kind in "fiu"
+            and np.allclose(found[key], cases.arrays[key], rtol=1e-5, atol=1e-5)
+        )
+        if not same:
+            raise InputError(
+                f"{str(path)!r}: {key} are not those of the test cases in their order; plan for the "
+                "cases of test_data=, one after the other"
+            )
+    return controls.astype(np.float64)
+
+
 def load_dataset(
     path: str | Path, valid_fraction: float = 0.1, seed: int = 42
 ) -> tuple[PlanData, PlanData]:

@@ -26,7 +26,9 @@ class TrainConfig(FitConfig):
     batch_size: int = option(128, "examples a step")
     loss: str = option("cost", "cost (true cost, through the plant), hessian (du'Hdu/2) or mse")
     supervision: float = option(0.3, "weight of every plan before the last; 0 = only the last")
-    tails: float = option(0.3, "part of the examples that start in the middle of a plan")
+    tails: float | None = option(
+        None, "part of the examples that start in the middle of a plan; null = 0.3, for the mlp 0"
+    )
 
 
 def train(
@@ -78,14 +80,15 @@ def make_loss(config: TrainConfig) -> Callable[[nn.Module, Batch, torch.Generato
     """
     if config.loss not in LOSSES:
         raise unknown_name("loss", config.loss, LOSSES)
-    if not 0 <= config.tails <= 1:
+    if config.tails is not None and not 0 <= config.tails <= 1:
         raise InputError(f"tails={config.tails} must be in [0, 1]")
     if config.supervision < 0:
         raise InputError(f"supervision={config.supervision} must not be negative")
 
     def loss(model: nn.Module, batch: Batch, rng: torch.Generator) -> Batch:
         assert isinstance(model, Planner)
-        initial, label, scale, remaining = _examples(batch, config.tails * model.training, rng)
+        tails = _tails(config, model) if model.training else 0.0
+        initial, label, scale, remaining = _examples(batch, tails, rng)
         case = model.plant.case(initial, batch["targets"], remaining)
         plans = torch.stack(model.iterates(case, remaining))
         if config.loss == "mse":
@@ -105,6 +108,13 @@ def make_loss(config: TrainConfig) -> Callable[[nn.Module, Batch, torch.Generato
         return {"loss": total if model.training else parts[-1], **values}
 
     return loss
+
+
+def _tails(config: TrainConfig, model: Planner) -> float:
+    """Return the part of tails: a plain network is not told how many steps are left, so none."""
+    if config.tails is not None:
+        return config.tails
+    return 0.0 if isinstance(model, MlpPlanner) else 0.3
 
 
 def _examples(

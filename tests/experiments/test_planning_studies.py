@@ -106,6 +106,23 @@ def test_any_size_is_evaluated_and_outside_methods_join(tmp_path: Path) -> None:
         tmp_path / "comparison",
     )
     assert results["llm"]["gap_of_means"] > 0.01
+    alone = tmp_path / "alone.npz"
+    np.savez(alone, control_sequences=controls)
+    both = compare_trc.Config([checkpoint], str(cases), [str(alone)], latency_seconds=0.0)
+    found_alone = compare_trc.run(both, tmp_path / "comparison")["alone"]
+    assert found_alone["gap_of_means"] == pytest.approx(0, abs=1e-9)
+    shuffled = np.arange(len(states))[::-1]
+    np.savez(
+        outside, initial_states=states[shuffled], target_states=targets[shuffled],
+        control_sequences=controls[shuffled],
+    )  # fmt: skip
+    with pytest.raises(InputError, match="initial_states are not those of the test cases"):
+        compare_trc.run(
+            compare_trc.Config([checkpoint], str(cases), [str(outside)]), tmp_path / "comparison"
+        )
+    np.savez(alone, control_sequences=controls[:3])
+    with pytest.raises(InputError, match="the cases need numbers"):
+        compare_trc.run(both, tmp_path / "comparison")
     assert "latency" not in results["odd"]
     (tmp_path / "evaluation").mkdir()
     found = evaluate_trc.run(
@@ -148,9 +165,23 @@ def test_bad_options(tmp_path: Path, options: dict[str, Any], message: str) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_models(tmp_path: Path) -> None:
+def test_defaults_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command finds what the one before it writes, none being told where."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="run steerlab generate-lqr first"):
+        train_trc.main([])
+    generate_lqr.main(["num_samples=40"])
+    train_trc.main(["model=mlp", "epochs=1", "device=cpu"])
+    evaluate_trc.main(["scales=[2.0]", "disturbances=[0.1]", "closed_loop_cases=2", "device=cpu"])
+    compare_trc.main(["latency_seconds=0"])
+    written = {path.parent.parent.name for path in tmp_path.glob("runs/*/*/config.yaml")}
+    assert written == {"generate_lqr", "train_trc", "evaluate_trc", "compare_trc"}
+
+
+def test_bad_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     cases = generate(tmp_path)
     with pytest.raises(InputError, match="unknown model"):
         train_trc.run(train_trc.Config(data=str(cases), model="tiny"), tmp_path)
-    with pytest.raises(InputError, match="checkpoints is empty"):
+    with pytest.raises(InputError, match=r"no best\.pt in runs/train_trc"):
         compare_trc.run(compare_trc.Config([]), tmp_path)

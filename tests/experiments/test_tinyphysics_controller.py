@@ -71,7 +71,7 @@ def test_study_trains_exports_reports_and_resumes(
         assert (whole / name).stat().st_size > 1000
     result = json.loads((whole / "result.json").read_text())
     assert set(result["report"]) == {
-        f"{c}, {n}" for c in ("pid", "controller.py") for n in ("official", "other")
+        *("pid, official", "controller.py, official", "controller.py, other")
     }
     # The report is what an evaluation of the file finds on routes that training has not seen.
     segments = synthetic_segments(13, study.generator_seed("data", 0))[10:13]

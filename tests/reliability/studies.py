@@ -17,7 +17,7 @@ POLICY = [
 PPO = ["ppo.num_envs=2", "ppo.steps=30", "ppo.batch_size=4", "ppo.passes=1", "ppo.critic_first=1"]
 FILES = ["roads=2", "processes=1", "tinygrad=false"]
 CONTROLLER = [
-    *("plant=analytic", "segments=default", "train_first=0", "train_count=10", "report_first=10"),
+    *("plant=analytic", "segments=default", "train_count=8", "select_count=2", "report_first=10"),
     *("report_count=3", "rounds=1", "rollouts=6", "plant_epochs=1", "updates=4", "rows=8"),
     *("hidden=8", "evaluate_every=2", "processes=1", "salts=[other]"),
 ]

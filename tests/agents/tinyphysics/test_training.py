@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.tinyphysics.model import Observation, PolicyShape, PreviewPolicy
 from steerlab.agents.tinyphysics.rollout import Roads, SoftRollout
-from steerlab.agents.tinyphysics.train import GradientConfig, improve, varied
+from steerlab.agents.tinyphysics.train import KIND, GradientConfig, improve, read_policy, varied
 from steerlab.envs.tinyphysics.reward import official_costs
 from steerlab.errors import InputError
 from steerlab.surrogates.plants.moments import MomentPlant
@@ -155,10 +155,12 @@ def test_resumed_training_ends_with_the_same_weights(
     whole = train(tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(tmp_path / "cut", stop=2)
-    assert load_checkpoint(tmp_path / "cut" / "last.pt")["updates"] == 2
+    assert load_checkpoint(tmp_path / "cut" / "last.pt", KIND)["step"] == 1
     cut = train(tmp_path / "cut")
     for one, other in zip(whole.parameters(), cut.parameters(), strict=True):
         assert torch.equal(one, other)
+    stored = read_policy(tmp_path / "cut" / "last.pt")
+    assert torch.equal(stored["last.weight"], whole.last.weight)
 
 
 def test_training_lowers_the_cost(roads: Roads, tmp_path: Path) -> None:

@@ -173,6 +173,26 @@ def test_problems_as_text() -> None:
         make_problem("VanDerPol")
 
 
+def test_a_plain_network_gets_no_tails_by_default(data: PlanData) -> None:
+    """It is not told how many steps are left: tails would be other labels for the same input."""
+    rng = torch.Generator()
+    values = {}
+    torch.manual_seed(0)
+    models = (MlpPlanner(data.problem, 8), TinyRecursiveControl(data.problem, TINY))
+    for tails in (None, 0.0, 0.3):
+        for model in models:
+            loss = make_loss(TrainConfig(loss="mse", tails=tails))
+            batch = data[torch.arange(20)]
+            found = loss(model.train(), batch, rng.manual_seed(0))["loss"]
+            values[type(model).__name__, tails] = found.item()
+    assert values["MlpPlanner", None] == values["MlpPlanner", 0.0] != values["MlpPlanner", 0.3]
+    assert (
+        values["TinyRecursiveControl", None]
+        == values["TinyRecursiveControl", 0.3]
+        != values["TinyRecursiveControl", 0.0]
+    )
+
+
 def test_tails_of_optimal_plans_are_optimal(data: PlanData) -> None:
     """What the loss takes from the middle of plans is what a solver finds from there."""
     batch = data[torch.arange(100)]
