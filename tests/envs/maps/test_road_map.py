@@ -72,8 +72,8 @@ def test_load_refuses_what_is_no_map(town: RoadMap, tmp_path: Path) -> None:
     np.savez(path, about=np.array(["99", "x", "0", "y"]))
     with pytest.raises(InputError, match="map schema 99"):
         load(path)
-    content: dict[str, Any] = town.arrays() | {"about": np.array(["1", "x", "0", "y"])}
-    np.savez(path, **content)
+    arrays: dict[str, Any] = town.arrays() | {"about": np.array(["1", "x", "0", "y"])}
+    np.savez(path, **arrays)
     with pytest.raises(InputError, match="does not match its hash"):
         load(path)
     with pytest.raises(InputError, match="cannot read map"):
