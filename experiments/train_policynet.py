@@ -120,7 +120,7 @@ def settled(config: Config) -> Config:
         rows, steps = min(config.num_envs, 8), min(config.steps, 120)
         config = dataclasses.replace(
             config, num_envs=rows, steps=steps, total_steps=2 * rows * steps, passes=1.0,
-            batch_size=16, roads=2, processes=1, linear_drives=min(config.linear_drives, 1),
+            batch_size=16, roads=2, processes=1,
         )  # fmt: skip
         if config.recipe == "ppo":
             rows, steps = min(config.ppo.num_envs, 4), min(config.ppo.steps, 60)

@@ -25,8 +25,6 @@ ACTION_TIMES = np.array([0.0, 0.15, 0.3, 0.45, 0.6])
 #: Lateral (m/s^2) and longitudinal acceleration (m/s^2) of the speeds that the bends suggest.
 BEND, SLOW = 1.7, 1.0
 REACHES = np.array([5.0, 10.0, 20.0, 40.0, 80.0, 192.0])  # m ahead, up to which bends count
-#: Columns of what tracks the path: sensors, and 33 values of the path at the time of action.
-TRACKED = slice(0, 37)
 _HORIZON = float(X_IDXS[-1])
 _SEED = 512
 _SENSORS = ("speed", "curvature", "lat_delay", "cruise_speed")
@@ -36,11 +34,10 @@ _LINES = [f"{line}_{what}" for line in LINES for what in ("offset", "heading")]
 def encode(observation: Any) -> Floats:
     """Return the features (N, 512) of observations (N, LAYOUT.size), float32.
 
-    In this order: what tracks the path (sensors; the path when a command of now takes effect, seen from
-    where the car will be then if it goes on turning as it does, and if it turns with the path); the same
-    times speed and times delay, since what to do about it depends on them; the six seen lines; the path
-    over time at the present speed; the speeds that the bends suggest, less the present one; and random
-    functions of all these (tanh of a seeded projection). Each is scaled to about 1.
+    In this order: sensors and the six seen lines, each scaled to about 1; the path over time at the
+    present speed; the path when a command of now takes effect, seen from where the car will be then
+    if it goes on turning as it does; the speeds that the bends suggest, less the present one; and
+    random functions of all these (tanh of a seeded projection).
 
     Desire and traffic convention are left out: the policy gets them through inputs of their own. So
     are the previous action and the measured acceleration, which openpilot does not tell its model
@@ -53,16 +50,12 @@ def encode(observation: Any) -> Floats:
     sensors[:, 1:2] *= np.maximum(speed, 1.0) ** 2
     lines = np.concatenate([parts[name] for name in _LINES], axis=1)
     sensor_scale, line_scale, projection = _constants()
-    tracked = np.concatenate(
-        [sensors / sensor_scale, _at_action(parts, speed), _drift(parts, speed)], axis=1
-    )
     seen = np.concatenate(
         [
-            tracked,
-            tracked * (speed / 15.0 - 1.0),
-            tracked * (parts["lat_delay"] / 0.2 - 2.0),
+            sensors / sensor_scale,
             lines / line_scale,
             _over_time(parts, speed),
+            _at_action(parts, speed),
             _room_for_speed(parts, speed),
         ],
         axis=1,
@@ -99,16 +92,6 @@ def _at_action(parts: dict[str, Floats], speed: Floats) -> Floats:
     bends = [(b - a) * speed / 0.1 - turning for a, b in zip(headings, further, strict=True)]
     rates = [heading * speed - turning * t for heading in headings]
     return np.concatenate([offset - 0.5 * turning * t**2, *rates, *bends], axis=1)
-
-
-def _drift(parts: dict[str, Floats], speed: Floats) -> Floats:
-    """Return how fast each line drifts sideways (m/s) and where the path is after the delay, (N, 8).
-
-    The path's place (m) is that of a car which turns with the path from now on.
-    """
-    t = np.maximum(parts["lat_delay"], 0.0) + ACTION_TIMES.astype(np.float32)
-    rates = [parts[f"{line}_heading"][:, :1] * speed for line in LINES]
-    return np.concatenate([*rates, parts["path_offset"][:, :1] + rates[0] * t], axis=1)
 
 
 def _room_for_speed(parts: dict[str, Floats], speed: Floats) -> Floats:
@@ -148,8 +131,7 @@ def _constants() -> tuple[Floats, Floats, Floats]:
     offset = 0.5 + X_IDXS / 10
     heading = 0.05 + X_IDXS / 200
     lines = np.tile(np.concatenate([offset, heading]), len(LINES)).astype(np.float32)
-    tracked = range(FEATURES)[TRACKED]
-    known = 3 * len(tracked) + len(lines) + 5 * len(TIMES) + len(REACHES) + 1
+    known = len(sensors) + len(lines) + 5 * (len(TIMES) + len(ACTION_TIMES)) + len(REACHES) + 1
     rng = np.random.default_rng(_SEED)
     projection = rng.normal(0, known**-0.5, (known, FEATURES - known))
     return sensors, lines, projection.astype(np.float32)

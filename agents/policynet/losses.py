@@ -7,22 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steerlab.agents.policynet.model import (
-    LATERAL_ACCELERATION,
-    MAX_CURVATURE,
-    WINDOW,
-    Frames,
-    Parts,
-    PolicyNet,
-    plan_command,
-)
+from steerlab.agents.policynet.model import Frames, Parts, PolicyNet, plan_command
 from steerlab.agents.policynet.rollout import FRAME, Rollout
 from steerlab.envs.kinematic_driver.dynamics import DT
-from steerlab.openpilot.contracts import PLAN_COLUMNS, STRIDE, T_IDXS
+from steerlab.openpilot.contracts import PLAN_COLUMNS, T_IDXS
 from steerlab.openpilot.plan import Near
 
+WINDOW, STRIDE = 25, 4
 #: Weights of the losses in their sum.
-SCALE = {"steer": 4.0, "pedal": 3.0, "now": 0.2, "desire": 0.1, "spread": 0.01, "plan": 0.1}
+SCALE = {"steer": 10.0, "pedal": 1.0, "now": 0.2, "desire": 0.1, "spread": 0.01, "plan": 0.1}
 PLAN_ERRORS = (2.0, 5.0)  # s ahead
 #: Columns of the plan that a flat road moves.
 MOVING = [PLAN_COLUMNS.index(n) for n in ("x", "y", "vx", "vy", "ax", "ay", "yaw", "yaw_rate")]
@@ -36,7 +29,7 @@ class WindowBatch(NamedTuple):
     known: Tensor  # whether the frame belongs to the episode, (B, 25)
     given: dict[str, Tensor]  # what is kept of the frames, (B, 25, *)
     frames: Frames
-    windows: Tensor  # readings of the window that ends with each frame, (B, 25, 25, K)
+    states: Tensor  # (B, 25, H)
     parts: Parts
     curvature: Tensor  # what the rule reads from the plan, 1/m, (B, 25)
     pedal: Tensor  # m/s^2
@@ -56,9 +49,9 @@ def look(network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor) -> Win
     features = drive.features[at, who].float() * known[..., None]
     given = FRAME.split(drive.frames[at, who])
     frames = network.frames(features, given["desire"] * known[..., None])
-    windows = network.windows(frames.readings)
+    states = torch.stack(network.states(frames), dim=1)
     car = given["car"] if "lateral_control_params" in network.feeds else None
-    parts = network.parts(windows, frames, given["traffic"], car)
+    parts = network.parts(states, frames, given["traffic"], car)
 
     weight = known.float()
     weight[:, -1] *= 5.0
@@ -70,7 +63,7 @@ def look(network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor) -> Win
         "t_longitudinal": torch.full_like(delay, network.t_longitudinal),
     }
     curvature, pedal = plan_command(network, parts, times)
-    return WindowBatch(at, rows, known, given, frames, windows, parts, curvature, pedal, weight)
+    return WindowBatch(at, rows, known, given, frames, states, parts, curvature, pedal, weight)
 
 
 def imitation_loss(
@@ -84,10 +77,8 @@ def imitation_loss(
     seen = look(network, drive, steps, rows)
     wanted = seen.given["wanted"]
     huber = nn.functional.smooth_l1_loss
-    steer_error = (seen.curvature - wanted[..., 0]) / lateral_bound(network, seen.given["car"])
-    # What is small in a turn is much on the straight, where a car spends its time: beyond 0.36 m/s^2
-    # an error counts as itself and no longer as its square.
-    steer = huber(steer_error, torch.zeros_like(steer_error), reduction="none", beta=0.1)
+    steer_error = (seen.curvature - wanted[..., 0]) / lateral_bound(network, seen)
+    steer = huber(steer_error, torch.zeros_like(steer_error), reduction="none", beta=0.5)
     brake = huber(seen.pedal, wanted[..., 1], reduction="none", beta=0.5)
     losses = {"steer": (seen.weight * steer).sum(), "pedal": (seen.weight * brake).sum()}
     losses |= hindsight_losses(network, drive, seen, generator)
@@ -123,10 +114,10 @@ def hindsight_losses(
     return losses
 
 
-def lateral_bound(network: PolicyNet, car: Tensor) -> Tensor:
-    """Return the curvature (1/m, (...)) that counts as one; ``car`` (..., 2) has speed and delay."""
-    speed = car[..., 0].clamp(min=network.contract.command.min_speed)
-    return (LATERAL_ACCELERATION / speed**2).clamp(max=MAX_CURVATURE)
+def lateral_bound(network: PolicyNet, seen: WindowBatch) -> Tensor:
+    """Return the curvature (1/m) that counts as one in the losses, (B, 25)."""
+    speed = seen.given["car"][..., 0].clamp(min=network.contract.command.min_speed)
+    return (3.6 / speed**2).clamp(max=0.2)
 
 
 def _plan_loss(network: PolicyNet, drive: Rollout, seen: WindowBatch, frame: Tensor) -> Tensor:
@@ -143,7 +134,7 @@ def _plan_loss(network: PolicyNet, drive: Rollout, seen: WindowBatch, frame: Ten
     given = FRAME.split(drive.frames[steps, rows])
     car = given["car"] if "lateral_control_params" in network.feeds else None
     of_frame = Frames(*(part[batch, frame] for part in seen.frames))
-    parts = network.parts(seen.windows[batch, frame], of_frame, given["traffic"], car)
+    parts = network.parts(seen.states[batch, frame], of_frame, given["traffic"], car)
     # The beginning is the teacher's to say, not hindsight's.
     parts = parts._replace(near=Near(*(x.detach() for x in parts.near)))
     mean, log_std = (x[..., MOVING] for x in network.plan(parts))

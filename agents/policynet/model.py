@@ -1,13 +1,9 @@
-"""The policy network: filters over the contract's window, and openpilot's heads.
+"""The policy network: a layer-normalised GRU over the contract's window, and openpilot's heads.
 
-Each frame gives a few readings of its features. The commands are linear in this frame's features and in
-the readings of all 25 frames, plus what a small network adds. A tracking controller is nearly linear:
-averaging errors away, differentiating and telling what one's own last commands were are filters, and
-small errors have to be answered as exactly as large ones.
-
-The network is a function of the window alone. Frames that are still empty (all features zero, as the
-consumer's queues begin) read as zero, so a window with k frames is worth what a sequence of those k
-frames is. Hence one pass over a window gives 25 examples in training, one for each length of the history.
+The network is a function of the window alone: the recurrence starts from zero in each call. Frames that
+are still empty (all features zero, as the consumer's queues begin) leave the state at zero, so a
+window with k frames is worth what a sequence of those k frames is. Hence one pass over a window gives
+25 examples in training, one for each length of the history.
 """
 
 from collections.abc import Mapping
@@ -18,24 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steerlab.agents.policynet.features import TRACKED
 from steerlab.errors import InputError
 from steerlab.openpilot.commands import action_times, plan_acceleration, plan_curvature
-from steerlab.openpilot.contracts import (
-    DESIRES,
-    FEATURES,
-    HISTORY,
-    STRIDE,
-    T_IDXS,
-    Contract,
-    contract,
-)
+from steerlab.openpilot.contracts import DESIRES, FEATURES, T_IDXS, Contract, contract
 from steerlab.openpilot.plan import FREE, SHARED, Near, PlanShape
 
 LONGITUDINAL_DELAY = 0.15  # s, the actuator's, as openpilot's car interfaces have it by default
 LATERAL_ACCELERATION = 3.6  # m/s^2, what the controls let through at most
 MAX_CURVATURE = 0.2  # 1/m
-WINDOW = HISTORY // STRIDE  # frames that a policy is given
 _SPEED = 15.0  # m/s, unit of speeds inside the network
 KINEMATIC_DRIVER = "KinematicDriver-v0"
 
@@ -45,7 +31,7 @@ class PolicySize:
     """Widths of the network."""
 
     reduced: int = 128  # values to which a frame's features are reduced
-    hidden: int = 128  # values of the state: filters over the window
+    hidden: int = 128  # units of the GRU
     trunk: int = 128  # units of the two layers before the heads
 
 
@@ -53,9 +39,9 @@ class Frames(NamedTuple):
     """What the network keeps of frames, (..., *)."""
 
     reduced: Tensor
-    readings: Tensor  # what the filters see; 0 where the queue is still empty
-    motion: Tensor  # linear functions of the features of this frame: what the car does now
-    command: Tensor  # and what they add to the commands
+    gates: Tensor
+    readout: Tensor  # linear functions of the features of this frame
+    present: Tensor  # 1 where there is a frame, 0 where the queue is still empty
 
 
 class Parts(NamedTuple):
@@ -93,19 +79,17 @@ class PolicyNet(nn.Module):
         self.feeds = {i.feed: n for n, i in self.model.inputs.items()}
         plan = self.model.heads["plan"]
         self.hypotheses = plan.hypotheses
-        # Inputs of this frame that go to the trunk as they are.
-        beside = 2 + 2 * ("lateral_control_params" in self.feeds)
+        # Parts of the inputs of this frame that go to the heads directly.
+        self.direct = 2 + 2 * ("lateral_control_params" in self.feeds)
         units = size.hidden
         self.reduce = nn.Linear(FEATURES, size.reduced)
         self.read = nn.Linear(FEATURES, 4)
-        columns = range(FEATURES)[TRACKED]
-        self.readings = nn.Linear(FEATURES, len(columns), bias=False)
-        self.width = len(columns) + len(DESIRES) + 1
-        self.filters = nn.Linear(WINDOW * self.width, units)
-        self.direct = nn.Linear(FEATURES, 2)
-        self.past = nn.Linear(WINDOW * self.width, 2, bias=False)
+        self.input_gates = nn.Linear(size.reduced + len(DESIRES), 3 * units, bias=False)
+        self.input_norm = nn.LayerNorm(3 * units)
+        self.state_gates = nn.Linear(units, 3 * units, bias=False)
+        self.state_norm = nn.LayerNorm(3 * units)
         self.trunk = nn.Sequential(
-            nn.Linear(units + size.reduced + beside, size.trunk),
+            nn.Linear(units + size.reduced + self.direct, size.trunk),
             nn.SiLU(),
             nn.Linear(size.trunk, size.trunk),
             nn.SiLU(),
@@ -118,14 +102,6 @@ class PolicyNet(nn.Module):
         self.heads = nn.Linear(size.trunk, sum(self.widths.values()))
         with torch.no_grad():
             self.heads.weight *= 0.1
-            self.readings.weight.copy_(torch.eye(FEATURES)[columns])
-            for part in (*self.linear_part(), self.heads.weight[:2], self.heads.bias[:2]):
-                part.zero_()
-            # Motion begins as what the sensors say: speed, sideways acceleration and delay.
-            self.read.weight.zero_()
-            self.read.bias.zero_()
-            self.read.weight[0, 0] = self.read.weight[2, 1] = 1.0
-            self.read.weight[3, 2], self.read.bias[3] = 5.5, -10.5
         times = torch.as_tensor(T_IDXS, dtype=torch.float32)
         grown = torch.log(0.05 + 0.3 * times + 0.05 * times**2)
         self.log_std = nn.Parameter(grown[:, None].repeat(m, 1, 15))
@@ -138,10 +114,6 @@ class PolicyNet(nn.Module):
         self.contract = contract_
         self.shape = PlanShape(contract_.command)
         self.t_longitudinal = float(action_times(contract_.command, 0.0, LONGITUDINAL_DELAY)[1])
-
-    def linear_part(self) -> list[Tensor]:
-        """Return the weights of the commands' linear part."""
-        return [self.direct.weight, self.direct.bias, self.past.weight]
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the tensors of the heads, each (B, *shape)."""
@@ -177,24 +149,33 @@ class PolicyNet(nn.Module):
     ) -> Parts:
         """Return what the heads say of a window (B, 25, 512); see :meth:`parts`."""
         frames = self.frames(features, desire)
+        state = self.states(frames)[-1]
         last = Frames(*(part[:, -1] for part in frames))
-        return self.parts(frames.readings, last, traffic, car, times)
+        return self.parts(state, last, traffic, car, times)
 
     def frames(self, features: Tensor, desire: Tensor) -> Frames:
         """Return what is kept of frames: features (..., 512) and the desire's rows (..., 8)."""
         reduced = nn.functional.silu(self.reduce(features))
+        gates = self.input_norm(self.input_gates(torch.cat([reduced, desire], dim=-1)))
         present = (features.abs().amax(-1, keepdim=True) * 1e4).clamp(max=1.0)
-        seen = torch.cat([self.readings(features), desire, torch.ones_like(present)], dim=-1)
-        return Frames(reduced, seen * present, self.read(features), self.direct(features))
+        return Frames(reduced, gates, self.read(features), present)
 
-    def windows(self, readings: Tensor) -> Tensor:
-        """Return the windows (B, T, 25, K) that end at each of T frames; before them is nothing."""
-        padded = nn.functional.pad(readings, (0, 0, WINDOW - 1, 0))
-        return padded.unfold(1, WINDOW, 1).transpose(-1, -2)
+    def states(self, frames: Frames) -> list[Tensor]:
+        """Return the states (B, H) after each of the frames (B, T, ...), from zero."""
+        state = frames.gates.new_zeros(frames.gates.shape[0], self.size.hidden)
+        found = []
+        for x, present in zip(frames.gates.unbind(1), frames.present.unbind(1), strict=True):
+            h = self.state_norm(self.state_gates(state))
+            (r_x, z_x, n_x), (r_h, z_h, n_h) = x.chunk(3, dim=-1), h.chunk(3, dim=-1)
+            z = torch.sigmoid(z_x + z_h)
+            n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
+            state = present * (n + z * (state - n))
+            found.append(state)
+        return found
 
     def parts(
         self,
-        window: Tensor,
+        state: Tensor,
         frame: Frames,
         traffic: Tensor,
         car: Tensor | None = None,
@@ -203,7 +184,7 @@ class PolicyNet(nn.Module):
         """Return what the heads say.
 
         Args:
-            window: Readings of the window, (..., 25, K).
+            state: State after the window, (..., H).
             frame: The window's last frame.
             traffic: (..., 2).
             car: ``lateral_control_params`` (..., 2), where the contract has them.
@@ -213,14 +194,11 @@ class PolicyNet(nn.Module):
         direct = [traffic]
         if car is not None:
             direct += [car[..., :1] / _SPEED, car[..., 1:] / 0.3]
-        window = window.flatten(-2)
-        state = nn.functional.silu(self.filters(window))
-        trunk = torch.cat([state, frame.reduced, *direct], dim=-1)
-        trunk = self.trunk(trunk)
+        trunk = self.trunk(torch.cat([state, frame.reduced, *direct], dim=-1))
         said = dict(
             zip(self.widths, self.heads(trunk).split(list(self.widths.values()), -1), strict=True)
         )
-        now = (said["now"] + frame.motion).unbind(-1)
+        now = (said["now"] + frame.readout).unbind(-1)
         if car is None:
             speed = _SPEED * now[0]
             delay = 0.25 + nn.functional.softplus(0.3 * now[3])
@@ -232,8 +210,7 @@ class PolicyNet(nn.Module):
             delay, later = times[..., 0], times[..., 1].clamp(0.05, SHARED)
         delay = delay.clamp(0.05, SHARED)
         square = speed.clamp(min=rule.min_speed) ** 2
-        command = said["command"] + frame.command + self.past(window)
-        steer, pedal = command.unbind(-1)
+        steer, pedal = said["command"].unbind(-1)
         # Smooth bounds, somewhat beyond what the controls let through.
         bound = (LATERAL_ACCELERATION / square).clamp(max=MAX_CURVATURE)
         m = (*state.shape[:-1], self.hypotheses)
@@ -343,9 +320,9 @@ class Supercombo(nn.Module):
 class Memory:
     """The consumer's window for N rows, in the network's own terms: for fast rollouts in torch.
 
-    It keeps the readings of each frame, which depend on that frame only: the same numbers as a call with
-    the whole window, at a fraction of the cost. The weights must not change between two calls of
-    :meth:`reset`.
+    It keeps each frame's part of the recurrence, which depends on that frame only, and replays the 25
+    strided frames from zero: the same numbers as a call with the whole window, at a fraction of the
+    cost. The weights must not change between two calls of :meth:`reset`.
 
     Args:
         network: The policy.
@@ -354,20 +331,28 @@ class Memory:
 
     def __init__(self, network: PolicyNet, rows: int) -> None:
         self.network, self.rows = network, rows
-        self.readings = torch.zeros(WINDOW * STRIDE, rows, network.width)
+        units = 3 * network.size.hidden
+        self.gates = torch.zeros(100, rows, units)
+        self.present = torch.zeros(100, rows, 1)
         self.now = 0
 
     def reset(self, rows: Any = slice(None)) -> None:
         """Empty the queues of ``rows``."""
-        self.readings[:, rows] = 0.0
+        self.gates[:, rows] = 0.0
+        self.present[:, rows] = 0.0
 
     @torch.no_grad()
     def step(self, features: Tensor, desire: Tensor, traffic: Tensor, car: Tensor | None) -> Parts:
         """Take a frame (N, 512), its desire bin (N, 8) and inputs; return what the heads say."""
         frame = self.network.frames(features, desire)
-        length = len(self.readings)
-        self.now = (self.now + 1) % length
-        self.readings[self.now] = frame.readings
-        slots = (self.now - STRIDE * np.arange(WINDOW - 1, -1, -1)) % length
-        window = self.readings[torch.as_tensor(slots)].transpose(0, 1)
-        return self.network.parts(window, frame, traffic, car)
+        self.now = (self.now + 1) % 100
+        self.gates[self.now], self.present[self.now] = frame.gates, frame.present
+        slots = torch.as_tensor((self.now - np.arange(96, -1, -4)) % 100)
+        window = Frames(
+            frame.reduced,
+            self.gates[slots].transpose(0, 1),
+            frame.readout,
+            self.present[slots].transpose(0, 1),
+        )
+        state = self.network.states(window)[-1]
+        return self.network.parts(state, frame, traffic, car)

@@ -12,20 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
-from steerlab.agents.policynet.linear_start import fit_linear
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
 from steerlab.agents.recurrent_ppo.train import load_driver
 from steerlab.agents.run_log import RunLog
-from steerlab.agents.training_loop import LAST, Stateful, TrainingLoop, moving_average, set_rate
+from steerlab.agents.training_loop import Stateful, TrainingLoop, moving_average, set_rate
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.errors import InputError
@@ -34,8 +32,6 @@ from steerlab.openpilot.engines import Network
 from steerlab.options import option
 from steerlab.seeds import FILM, episode_seed, generator_seed, initial_weights
 
-#: What the averaged weights keep of themselves at every gradient step.
-AVERAGE = 0.995
 POLICY = "policy_model.pth"
 #: Kinds of the checkpoints of this training, and of ``policy_model.pth``.
 KIND, NETWORK = "imitation by PolicyNet", "a PolicyNet"
@@ -49,19 +45,16 @@ class ImitationConfig:
 
     contract: str = option("openpilot-0.10.0", "the release that the policy is for")
     total_steps: int = option(768_000, "steps of 0.05 s that are driven in all")
-    linear_drives: int = option(
-        6, "drives before, from which least squares set the linear part; 0 = none"
-    )
     num_envs: int = option(128, "rows of the task")
     steps: int = option(300, "steps of each row in an iteration")
     passes: float = option(4.0, "how often an iteration goes over the frames of its drive")
     batch_size: int = option(64, "windows of 25 frames a gradient step")
     learning_rate: float = option(1e-3, "largest step size of AdamW; falls along a cosine")
     reduced: int = option(128, "values to which a frame's features are reduced")
-    hidden: int = option(128, "filters over the window")
+    hidden: int = option(128, "units of the GRU")
     trunk: int = option(128, "units of the layers before the heads")
-    noise: float = option(0.3, "share of the time that the commands are disturbed, at first")
-    calm: float = option(0.0, "the same at the end: no history tells what is to be disturbed")
+    noise: float = option(0.5, "share of the time that the commands are disturbed, at first")
+    calm: float = option(0.1, "the same at the end: no history tells what is to be disturbed")
     hard: float = option(
         0.5, "share of DAgger's drives in hard conditions: late, badly seen, mostly fast"
     )
@@ -129,8 +122,8 @@ def train_imitation(
         make_teacher: Who teaches; by default whom ``config.teacher`` names.
         ranges: Ranges of the task in every drive; by default its own, and :data:`~.evaluate.HARD` in some.
         vision: A vision network that looks at the rendered road and makes the features.
-        start: ``policy_model.pth`` to begin with; None begins with random weights, of which least
-            squares set the linear part, or with ``vision`` the teacher drives part of the first iterations.
+        start: ``policy_model.pth`` to begin with; None begins with random weights, and the teacher
+            drives part of the first iterations.
 
     Raises:
         InputError: An option is out of range, or ``start`` is for another contract.
@@ -142,14 +135,7 @@ def train_imitation(
         raise other_contract(start, network)
     network.features = "vision" if vision else network.features
     make_teacher = make_teacher or choose_teacher(config)
-    # Least squares can begin only where the meaning of the features is known.
-    fitted = config.linear_drives > 0 and vision is None
-    if fitted:
-        for weights in (*network.linear_part(), network.readings.weight):
-            weights.requires_grad_(False)
-        if not start and not (output / LAST).exists():
-            _fit_linear(network, make_teacher, config)
-    average = moving_average(network, AVERAGE)
+    average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = max(1, round(config.passes * config.num_envs * config.steps
                            / (WINDOW * config.batch_size)))  # fmt: skip
@@ -166,7 +152,7 @@ def train_imitation(
             env = KinematicDriverVectorEnv(
                 config.num_envs, ranges=HARD if hard else ranges, autoreset_mode="Disabled"
             )
-            shares = () if start or fitted else TEACHER_SHARES[iteration : iteration + 1]
+            shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
             noise = config.noise + (config.calm - config.noise) * iteration / iterations
             mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
             first_episode = iteration * config.num_envs
@@ -193,15 +179,6 @@ def train_imitation(
                 {"loss": f"{sums['loss']:.3f}", "cte": f"{drive.figures['cte_mean']:.2f}"},
             )
         return finish(average.module, output, loop.log, iterations, config.film, vision)
-
-
-def _fit_linear(network: PolicyNet, make_teacher: MakeTeacher, config: ImitationConfig) -> None:
-    rows = config.num_envs
-    first = [
-        episode_seed("imitation", config.seed, i * rows, rows) for i in range(config.linear_drives)
-    ]
-    seeds = tqdm(first, unit="drive", desc="least squares")
-    fit_linear(network, make_teacher, seeds, rows, config.steps)
 
 
 def _is_hard(iteration: int, share: float) -> bool:
@@ -300,8 +277,6 @@ def check(config: ImitationConfig) -> int:
     for name in ("num_envs", "steps", "batch_size"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
-    if config.linear_drives < 0:
-        raise InputError(f"linear_drives={config.linear_drives} must be at least 0")
     if config.passes <= 0 or config.learning_rate <= 0:
         raise InputError("passes and learning_rate must be positive")
     for name in ("noise", "calm", "hard"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerlab.agents.policynet import linear_start, train
+from steerlab.agents.policynet import train
 from steerlab.agents.policynet.losses import hindsight, imitation_loss
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
 from steerlab.agents.policynet.rollout import FRAME, BehaviorMix, Rollout, collect
@@ -21,7 +21,7 @@ from steerlab.openpilot.contracts import T_IDXS, plan_column
 
 TINY = ImitationConfig(
     num_envs=6, steps=50, total_steps=2 * 6 * 50, batch_size=8, passes=2.0, reduced=8, hidden=8,
-    trunk=8, linear_drives=0,
+    trunk=8,
 )  # fmt: skip
 
 
@@ -101,49 +101,6 @@ def test_the_loss_goes_down_on_one_drive() -> None:
     assert last["loss"] < 0.6 * first["loss"]
 
 
-def test_least_squares_find_a_driver_that_is_linear(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A teacher whose commands are linear in the features is found to a fraction of a percent."""
-    network = PolicyNet("openpilot-0.10.0", PolicySize(8, 8, 8)).eval()
-    with torch.no_grad():
-        frame = torch.zeros(4, 25, 512)
-        before = network(*_inputs(network, frame))
-    assert (before["desired_curvature"] == 0).all()  # a fresh network commands nothing
-
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(80, 16, 512, generator=generator).half()
-    frames = np.zeros((80, 16, FRAME.size), np.float32)
-    parts = FRAME.split(frames)
-    parts["car"][:] = (10.0, 0.4)
-    # A tenth of feature 5 now, a twentieth of feature 3 four frames (0.2 s) before.
-    steer = 0.1 * features[..., 5].float()
-    steer[4:] += 0.05 * features[:-4, :, 3].float()
-    parts["wanted"][..., 0] = 2.0 * np.tanh(steer.numpy() / 2.0) * 0.036
-    parts["wanted"][..., 1] = 0.3
-    drive = Rollout(
-        features, torch.as_tensor(frames), torch.zeros(80, 16, dtype=torch.long),
-        torch.full((80, 16), 79),
-    )  # fmt: skip
-    monkeypatch.setattr(linear_start, "collect", lambda *_: drive)
-    monkeypatch.setattr(linear_start, "EVERY", 1)
-    monkeypatch.setattr(linear_start, "RIDGE", 1e-6)
-    linear_start.fit_linear(network, lambda env: None, [0], 1, 1)  # type: ignore[arg-type,return-value]
-    past = network.past.weight[0].reshape(25, -1).detach()
-    # What tracks the path is there twice, as a feature and as this frame's reading: the sum counts.
-    found = past[:, :37].clone()
-    found[-1] += network.direct.weight[0, :37].detach()
-    expected = torch.zeros(25, 37)
-    expected[-1, 5], expected[-2, 3] = 0.1, 0.05
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.005)
-    assert network.direct.weight[0, 37:].abs().max() < 0.005
-
-
-def _inputs(network: PolicyNet, features: torch.Tensor) -> list[torch.Tensor]:
-    rows = len(features)
-    given = {name: torch.zeros(rows, *i.shape[1:]) for name, i in network.model.inputs.items()}
-    given["features_buffer"] = features
-    return list(given.values())
-
-
 def test_a_share_of_the_drives_is_hard_and_disturbances_fade(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +166,6 @@ def test_training_resumes_to_the_same_weights(
         ({"hard": -0.5}, "hard=-0.5"),
         ({"lateral": math.nan}, "lateral"),
         ({"hidden": 0}, "hidden=0"),
-        ({"linear_drives": -1}, "linear_drives=-1"),
     ],
 )
 def test_bad_options(tmp_path: Path, change: dict[str, float], words: str) -> None:

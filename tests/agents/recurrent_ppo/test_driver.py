@@ -66,7 +66,7 @@ def test_budget_and_time_are_those_of_the_start(folder: Path) -> None:
 
 def test_it_teaches(folder: Path, tmp_path: Path) -> None:
     config = ImitationConfig(
-        num_envs=4, steps=30, total_steps=240, linear_drives=1, batch_size=4, passes=1.0, reduced=8, hidden=8,
+        num_envs=4, steps=30, total_steps=240, batch_size=4, passes=1.0, reduced=8, hidden=8,
         trunk=8, film=0, teacher=str(folder),
     )  # fmt: skip
     train_imitation(config, tmp_path / "recurrent")
