@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from steerlab.agents.classical.preview import PreviewDriver, drive_once
+from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.compiled import has_numba
 from steerlab.envs.carla_driver import traffic
 from steerlab.envs.carla_driver.env import (
@@ -21,6 +21,7 @@ from steerlab.envs.carla_driver.env import (
 )
 from steerlab.envs.carla_driver.scenarios import SCENARIOS
 from steerlab.envs.kinematic_driver.observation import LAYOUT as KINEMATIC
+from steerlab.envs.kinematic_driver.record import drive_once
 from steerlab.errors import InputError
 
 STILL = np.array([[0.0, -1.0]], np.float32)
@@ -56,7 +57,7 @@ def test_every_scenario_begins(name: str) -> None:
 )
 def test_the_preview_driver_drives(name: str) -> None:
     env = CarlaDriverVectorEnv(32, scenario=name, threads=1)
-    result = drive_once(env, PreviewDriver, 1000)
+    result = drive_once(env, PreviewDriver, 1000).end
     assert (result["violation"] > 0).sum() <= 1, [VIOLATIONS[v] for v in result["violation"]]
     assert result["cte_max"].max() < 1.3
     assert result["base_return"].mean() > 30
@@ -335,5 +336,5 @@ def test_shared_maps_are_driven(town: str, shared: Path) -> None:
     pytest.importorskip("carla")
     path = shared / "opendrive" / f"{town}.xodr"
     env = CarlaDriverVectorEnv(8, scenario="country_road", map=path, threads=1)
-    result = drive_once(env, PreviewDriver, 50)
+    result = drive_once(env, PreviewDriver, 50).end
     assert (result["violation"] == 0).mean() >= 0.75, result["violation"]
