@@ -513,8 +513,9 @@ def row_of(observations: Any, row: int) -> Any:
 
 
 def _first(infos: dict[str, Any]) -> dict[str, Any]:
-    """Return the info of row 0 without the masks."""
-    return {key: values[0] for key, values in infos.items() if f"_{key}" in infos}
+    """Return the info of row 0 without the masks, truth values as Python's (wrappers know no others)."""
+    first = {key: values[0] for key, values in infos.items() if f"_{key}" in infos}
+    return {key: bool(v) if isinstance(v, np.bool_) else v for key, v in first.items()}
 
 
 def _merge(infos: dict[str, Any], more: dict[str, Any]) -> None:

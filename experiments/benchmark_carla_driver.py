@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ def _sample(session: Any, states: Any, past: Any, generator: Any) -> float:
 def _cost(target: Any, driven: Any) -> float:
     target, driven = np.array(target)[100:500], np.array(driven)[100:500]
     tracking = np.mean((target - driven) ** 2) * 100
-    return tracking * 50 + np.mean((np.diff(driven) / 0.1) ** 2) * 100
+    return float(tracking * 50 + np.mean((np.diff(driven) / 0.1) ** 2) * 100)
 
 
 def official_rollout(file: Any, path: str, plant: str) -> float:

@@ -157,7 +157,7 @@ def _quietly() -> None:
     torch.set_num_threads(1)
 
 
-main = study(Config, run, resumes=True)
+main = study(Config, run, resumes=True, free=("scenario", "map", "episodes", "processes"))
 
 if __name__ == "__main__":
     main()

@@ -60,7 +60,7 @@ from steerlab.experiments._pendulum import (
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, require
-from steerlab.seeds import initial_weights
+from steerlab.seeds import episode_seed, initial_weights
 from steerlab.study import study
 
 #: What differs from the plant of the data, by name; each is an argument of the task.
@@ -88,7 +88,7 @@ class Config(Sampling):
         None, "half-width of the start in every component; default 0.5, on data of goals 0.05"
     )
     episode_steps: int = option(EPISODE_STEPS, "steps of an episode, 0.04 s each")
-    mlp_models: int = option(3, "MLP baselines to train; 0 = none")
+    mlp_models: int = option(10, "MLP baselines to train, up to 1,024; 0 = none")
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
     video: bool = option(False, "film one episode of each controller")
     device: str = option("auto", "auto, cpu or cuda")
@@ -166,7 +166,7 @@ def run(config: Config, output: Path) -> list[Cell]:
                 runs = []
                 for member in members:
                     env = _task(config, config.episodes, noise, goals, variant)
-                    runs.append(play(env, member(replan), config.seed))
+                    runs.append(play(env, member(replan), _first_seed(config, config.episodes)))
                 paths.setdefault(name, runs[0])
                 cells.append(_figures(runs, goals, (variant, noise, replan, name)))
                 bar.update()
@@ -202,6 +202,11 @@ def _task(
     )
 
 
+def _first_seed(config: Config, count: int) -> int:
+    """Return the first seed of ``count`` episodes; no two runs' ``seed`` have one in common."""
+    return episode_seed("evaluation", config.seed, 0, count)
+
+
 def controllers(
     config: Config, pairs: Pairs, goals: tuple[float, ...], output: Path
 ) -> Iterator[tuple[str, list[Maker]]]:
@@ -225,7 +230,10 @@ def controllers(
     linear = LinearChunks(*pairs.part("training"))
     yield "linear map", [in_chunks(chunk_policy(linear, config, device))]
     if config.mlp_models:
-        mlps = [train_mlp(pairs, config, s, output / f"mlp_{s}") for s in range(config.mlp_models)]
+        mlps = [
+            train_mlp(pairs, config, config.seed << 10 | s, output / f"mlp_{s}")
+            for s in range(config.mlp_models)
+        ]
         yield "MLP", [in_chunks(chunk_policy(m, config, device)) for m in mlps]
     for kind, members in members_of(config, device).items():
         yield kind, [in_chunks(chunk_policy(m, config, device)) for m in members.values()]
@@ -407,7 +415,7 @@ def film(
         raise InputError('video=true needs: pip install "steerlab[video]"') from error
     for name, members in makers.items():
         env = _task(config, 1, config.noises[-1], goals, config.variants[-1])
-        played = play(env, members[0](config.replans[-1]), config.seed)
+        played = play(env, members[0](config.replans[-1]), _first_seed(config, 1))
         path = output / f"{name.replace(', ', '_').replace(' ', '_')}.mp4"
         frames: list[Any] = []
         for step, state in enumerate(played.states[0, : played.steps[0] + 1]):
@@ -433,6 +441,8 @@ def _check(config: Config) -> None:
     for name in ("episodes", "steps", "samples", "sequences", "longest", "mlp_epochs"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
+    if not 0 <= config.mlp_models <= 1024:
+        raise InputError(f"mlp_models={config.mlp_models} must be in 0..1024")
     for name in ("noises", "replans", "variants"):
         if not getattr(config, name):
             raise InputError(f"{name} is empty; give at least one")

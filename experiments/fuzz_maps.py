@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 
 from steerlab.envs.maps.opendrive import compile_text
 from steerlab.errors import InputError
-from steerlab.experiments._study import study
 from steerlab.options import option
+from steerlab.study import study
 
 _NUMBER = re.compile(rb'="-?[0-9][^"]*"')
 _ATTRIBUTE = re.compile(rb' [a-zA-Z]+="[^"]*"')

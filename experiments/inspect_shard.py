@@ -58,8 +58,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     for shard in whole[: config.most]:
         console.print(_about(shard), highlight=False, soft_wrap=True)
         console.print(_table(shard))
-        with atomic_path(output / f"{shard.path.stem}.png") as path:
-            Image.fromarray(contact_sheet(shard)).save(path)
+        with atomic_path(output / f"{shard.path.stem}.jpg") as path:
+            Image.fromarray(contact_sheet(shard)).save(path, quality=80)
         if config.film:
             frames = (frame_picture(shard, i) for i in range(min(FILM_FRAMES, shard.frames)))
             write_film(frames, output / shard.path.stem)

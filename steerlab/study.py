@@ -56,6 +56,7 @@ def study(
     run: Callable[[Any, Path], Any],
     *,
     resumes: bool = False,
+    free: Sequence[str] = (),
 ) -> Callable[..., None]:
     """Return the ``main`` of a study.
 
@@ -63,6 +64,7 @@ def study(
         config_type: Dataclass of options. The option ``output`` is added to it.
         run: Called with the options and the output folder, which exists and can be written.
         resumes: The study continues what it finds in an existing output folder.
+        free: Options that may differ when it does: the same folder then belongs to them all.
     """
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
@@ -78,7 +80,7 @@ def study(
             return
         try:
             with terminable():
-                _run_hydra(name, overrides_of(arguments, config_type), config_type, run)
+                _run_hydra(name, overrides_of(arguments, config_type), config_type, run, free)
         except InputError as error:
             sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
         except (HydraException, OmegaConfBaseException) as error:
@@ -109,6 +111,7 @@ def _run_hydra(
     arguments: list[str],
     config_type: type[Any],
     run: Callable[[Any, Path], Any],
+    free: Sequence[str] = (),
 ) -> None:
     """Compose the settings through Hydra and call ``run`` once for each job."""
     _store(name, config_type)
@@ -119,7 +122,7 @@ def _run_hydra(
         output = _output_of(settings)
         config = _to_dataclass(config_type, settings)
         try:
-            with owned_folder(output), study_settings(_save_config(settings, output)):
+            with owned_folder(output), study_settings(_save_config(settings, output, free)):
                 try:
                     return run(config, output)
                 except InputError:
@@ -211,7 +214,7 @@ def _forget_unused(output: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _save_config(settings: DictConfig, output: Path) -> dict[str, Any]:
+def _save_config(settings: DictConfig, output: Path, free: Sequence[str] = ()) -> dict[str, Any]:
     """Write the settings beside the result and return them.
 
     A folder belongs to one set of settings. It is kept twice, so that a result is known by its settings
@@ -225,7 +228,10 @@ def _save_config(settings: DictConfig, output: Path) -> dict[str, Any]:
     plain.pop("output", None)
     chosen = {str(key): value for key, value in plain.items()}
     for path in (output / HIDDEN / "settings.yaml", output / CONFIG_FILE):
-        if path.exists() and (changes := different_settings(chosen, read_yaml(path))):
+        if not path.exists():
+            continue
+        saved = {**read_yaml(path), **{name: chosen[name] for name in free}}
+        if changes := different_settings(chosen, saved):
             raise InputError(
                 f"{str(output / CONFIG_FILE)!r} belongs to a run with other settings: {changes}; "
                 "repeat those settings, or choose another output="

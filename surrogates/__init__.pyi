@@ -8,6 +8,7 @@ from .plants.base import Plant as Plant
 from .plants.gru import GruSurrogate as GruSurrogate
 from .plants.load import load_plant as load_plant
 from .plants.onnx import OnnxPlant as OnnxPlant
+from .plants.tcn import TcnSurrogate as TcnSurrogate
 from .plants.torch import TorchPlant as TorchPlant
 from .segments.data import Segments as Segments, load_segments as load_segments
 from .segments.synthetic import (

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+_counts: list[str] = []  # of the exhaustive tests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,7 +58,7 @@ def tally(request: pytest.FixtureRequest) -> Callable[[str, int, int], None]:
 
     def note(what: str, tried: int, wrong: int) -> None:
         line = f"{what}: {tried} tried, {wrong} wrong"
-        print(line, file=sys.stderr)
+        _counts.append(line)
         cache = request.config.cache
         assert cache
         kept = cache.get(_key(request.node.nodeid), [])
@@ -73,9 +73,14 @@ def _key(nodeid: str) -> str:
 
 def _done(config: pytest.Config, nodeid: str) -> bool:
     lines = config.cache.get(_key(nodeid), []) if config.cache else []
-    for line in lines:
-        print(f"done before: {line}", file=sys.stderr)
+    _counts.extend(f"{line} (before)" for line in lines)
     return bool(lines)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counts of the exhaustive tests."""
+    for line in _counts:
+        terminalreporter.write_line(line)
 
 
 @cache

@@ -22,7 +22,7 @@ from steerlab.openpilot.contracts import PLAN_COLUMNS, STRIDE, T_IDXS
 from steerlab.openpilot.plan import Near
 
 #: Weights of the losses in their sum.
-SCALE = {"steer": 40.0, "pedal": 2.0, "now": 0.2, "desire": 0.1, "spread": 0.01, "plan": 0.1}
+SCALE = {"steer": 4.0, "pedal": 3.0, "now": 0.2, "desire": 0.1, "spread": 0.01, "plan": 0.1}
 PLAN_ERRORS = (2.0, 5.0)  # s ahead
 #: Columns of the plan that a flat road moves.
 MOVING = [PLAN_COLUMNS.index(n) for n in ("x", "y", "vx", "vy", "ax", "ay", "yaw", "yaw_rate")]

@@ -15,6 +15,7 @@ Floats = NDArray[np.float64]
 
 CELL = 12.0  # m, of the ground
 MARGIN = 240.0  # m of land beyond the outermost road
+SIGHT = 340.0  # m from the road, up to which there is ground
 DROP = 0.25  # m, by which the ground lies below the lowest road near by
 GROUND_SCALE = 24.0  # m that the texture covers
 PAVEMENT, SLOPE = 2.4, 6.0  # m, widths of a pavement and of a verge
@@ -71,7 +72,8 @@ def ground(surroundings: Surroundings, rng: np.random.Generator) -> Iterator[tup
     dz_dx, dz_dy = np.gradient(z, CELL)
     normals = np.stack([dz_dx, dz_dy, -np.ones_like(z)], axis=-1)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-    i, j = (n.ravel() for n in np.mgrid[: len(xs) - 1, : len(ys) - 1])
+    near = away < SIGHT  # what no camera on the road can see is left out
+    i, j = np.nonzero(near[:-1, :-1] | near[1:, :-1] | near[:-1, 1:] | near[1:, 1:])
     a = i * len(ys) + j
     b, c, d = a + len(ys), a + len(ys) + 1, a + 1
     triangles = np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])

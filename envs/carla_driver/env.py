@@ -421,6 +421,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         pose[:, 3] += state.psi[rows]
         return np.asarray(pose)
 
+    @after_reset
     def windshield(self, row: int) -> Windshield:
         """Return how the cameras of a row are mounted and how its world looks in this episode."""
         weather = {name: float(self.own[OWN.index(name), row]) for name in WEATHER}

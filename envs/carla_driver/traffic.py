@@ -373,16 +373,19 @@ def place(
     cars[j, EAGER] = 0.8 + 0.3 * uniform(row)
     cars[j, LANE], cars[j, S] = lane, s
     put(links, sizes, points, cars, j)
-    at, share = at_place(links, sizes, lane, s)
-    cars[j, V], cars[j, A] = 0.8 * cars[j, EAGER] * between(points, at, share, CRUISE), 0.0
-    cars[j, CLAIM] = cars[j, HALTED] = cars[j, WAIT] = 0.0
-    if not room_for(cars, j, near):
-        cars[j, LANE] = -1.0
-        return False
     after = lane
     for n in range(AHEAD):
         after = choose(links, following, row, after)
         cars[j, AHEAD0 + n] = after
+    # No faster than it can stop for what may be ahead.
+    gap, _ = stop_line(links, sizes, cars, j)
+    slow = math.sqrt(2 * GENTLE * max(gap - 2.0, 0.0))
+    at, share = at_place(links, sizes, lane, s)
+    cars[j, V] = min(0.8 * cars[j, EAGER] * between(points, at, share, CRUISE), slow)
+    cars[j, A] = cars[j, CLAIM] = cars[j, HALTED] = cars[j, WAIT] = 0.0
+    if not room_for(cars, j, near):
+        cars[j, LANE] = -1.0
+        return False
     return True
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -70,6 +69,8 @@ def animate_rollout(path: Path, name: str, steps: Mapping[str, NDArray[Any]]) ->
         steps: Columns (T,) ``target_lataccel``, ``current_lataccel`` (m/s^2), ``action``,
             ``roll_lataccel`` (m/s^2) and ``v_ego`` (m/s).
     """
+    from matplotlib.animation import FuncAnimation, PillowWriter  # for those who animate only
+
     figure = Figure(figsize=(8, 8), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     panels = {

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,8 @@ def rollout(simulator: Simulator, controller: Controller, seeds: Sequence[int]) 
         if time < CONTROL_START:
             continue
         going: Rows = ALL if time < lengths.min() else np.flatnonzero(time < lengths)
-        uniforms = controller.uniforms[going] if controller.shares_noise else None
+        shared: Any = controller  # with shares_noise it has uniforms
+        uniforms = shared.uniforms[going] if controller.shares_noise else None
         simulator.advance(actions[going], going, uniforms)
         yield time + 1 - CONTROL_START
 

@@ -104,7 +104,9 @@ def read_probe(path: str | Path, model: Model) -> Probe:
         groups["input"],
         outputs,
         groups["meaning"],
-        *(arrays.get(name) for name in wanted),
+        driven_curvature=arrays.get("driven_curvature"),
+        v_ego=arrays.get("v_ego"),
+        raw_frames=arrays.get("raw_frames"),
         recorded=bool(np.all(arrays.get("recorded", True))),
     )
 

@@ -20,8 +20,8 @@ class OnnxPlant(Plant):
     """An ONNX file with comma's signature, run by onnxruntime on one CPU thread.
 
     Draws come from a quicker graph where there is one, which computes only the last of the 20
-    positions and each GELU at once. Its cumulative probabilities differ in the last bits, by 1e-5 or
-    less. So where a uniform number is within :data:`SLACK` of the edge between two tokens, the graph as
+    positions and each GELU at once. Its cumulative probabilities differ in the last bits, by about
+    1e-5. So where a uniform number is within :data:`SLACK` of the edge between two tokens, the graph as
     it is decides: draws are those of the file.
 
     Args:
@@ -88,7 +88,7 @@ class OnnxPlant(Plant):
             except Exception as error:  # onnxruntime's exceptions share no other base class
                 reason = str(error).partition("\n")[0]
                 raise InputError(f"plant {str(self.path)!r} cannot run: {reason}") from error
-            if found.ndim != 3 or len(found) != len(feeds["states"]):
+            if found.ndim != 3 or len(found) != len(states[rows]):
                 raise InputError(f"plant {str(self.path)!r} answers with shape {found.shape}")
             parts.append(found[:, -1])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -27,7 +27,7 @@ STEPS = 12  # of an episode, so that a short drive sees several
 #: Arguments with which a task has more state than by default.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "KinematicDriver-v0": [{"backend": "numpy"}, {"backend": "numba"}],
-    "TinyPhysics-v0": [{"runtime": "fast"}, {"runtime": "exact", "seeds": "random"}],
+    "TinyPhysics-v0": [{"runtime": "fast"}, {"runtime": "torch", "seeds": "random"}],
     "InvertedPendulumWide-v0": [
         {},
         {"process_noise": 0.3, "observation_noise": 0.1, "latency": 3, "gear": (0.8, 1.2)},

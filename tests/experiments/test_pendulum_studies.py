@@ -305,3 +305,35 @@ def test_export_writes_each_member_as_a_file_of_its_own(ensemble: Path, tmp_path
     with torch.no_grad():
         chunk = policy(state, noise).numpy()
     np.testing.assert_allclose(session(files[1]).run(None, feeds)[0], chunk, atol=1e-5)
+
+
+def test_replicates_share_no_episode_and_no_baseline(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """seed=0,1,2 are three evaluations: other episodes in every row, other weights of the MLP."""
+    begun, trained = [], []
+    play, fit = evaluate_pendulum.play, evaluate_pendulum.fit
+
+    def watched_play(env: Any, act: Any, seed: int, *rest: Any) -> Any:
+        begun.append(set(range(seed, seed + env.num_envs)))
+        return play(env, act, seed, *rest)
+
+    def watched_fit(
+        model: Any, loss: Any, train: Any, valid: Any, options: Any, output: Any
+    ) -> Any:
+        trained.append(options.seed)
+        return fit(model, loss, train, valid, options, output)
+
+    monkeypatch.setattr(evaluate_pendulum, "play", watched_play)
+    monkeypatch.setattr(evaluate_pendulum, "fit", watched_fit)
+    for seed in range(3):
+        evaluate_pendulum.main(
+            [f"data={data}", "episodes=4", "noises=[0]", "replans=[10]", "mlp_models=2",
+             "mlp_epochs=1", "device=cpu", f"seed={seed}", f"output={tmp_path / str(seed)}"]
+        )  # fmt: skip
+    count = len(begun) // 3
+    whole = [set.union(*begun[i * count : (i + 1) * count]) for i in range(3)]
+    assert all(len(episodes) == 4 for episodes in whole)  # each controller gets the same ones
+    assert not whole[0] & whole[1]
+    assert not whole[1] & whole[2]
+    assert len(set(trained)) == 6

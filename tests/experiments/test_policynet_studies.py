@@ -68,7 +68,8 @@ def test_the_file_says_what_the_checkpoint_says(trained: Path) -> None:
     from steerlab.agents.policynet.evaluate import drive
 
     a, b = (figures(drive(file, seeds, max_episode_steps=30)) for file in files)
-    assert a.as_dict() == pytest.approx(b.as_dict(), rel=1e-3, abs=1e-4)
+    # Episodes of 30 steps have no steady state, hence no figures of it.
+    assert a.as_dict() == pytest.approx(b.as_dict(), rel=1e-3, abs=1e-4, nan_ok=True)
 
 
 def test_verify_in_a_closed_loop(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +84,7 @@ def test_verify_in_a_closed_loop(trained: Path, capsys: pytest.CaptureFixture[st
     assert "(float16" in found["closed loop"]["found"]
     assert found["torch parity"]["status"] == "pass"
     with pytest.raises(SystemExit, match="held-out"):
-        verify_export.main([*arguments[:-2], "episodes=20000", arguments[-1]])
+        verify_export.main([*arguments[:-2], "episodes=20000", f"output={trained / 'many'}"])
 
 
 def test_evaluate_side_by_side(
@@ -178,7 +179,7 @@ def test_a_vision_model_sees_the_rendered_road(trained: Path, tmp_path: Path) ->
 
     record = drive(file, range(3, 5), max_episode_steps=12)
     assert np.isfinite(record.offset).all()
-    assert len(record.offset) == 24
+    assert record.offset.size == 24  # 12 steps of two episodes
 
 
 def test_compare_the_recipes(

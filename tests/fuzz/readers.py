@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import tempfile
+import traceback
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,27 @@ class Reader:
     slow: bool = False
 
 
+def readers(folder: Path) -> dict[str, Reader]:
+    """Return the readers; files are made in ``folder``.
+
+    They are made in a fork: whoever has used polars or onnxruntime must not fork any more.
+    """
+    note = folder / "readers.pkl"
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            note.write_bytes(pickle.dumps(make_readers(folder)))
+            code = 0
+        except BaseException:  # noqa: BLE001 - the parent asserts
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    found: dict[str, Reader] = pickle.loads(note.read_bytes())
+    return found
+
+
 def make_readers(folder: Path) -> dict[str, Reader]:
     """Return the readers; files are made in ``folder``."""
     rng = np.random.default_rng(0)
@@ -83,7 +105,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     path = folder / "training_pairs_fast.npz"
     pairs = {"state": rng.normal(size=(5, 4)), "token_seq": np.ones((5, 3), int)}
     save_arrays(path, **pairs, split=np.zeros(5, np.int8))
-    found["pairs"] = Reader(path.name, lambda p: load_pairs(p.parent, "fast"), path.read_bytes())
+    found["pairs"] = Reader(path.name, _pairs, path.read_bytes())
 
     table = np.cumsum(rng.normal(size=(50, 9)), axis=0)
     save_segments(folder / "labels.npz", [Segment(table, 0.0, {})], ExtractReport())
@@ -120,11 +142,9 @@ def make_readers(folder: Path) -> dict[str, Reader]:
 
     settings = {"seed": 1, "sizes": [1, 2], "nested": {"rate": 0.5, "name": "a: b"}, "none": None}
     found["yaml"] = Reader("config.yaml", read_yaml, yaml.safe_dump(settings).encode())
-    found["json"] = Reader(
-        "options.json", lambda p: read_json(p, dict), json.dumps(settings).encode()
-    )
+    found["json"] = Reader("options.json", _json, json.dumps(settings).encode())
     lines = "".join(json.dumps({"step": k, "loss/a": 0.1 * k}) + "\n" for k in range(5))
-    found["log of a run"] = Reader("metrics.jsonl", lambda p: read_log(p.parent), lines.encode())
+    found["log of a run"] = Reader("metrics.jsonl", _run_log, lines.encode())
 
     tokenizer = FastTokenizer.train(rng.normal(size=(50, 10)), 3.0, 64)
     tokenizer.save(folder / "tokenizer.json")
@@ -147,6 +167,18 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     network.metadata_props.extend(kept)
     found["network"] = Reader("n.onnx", load_network, network.SerializeToString(), slow=True)
     return found
+
+
+def _pairs(path: Path) -> None:
+    load_pairs(path.parent, "fast")
+
+
+def _json(path: Path) -> None:
+    read_json(path, dict)
+
+
+def _run_log(path: Path) -> None:
+    read_log(path.parent)
 
 
 def _zst(data: bytes) -> bytes:

@@ -16,18 +16,19 @@ import pytest
 
 from steerlab.errors import InputError
 from tests.fuzz.mutations import mutated
-from tests.fuzz.readers import Reader, make_readers
+from tests.fuzz.readers import Reader, readers
 from tests.reliability.harness import ended
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 MANY, FEW, SAMPLE = 5000, 500, 25
 SECONDS, MEGABYTES = 20, 1000
+Change = Callable[[bytes, random.Random], bytes]
 
 
-@pytest.fixture(scope="module")
-def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
+@pytest.fixture(scope="module", name="readers")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     pytest.importorskip("capnp")
-    return make_readers(tmp_path_factory.mktemp("samples"))
+    return readers(tmp_path_factory.mktemp("samples"))
 
 
 NAMES = (
@@ -38,13 +39,15 @@ NAMES = (
 )  # fmt: skip
 
 
-def attack(reader: Reader, count: int, folder: Path, seed: str) -> dict[str, Any]:
+def attack(
+    reader: Reader, count: int, folder: Path, seed: str, change: Change = mutated
+) -> dict[str, Any]:
     """Read ``count`` damaged files in a fork; return what went wrong, and counts."""
     folder.mkdir()
     pid = os.fork()
     if pid == 0:
         try:
-            _attack(reader, count, folder, seed)
+            _attack(reader, count, folder, seed, change)
             os._exit(0)
         except BaseException:  # noqa: BLE001 - the parent reads the note
             (folder / "crash").write_text(traceback.format_exc())
@@ -59,7 +62,7 @@ def attack(reader: Reader, count: int, folder: Path, seed: str) -> dict[str, Any
     return found
 
 
-def _attack(reader: Reader, count: int, folder: Path, seed: str) -> None:
+def _attack(reader: Reader, count: int, folder: Path, seed: str, change: Change) -> None:
     rng, place = random.Random(seed), folder / "in"
     place.mkdir()
     path = place / reader.name
@@ -83,7 +86,7 @@ def _attack(reader: Reader, count: int, folder: Path, seed: str) -> None:
     sys.addaudithook(watch)
     signal.signal(signal.SIGALRM, too_slow)
     for index in range(count):
-        data = mutated(reader.sample, rng)
+        data = change(reader.sample, rng)
         path.write_bytes(data)
         began = time.monotonic()
         signal.alarm(SECONDS)
@@ -123,10 +126,12 @@ def test_damaged_files(
     assert not found["wrong"], "\n".join(found["wrong"][:20])
 
 
-def test_every_reader_reads_its_sample(readers: dict[str, Reader], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_reader_reads_its_sample(
+    readers: dict[str, Reader], name: str, tmp_path: Path
+) -> None:
     assert set(readers) == set(NAMES)
-    for name, reader in readers.items():
-        (tmp_path / name).mkdir()
-        path = tmp_path / name / reader.name
-        path.write_bytes(reader.sample)
-        reader.read(path)
+    reader = readers[name]
+    found = attack(reader, 1, tmp_path / "run", "", lambda data, rng: data)
+    assert not found["wrong"]
+    assert found["refused"] == 0

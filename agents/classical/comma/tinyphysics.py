@@ -46,11 +46,11 @@ class LataccelTokenizer:
 
     def __init__(self) -> None:
         self.vocab_size = VOCAB_SIZE
-        self.bins = np.linspace(*LATACCEL_RANGE, VOCAB_SIZE)
+        self.bins = np.linspace(LATACCEL_RANGE[0], LATACCEL_RANGE[1], VOCAB_SIZE)
 
     def clip(self, value: Any) -> Any:
         """Return values within the range of the tokens."""
-        return np.clip(value, *LATACCEL_RANGE)
+        return np.clip(value, LATACCEL_RANGE[0], LATACCEL_RANGE[1])
 
     def encode(self, value: Any) -> Any:
         """Return the tokens of values, rounded up to the next bin."""
@@ -155,7 +155,7 @@ class TinyPhysicsSimulator:
         )
         if step_idx < CONTROL_START_IDX:
             action = self.data["steer_command"][step_idx]
-        self.action_history.append(np.clip(action, *STEER_RANGE))
+        self.action_history.append(np.clip(action, STEER_RANGE[0], STEER_RANGE[1]))
 
     def sim_step(self, step_idx: int) -> None:
         """Let the plant answer; before control starts the target counts."""
@@ -180,7 +180,7 @@ class TinyPhysicsSimulator:
         self.sim_step(self.step_idx)
         self.step_idx += 1
 
-    def compute_cost(self) -> dict[str, float]:
+    def compute_cost(self) -> dict[str, Any]:
         """Return the three costs of the steps 100 to 499."""
         window = slice(CONTROL_START_IDX, COST_END_IDX)
         target = np.array(self.target_lataccel_history)[window]
@@ -190,7 +190,7 @@ class TinyPhysicsSimulator:
         total = tracking * LAT_ACCEL_COST_MULTIPLIER + jerk
         return {"lataccel_cost": tracking, "jerk_cost": jerk, "total_cost": total}
 
-    def rollout(self) -> dict[str, float]:
+    def rollout(self) -> dict[str, Any]:
         """Drive to the end of the file; return the costs."""
         for _ in range(CONTEXT_LENGTH, len(self.data["v_ego"])):
             self.step()
@@ -204,7 +204,7 @@ def get_available_controllers() -> list[str]:
 
 def run_rollout(
     data_path: Any, controller_type: str, model_path: str, debug: bool = False
-) -> tuple[dict[str, float], list[float], list[float]]:
+) -> tuple[dict[str, Any], list[float], list[float]]:
     """Drive one route; return costs, targets and lateral accelerations."""
     import importlib
 

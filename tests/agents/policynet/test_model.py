@@ -84,8 +84,8 @@ def test_empty_frames_change_nothing() -> None:
     features[:, :10] = 0.0
     desire[:, 3, 1] = 1.0
     with torch.no_grad():
-        whole = network.state(network.frames(features, desire).readings)
-        part = network.states(network.frames(features[:, 10:], desire[:, 10:]).readings)[:, -1]
+        whole = network.frames(features, desire).readings
+        part = network.windows(network.frames(features[:, 10:], desire[:, 10:]).readings)[:, -1]
     torch.testing.assert_close(whole, part, rtol=0, atol=1e-6)
     assert whole.abs().max() > 0.01
 

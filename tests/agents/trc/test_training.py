@@ -184,7 +184,7 @@ def test_a_plain_network_gets_no_tails_by_default(data: PlanData) -> None:
             loss = make_loss(TrainConfig(loss="mse", tails=tails))
             batch = data[torch.arange(20)]
             found = loss(model.train(), batch, rng.manual_seed(0))["loss"]
-            values[type(model).__name__, tails] = float(found)
+            values[type(model).__name__, tails] = found.item()
     assert values["MlpPlanner", None] == values["MlpPlanner", 0.0] != values["MlpPlanner", 0.3]
     assert (
         values["TinyRecursiveControl", None]

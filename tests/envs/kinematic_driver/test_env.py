@@ -378,3 +378,22 @@ def test_noise_options_are_pinned_to_nothing() -> None:
     _, info = env.reset(seed=0, options=EXACT)
     for name, value in EXACT.items():
         assert (info[name] == value).all()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "auto"])
+def test_new_reward_weights_pay_from_the_next_step_on(backend: str) -> None:
+    """Shaping by the new weights has to start from the new potential of where the car is."""
+    env = KinematicDriverVectorEnv(3, backend=backend, reward={"shaping": 1.0})
+    env.reset(seed=4)
+    env.step(np.zeros((3, 2), np.float32))
+
+    def potential(info: dict[str, Any]) -> Any:  # of weights with off_centre_full=2, by hand
+        return 3.0 * np.maximum(
+            1 - np.abs(info["cte"]) / 4.0 - 2 * np.abs(info["heading_error"]), 0
+        )
+
+    *_, before = env.step(np.zeros((3, 2), np.float32))
+    env.set_attr("reward", {"shaping": 3.0, "off_centre_full": 2.0, "discount": 0.9})
+    _, rewards, _, _, after = env.step(np.zeros((3, 2), np.float32))
+    expected = after["base_reward"] + 0.9 * potential(after) - potential(before)
+    np.testing.assert_allclose(rewards, expected, atol=1e-5)

@@ -40,7 +40,7 @@ def test_hash_tells_maps_apart(town: RoadMap) -> None:
     [
         ("width", lambda a: -a, "a width is negative"),
         ("points", lambda a: np.where(a > 50, np.nan, a), "points has a number that is not finite"),
-        ("points", lambda a: a[:-1], r"s has shape \(9636,\), must be \(9635,\)"),
+        ("points", lambda a: a[:-1], r"s has shape .*must be"),
         ("successors", lambda a: a + 10_000, "successors leaves"),
         ("lane_left", lambda a: a.astype(np.int64), "lane_left is int64"),
         ("lane_kind", lambda a: 0 * a, "no lane that cars can drive on"),
