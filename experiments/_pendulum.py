@@ -86,6 +86,7 @@ def play(
     states, actions = [info["state"]], []
     survived = np.ones(env.num_envs, dtype=bool)
     steps = np.zeros(env.num_envs, dtype=int)
+    assert env.max_episode_steps is not None
     for _ in range(env.max_episode_steps):
         steps += survived
         action = act(observations)

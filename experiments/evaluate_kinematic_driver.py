@@ -139,7 +139,7 @@ def _plot(results: dict[str, Record], path: Path) -> None:
     axes = figure.subplots(1, 2)
     for name, found in results.items():
         for axis, key in zip(axes, ("cte_p95", "base_return"), strict=True):
-            values = np.sort(found[key])
+            values = np.sort(found.end[key])
             axis.plot(values, np.linspace(0, 1, len(values)), label=name)
     axes[0].set(xlabel="P95 of the offset in an episode (m)", ylabel="share of episodes below")
     axes[1].set(xlabel="return")

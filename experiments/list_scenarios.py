@@ -26,14 +26,16 @@ class Config:
 def run(config: Config, output: Path) -> list[Scenario]:
     """Print and return the scenarios."""
     scenarios = [*SCENARIOS.values(), *(as_scenario(file) for file in config.files)]
-    names = ("scenario", "map", "town", "begins", "others", "set speed m/s", "seconds")
+    names = ("scenario", "map", "town", "begins", "others", "m/s", "s")
     table = Table(*(Column(n, no_wrap=True) for n in names), box=None, header_style="bold")
     for s in scenarios:
         table.add_row(
             s.name, s.map, s.town, s.spawn, str(s.traffic), f"{s.speed[0]:g} to {s.speed[1]:g}",
             f"{s.steps / 20:g}",
         )  # fmt: skip
-    table.caption = "map: of the embedded backend; town: of a CARLA server"
+    table.caption = (
+        "map: of the embedded backend; town: of a CARLA server; m/s: set speed; s: length"
+    )
     Console().print(table)
     return scenarios
 

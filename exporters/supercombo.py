@@ -184,9 +184,8 @@ def export_supercombo(
             parts.
     """
     model = supercombo_model(target, vision)
-    tail: nn.Module = _Tail(policy, model, vision).eval()
-    if model.states:
-        tail = _TailWithHistory(tail).eval()
+    bare = _Tail(policy, model, vision)
+    tail: nn.Module = (_TailWithHistory(bare) if model.states else bare).eval()
     metadata = metadata_of(model, checkpoint)
     proto = _joined(tail, vision, model)
     onnx.helper.set_model_props(proto, onnx_properties(metadata))

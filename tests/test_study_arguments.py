@@ -51,14 +51,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_text_is_taken_as_typed(text: str) -> None:
-    main([f"name={text}", f"start={text}", f"inner.label={text}", "output=o"])
+@pytest.mark.parametrize("first", range(0, len(TEXTS), 3))
+def test_text_is_taken_as_typed(first: int) -> None:
+    texts = [TEXTS[(first + i) % len(TEXTS)] for i in range(3)]
+    main([f"name={texts[0]}", f"start={texts[1]}", f"inner.label={texts[2]}", "output=o"])
     config, _ = calls[0]
-    assert (config.name, config.start, config.inner.label) == (text, text, text)
+    assert [config.name, config.start, config.inner.label] == texts
 
 
-@pytest.mark.parametrize("text", [t for t in TEXTS if t and not t.startswith("/")])
+@pytest.mark.parametrize("text", [t for t in TEXTS if t][1::2])
 def test_the_output_folder_is_the_one_that_was_typed(here: Path, text: str) -> None:
     main([f"output={text}"])
     assert calls[0][1] == Path(text)

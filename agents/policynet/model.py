@@ -139,7 +139,7 @@ class PolicyNet(nn.Module):
         self.shape = PlanShape(contract_.command)
         self.t_longitudinal = float(action_times(contract_.command, 0.0, LONGITUDINAL_DELAY)[1])
 
-    def linear_part(self) -> list[nn.Parameter]:
+    def linear_part(self) -> list[Tensor]:
         """Return the weights of the commands' linear part."""
         return [self.direct.weight, self.direct.bias, self.past.weight]
 

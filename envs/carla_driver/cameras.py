@@ -1,6 +1,6 @@
 """The windshield cameras as a part of observations and of the rendered picture."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from steerlab.envs.cameras.geometry import NARROW, WIDE
+from steerlab.envs.carla_driver.recording import Driven, Recorder
+from steerlab.envs.carla_driver.scene import Scene
 from steerlab.envs.carla_driver.windshield import Windshield
 from steerlab.envs.labels.labels import current
 from steerlab.envs.shards.layout import PLANES
@@ -15,12 +17,21 @@ from steerlab.envs.shards.pictures import calibrated_view, draw_labels
 from steerlab.openpilot.contracts import IMAGE_LAG
 from steerlab.openpilot.images import HEIGHT, WIDTH, image_pair
 
-if TYPE_CHECKING:
-    from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
-
 Bytes = NDArray[np.uint8]
 
 NAMES = {"rgb": ("narrow", "wide"), "model": ("img", "big_img")}
+
+
+class Seen(Driven, Protocol):
+    """What of an environment its cameras need."""
+
+    num_envs: int
+
+    def scene(self, row: int) -> Scene:
+        """Return the true state of everything in a row."""
+
+    def windshield(self, row: int) -> Windshield:
+        """Return the cameras of a row."""
 
 
 class Cameras:
@@ -31,7 +42,7 @@ class Cameras:
         kind: ``rgb`` or ``model``.
     """
 
-    def __init__(self, env: "CarlaDriverVectorEnv", kind: str) -> None:
+    def __init__(self, env: Seen, kind: str) -> None:
         self.env, self.kind, self.names = env, kind, NAMES[kind]
         shape = (HEIGHT, WIDTH, 3) if kind == "rgb" else PLANES
         depth = 1 if kind == "rgb" else IMAGE_LAG + 1
@@ -85,8 +96,6 @@ class Cameras:
 
     def picture(self, row: int, above: Bytes) -> Bytes:
         """Return both cameras with lane lines, road edges and lead drawn in, and the view ``above``."""
-        from steerlab.envs.carla_driver.recording import Recorder
-
         scene, shield = self.env.scene(row), self.shield(row)
         recorder = Recorder(self.env, row)
         recorder.add(scene, (0.0, 0.0), np.inf)

@@ -1,23 +1,34 @@
 """From a drive to the record that labels are made from."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.envs.cameras.geometry import Mount
-from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
 from steerlab.envs.carla_driver.routes import Routes
 from steerlab.envs.carla_driver.scene import Scene
 from steerlab.envs.carla_driver.traffic import NOTHING
 from steerlab.envs.carla_driver.windshield import vehicles_of
 from steerlab.envs.kinematic_driver.dynamics import DT, FRONT, State, Vehicle
-from steerlab.envs.labels.corridor import Corridor, Path, corridor
+from steerlab.envs.kinematic_driver.simulator import Simulator
+from steerlab.envs.labels.corridor import Path, corridor
 from steerlab.envs.labels.record import Others, Record
 from steerlab.envs.maps.road_map import RoadMap
 
 ONWARD = 230.0  # m that a lane is followed beyond the place where the route leaves it
 JUMP = 4.0  # m beyond its way of a tick: the vehicle has left, and another one has come in
+
+
+class Driven(Protocol):
+    """What of an environment a record is made from."""
+
+    simulator: Simulator
+
+    @property
+    def routes(self) -> Routes:
+        """The routes that episodes are driven on."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class _Tick:
 class Recorder:
     """Follows one row of an environment; call :meth:`add` before every step."""
 
-    env: CarlaDriverVectorEnv
+    env: Driven
     row: int = 0
     ticks: list[_Tick] = field(default_factory=list)
 
@@ -61,15 +72,11 @@ class Recorder:
         ego = np.array([scene.ego for scene in scenes])
         vehicle = Vehicle(*(float(part[row]) for part in self.env.simulator.vehicle))
         return Record(
-            path, tuple(_way(scenes[0].road_map, tuple(chains[i])) for i in used), way_of, mount,
+            path, tuple(corridor(scenes[0].road_map, chains[i]) for i in used), way_of, mount,
             vehicle, state, ego[:, :3], ego[:, 3:], np.array([t.commands for t in self.ticks]),
             np.array([scene.desire for scene in scenes]), stop, _others(scenes),
             scenes[0].road_map.left_hand_traffic,
         )  # fmt: skip
-
-
-def _way(road_map: RoadMap, lanes: tuple[int, ...]) -> Corridor:
-    return corridor(road_map, lanes)
 
 
 def _path(routes: Routes, route: int) -> Path:

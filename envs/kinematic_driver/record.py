@@ -66,8 +66,8 @@ class Record:
 
     def of(self, rows: Any) -> "Record":
         """Return the record of some of the episodes."""
-        arrays = (getattr(self, name)[:, rows] for name in _ARRAYS)
-        return Record(*arrays, {name: values[rows] for name, values in self.end.items()})
+        arrays = {name: getattr(self, name)[:, rows] for name in _ARRAYS}
+        return Record(**arrays, end={name: values[rows] for name, values in self.end.items()})
 
 
 _ARRAYS = ("offset", "front", "heading", "jerk")
@@ -75,10 +75,9 @@ _ARRAYS = ("offset", "front", "heading", "jerk")
 
 def join(records: list[Record]) -> Record:
     """Return several records of equal T as one."""
-    arrays = (np.concatenate([getattr(r, name) for r in records], axis=1) for name in _ARRAYS)
-    return Record(
-        *arrays, {name: np.concatenate([r.end[name] for r in records]) for name in records[0].end}
-    )
+    arrays = {n: np.concatenate([getattr(r, n) for r in records], axis=1) for n in _ARRAYS}
+    end = {name: np.concatenate([r.end[name] for r in records]) for name in records[0].end}
+    return Record(**arrays, end=end)
 
 
 @dataclass(frozen=True)
@@ -163,4 +162,4 @@ def drive_once(
         running &= ~over
         progress()
     rest = np.full((task.max_episode_steps - len(kept["jerk"]), env.num_envs), np.nan, np.float32)
-    return Record(*(np.concatenate([np.stack(kept[n]), rest]) for n in _ARRAYS), end)
+    return Record(**{n: np.concatenate([np.stack(kept[n]), rest]) for n in _ARRAYS}, end=end)

@@ -224,8 +224,9 @@ def _edges(view: _View, left_hand_traffic: bool) -> dict[str, Any]:
             against = (view.lanes[lane].key[2] > 0) != left_hand_traffic
             right = first != against
             kind = _edge_kind(view, lane, right, other)
-            beyond = view.boundary(lane, right, BEYOND)
-            lines.append(_Edge(view.boundary(lane, right), beyond, kind))
+            lines.append(
+                _Edge(view.boundary(lane, right), view.boundary(lane, right, BEYOND), kind)
+            )
     return _cut(view, lines)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from steerlab.envs.maps.road_map import SCHEMA, RoadMap, load
 from steerlab.errors import InputError
-from steerlab.files import atomic_path, cache_folder
+from steerlab.files import atomic_path, cache_folder, writable_folder
 
 LARGEST = 200 << 20  # bytes of a file; the largest town of CARLA has 60 MB
 #: Seconds that a compilation may take, and seconds more for each megabyte above the fourth.
@@ -70,6 +70,7 @@ def compile_text(
     if not has_carla():
         raise InputError(f"map {source!r}: {NEEDS_CARLA}")
     limit = seconds or SECONDS + SECONDS_PER_MB * max(0.0, len(text) / (1 << 20) - 4)
+    writable_folder(kept.parent)
     with tempfile.TemporaryDirectory(prefix="steerlab-map-") as scratch:
         given, made = Path(scratch, "map.xodr"), Path(scratch, "map.npz")
         given.write_bytes(text)

@@ -210,11 +210,11 @@ class Lattice:
         for arm, turned in ((first, flipped[0]), (second, flipped[1])):
             street = self.drawing.roads[arm.road]
             own = street.sections[0]
+            numbers: dict[int, int | None] = {
+                n.number: -n.number if turned else n.number for n in own.lanes
+            }
             side = "before" if arm.contact == "start" else "after"
-            lanes = _linked(
-                list(own.lanes),
-                **{side: {n.number: -n.number if turned else n.number for n in own.lanes}},
-            )
+            lanes = _linked(list(own.lanes), **{side: numbers})
             street.sections[0] = replace(own, lanes=lanes)
 
     def _crossing(self, node: tuple[int, int], arms: list[Arm], number: int) -> None:

@@ -351,7 +351,11 @@ class Runner:
     def publish(self, asked: Command, v_ego: ArrayLike) -> Command:
         """Return the command after smoothing, and remember it for the next frame."""
         smoothed = smooth(self.contract.command, asked, self.last, v_ego)
-        self.last = Command(*(np.array(part) for part in smoothed))
+        self.last = Command(
+            np.array(smoothed.curvature),
+            np.array(smoothed.acceleration),
+            np.array(smoothed.should_stop),
+        )
         return smoothed
 
     def _take_images(self, image: Array | None, wide_image: Array | None) -> dict[str, Array]:

@@ -97,7 +97,8 @@ def test_the_same_from_a_normaliser_beside_the_model(tmp_path: Path) -> None:
 
 def test_normalising_the_stack_itself_is_as_it_was(tmp_path: Path) -> None:
     venv = VecNormalize(VecFrameStack(DummyVecEnv([lambda: Drift(SEEN)]), 2), norm_reward=False)
-    venv.obs_rms.mean = np.linspace(-1, 1, 12)
+    statistics: Any = venv.obs_rms
+    statistics.mean = np.linspace(-1, 1, 12)
     venv.training = False
     model = PPO("MlpPolicy", venv, n_steps=8, batch_size=8, device="cpu")
     export_sb3(model, tmp_path / "p.onnx")

@@ -130,7 +130,8 @@ def test_a_whole_policy(tmp_path: Path) -> None:
     assert not failed(results)
     status = {r.name: r.status for r in results}
     assert status["tinygrad pickle"] == status["tinygrad"] == "pass"
-    runners = [Runner(c, load_network(done.onnx, engine)) for engine in ("onnxruntime", "tinygrad")]
+    networks = [load_network(done.onnx, engine) for engine in ("onnxruntime", "tinygrad")]
+    runners = [Runner(c, network) for network in networks]
     rng = np.random.default_rng(0)
     for _ in range(20):
         features = rng.normal(size=(1, 512)).astype(np.float32)
@@ -138,6 +139,6 @@ def test_a_whole_policy(tmp_path: Path) -> None:
         assert steps[0] is not None
         assert steps[1] is not None
         np.testing.assert_allclose(steps[1].raw, steps[0].raw, rtol=1e-4, atol=1e-4)
-    engine = runners[1].network.engine
+    engine = networks[1].engine
     assert isinstance(engine, TinygradEngine)
     engine.close()

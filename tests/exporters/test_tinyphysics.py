@@ -1,7 +1,11 @@
 """The exported files: they steer as the policy does, and know nothing but update()'s arguments."""
 
 import ast
+import json
 import runpy
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +15,19 @@ import pytest
 import torch
 
 from steerlab.agents.classical.comma import controller_factory
+from steerlab.agents.tinyphysics import SHIPPED
 from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
 from steerlab.agents.tinyphysics.rollout import Roads
 from steerlab.envs.tinyphysics import dynamics
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.exporters.tinyphysics import export_policy, write_controller
-from steerlab.surrogates.segments.synthetic import default_segments
+from steerlab.surrogates.segments.data import load_segments, write_segment
+from steerlab.surrogates.segments.synthetic import default_segments, synthetic_segment
 
 FuturePlan: Any = dynamics.FuturePlan  # comma's scripts give numbers and lists
 State: Any = dynamics.State
+LOOP = Path(__file__).parents[1] / "agents/classical/official_loop.py"
 SHAPES = [
     PolicyShape(hidden=16),
     PolicyShape(hidden=7, preview=9, history=3),
@@ -95,6 +102,43 @@ def test_costs_in_the_simulator_are_the_policys(tmp_path: Path) -> None:
     file = evaluate(controller_factory(str(tmp_path / "ours.py")), segments, "analytic")
     np.testing.assert_allclose(file.steer, ours.steer, atol=1e-3)
     np.testing.assert_allclose(file.costs.total_cost, ours.costs.total_cost, rtol=1e-3)
+
+
+def official_costs(folder: Path, controller: Path, plant: str) -> list[float]:
+    """Return what comma's rollout, written out, finds for a controller in a clone of its repository."""
+    checkout = folder / "clone"
+    (checkout / "controllers").mkdir(parents=True)
+    (checkout / "controllers/__init__.py").touch()
+    (checkout / "controllers/ours.py").write_text(controller.read_text())
+    found = subprocess.run(
+        [sys.executable, LOOP, checkout, "ours", folder / "routes", plant],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(found.stdout)
+
+
+def test_costs_in_commas_repository_are_ours_to_the_last_digit(tmp_path: Path) -> None:
+    write_controller(some_policy(SHAPES[0]), tmp_path / "ours.py")
+    (tmp_path / "routes").mkdir()
+    table = synthetic_segment(np.random.default_rng(0))
+    write_segment(tmp_path / "routes/00000.csv", table)
+    segments = load_segments(tmp_path / "routes")
+    found = evaluate(controller_factory(str(tmp_path / "ours.py")), segments, "analytic")
+    theirs = official_costs(tmp_path, tmp_path / "ours.py", "analytic")
+    assert theirs == found.costs.total_cost.tolist()
+
+
+@pytest.mark.slow
+def test_costs_with_commas_model_are_ours_to_the_last_digit(shared: Path, tmp_path: Path) -> None:
+    plant = shared / "tinyphysics/tinyphysics.onnx"
+    (tmp_path / "routes").mkdir()
+    with zipfile.ZipFile(shared / "tinyphysics/segments.zip") as archive:
+        archive.extract("00000.csv", tmp_path / "routes")
+    found = evaluate(controller_factory("steerlab"), load_segments(tmp_path / "routes"), plant)
+    theirs = official_costs(tmp_path, SHIPPED, str(plant))
+    assert theirs == found.costs.total_cost.tolist()
 
 
 @pytest.mark.slow

@@ -140,8 +140,8 @@ def make_small(put: Callable[[Any, str, Any], None]) -> None:
     put(train_surrogate, "_DRIVES", 3)
     teacher = DriverConfig(total_steps=80, num_envs=2, episode_steps=40, batch_size=80, hidden=8)
     put(compare_policynet, "TEACHER", teacher)
-    small = {"num_envs": 2, "steps": 30, "batch_size": 4, "passes": 1.0, "film": 0}
-    widths = {"reduced": 8, "hidden": 8, "trunk": 8}
+    small: dict[str, Any] = {"num_envs": 2, "steps": 30, "batch_size": 4, "passes": 1.0, "film": 0}
+    widths: dict[str, Any] = {"reduced": 8, "hidden": 8, "trunk": 8}
     put(quickstart, "QUICK", replace(ImitationConfig(), **small, **widths))
 
 

@@ -66,7 +66,7 @@ class Warm:
         return ended(self.start(case, folder, hook, parallel))
 
     def results(self, case: Case, folder: Path) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for name in ("out", *case.folders):
             found |= {f"{name}/{k}": v for k, v in results(folder / name).items()}
         assert found

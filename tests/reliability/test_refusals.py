@@ -139,10 +139,10 @@ def renamed(path: Path) -> None:
         save_checkpoint(path, kind, contents)
 
 
-WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "another study's": (lambda p: save_checkpoint(p, "another study", {"model": {}}), "another study"),
     "an older one": (lambda p: torch.save({"model": {}, "epoch": 1}, p), "before versions"),
-    "nothing": (lambda p: p.write_bytes(b"") and None, "not a steerlab checkpoint"),
+    "nothing": (lambda p: p.write_bytes(b""), "not a steerlab checkpoint"),
     "a renamed weight": (renamed, "does not fit"),
 }  # fmt: skip
 

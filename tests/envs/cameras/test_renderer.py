@@ -21,6 +21,7 @@ from steerlab.envs.labels.lines import Boxes, lines
 from steerlab.errors import InputError
 from tests.envs.cameras.drawn import CLEAR, edge_errors
 from tests.envs.labels import roads
+from tests.envs.labels.roads import pose_on
 
 pytest.importorskip("panda3d")
 
@@ -33,7 +34,7 @@ def test_projection_against_the_analytic_one(frame: geometry.Pinhole) -> None:
     errors = []
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        pose = Pose(*rng.normal(0, 300, 2), 0.0, rng.normal(), 0.02, 0.01)
+        pose = Pose(rng.normal(0, 300), rng.normal(0, 300), 0.0, rng.normal(), 0.02, 0.01)
         errors.append(edge_errors(model_view(pose, Mount(), frame), seed))
     left, right, top, bottom = np.concatenate(errors).T
     # The software renderer fills the pixels of both edges: things are half a pixel too large.
@@ -54,7 +55,7 @@ def road_shot(shape: str, s: float, frame: geometry.Pinhole) -> tuple[np.ndarray
     )
     way = corridor(m, [roads.lane_of(m, -2)])
     i = int(np.searchsorted(way.path.s, s))
-    pose = Pose(*(float(x) for x in way.path.centre[i]), float(way.path.heading[i]))
+    pose = pose_on(way, i)
     mount = Mount(rpy=(0.01, 0.02, -0.01), error=(0.001, -0.001))
     view = model_view(pose, mount, frame)
     picture = render(Shot(bare, CLEAR, EMPTY, EMPTY, [view]))[0]
@@ -101,7 +102,8 @@ def test_whole_sensor_through_the_warp_is_the_direct_model_frame(
     """Stated error: 3 grey levels on average where both are smoothed by a pixel."""
     scenery = scenery_of(roads.road("arc"))
     mount = Mount(rpy=(0.01, 0.02, -0.015), error=(0.002, 0.001), wide=(0.001, -0.002, 0.002))
-    pose = Pose(*(float(v[0]) for v in roads.reference("arc", np.array([60.0]))[:2]), 0.0, 0.6)
+    x, y, _ = (float(v[0]) for v in roads.reference("arc", np.array([60.0])))
+    pose = Pose(x, y, 0.0, 0.6)
     view = geometry.sensor_view(pose, mount, sensor, frame == WIDE)
     whole = render(Shot(scenery, CLEAR, EMPTY, EMPTY, [view]))[0]
     warped = geometry.warp(whole, geometry.warp_matrix(sensor, frame, mount.calibration), frame)

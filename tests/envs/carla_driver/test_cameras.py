@@ -29,6 +29,7 @@ def test_model_frames_are_a_pair_0_2_s_apart() -> None:
         np.testing.assert_array_equal(seen[5][name][:6], seen[1][name][6:])
         assert (seen[5][name][6:] != seen[4][name][6:]).any()
     picture = env.render()
+    assert isinstance(picture, np.ndarray)
     assert picture.shape == (512, 512 + 512, 3)  # both cameras, and the square from above
     env.close()
 

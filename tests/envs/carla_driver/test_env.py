@@ -5,12 +5,13 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
-from steerlab.agents.classical.preview import PreviewDriver, drive_once
+from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.compiled import has_numba
 from steerlab.envs.carla_driver import traffic
 from steerlab.envs.carla_driver.env import (
@@ -21,6 +22,7 @@ from steerlab.envs.carla_driver.env import (
 )
 from steerlab.envs.carla_driver.scenarios import SCENARIOS
 from steerlab.envs.kinematic_driver.observation import LAYOUT as KINEMATIC
+from steerlab.envs.kinematic_driver.record import drive_once
 from steerlab.errors import InputError
 
 STILL = np.array([[0.0, -1.0]], np.float32)
@@ -100,7 +102,7 @@ def test_world_pose_moves_as_fast_as_the_car() -> None:
             break
 
 
-def drive_until_over(env: CarlaDriverVectorEnv, action: np.ndarray) -> tuple[str, float, int]:  # type: ignore[type-arg]
+def drive_until_over(env: CarlaDriverVectorEnv, action: np.ndarray) -> tuple[str, float, int]:
     for step in range(1, 700):
         _, reward, terminated, truncated, info = env.step(action)
         if terminated[0] or truncated[0]:
@@ -275,7 +277,7 @@ def test_copies_and_pickles_drive_on_alike_and_apart() -> None:
         ({"max_episode_steps": 5}, "max_episode_steps=5"),
     ],
 )
-def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         gym.make("CarlaDriver-v0", **arguments)
 
@@ -296,9 +298,10 @@ def test_wrong_options_are_named() -> None:
 
 
 def test_length_of_an_episode_comes_from_the_scenario() -> None:
-    assert gym.make("CarlaDriver-v0", compute="numpy").unwrapped.max_episode_steps == 600
-    short = gym.make("CarlaDriver-v0", compute="numpy", max_episode_steps=40)
-    assert short.unwrapped.max_episode_steps == 40
+    usual: Any = gym.make("CarlaDriver-v0", compute="numpy").unwrapped
+    assert usual.max_episode_steps == 600
+    short: Any = gym.make("CarlaDriver-v0", compute="numpy", max_episode_steps=40).unwrapped
+    assert short.max_episode_steps == 40
 
 
 def test_everything_works_without_carla(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_pinned_reset_takes_the_same_place_in_a_row_of_episodes() -> None:
         env.reset(seed=9)
         env.reset()
         _, info = env.reset(options={"friction": 0.7})
-        env.mass = info["mass"]  # type: ignore[attr-defined]
+        env.mass = info["mass"]
         assert (info["friction"] == np.float32(0.7)).all()
     np.testing.assert_array_equal(few.mass, many.mass[:2])  # type: ignore[attr-defined]
 

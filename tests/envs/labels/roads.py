@@ -4,6 +4,8 @@ from functools import cache
 
 import numpy as np
 
+from steerlab.envs.cameras.geometry import Pose
+from steerlab.envs.labels.corridor import Corridor
 from steerlab.envs.maps.plan import Drawing, LaneSpec, Road, Section, chain, sample
 from steerlab.envs.maps.road_map import RoadMap
 
@@ -41,13 +43,19 @@ def reference(shape: str, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     middle = 0.5 * (heading[1:] + heading[:-1])
     x = 10 + np.append(0, np.cumsum(np.cos(middle) * 0.001))
     y = -5 + np.append(0, np.cumsum(np.sin(middle) * 0.001))
-    return tuple(np.interp(s, fine, v) for v in (x, y, heading))  # type: ignore[return-value]
+    return tuple(np.interp(s, fine, v) for v in (x, y, heading))
 
 
 def beside(shape: str, s: np.ndarray, right: float) -> np.ndarray:
     """Points (n, 2) that lie ``right`` m right of the reference line."""
     x, y, heading = reference(shape, s)
     return np.stack([x - right * np.sin(heading), y + right * np.cos(heading)], axis=1)
+
+
+def pose_on(way: Corridor, place: int) -> Pose:
+    """A car on one of a corridor's places."""
+    x, y, z = (float(v) for v in way.path.centre[place])
+    return Pose(x, y, z, float(way.path.heading[place]))
 
 
 def lane_of(road_map: RoadMap, number: int) -> int:

@@ -8,6 +8,7 @@ from steerlab.envs.labels.corridor import Corridor, corridor
 from steerlab.envs.labels.lines import Boxes, Lines, hidden, lines
 from steerlab.errors import InputError
 from tests.envs.labels import roads
+from tests.envs.labels.roads import pose_on
 
 X_IDXS = 192.0 * (np.arange(33) / 32) ** 2
 NO_CARS = Boxes(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 3)))
@@ -90,7 +91,7 @@ def test_a_car_hides_the_line_behind_it() -> None:
     np.testing.assert_array_equal(hidden(eye, points, box), [False, True, False, True, False])
     m = roads.road("straight")
     way = corridor(m, [roads.lane_of(m, -1)])
-    pose = Pose(*(float(v) for v in way.path.centre[50]), float(way.path.heading[50]))
+    pose = pose_on(way, 50)
     to_frame = pose.world_from_car.T
     ahead = pose.world_from_car @ [12.0, 1.75, -0.8]
     cars = Boxes(np.array([[pose.x, pose.y, 0.0] + ahead]), np.array([pose.heading]), box.size)

@@ -40,7 +40,7 @@ def test_hash_tells_maps_apart(town: RoadMap) -> None:
     [
         ("width", lambda a: -a, "a width is negative"),
         ("points", lambda a: np.where(a > 50, np.nan, a), "points has a number that is not finite"),
-        ("points", lambda a: a[:-1], r"s has shape \(9636,\), must be \(9635,\)"),
+        ("points", lambda a: a[:-1], r"s has shape .*must be"),
         ("successors", lambda a: a + 10_000, "successors leaves"),
         ("lane_left", lambda a: a.astype(np.int64), "lane_left is int64"),
         ("lane_kind", lambda a: 0 * a, "no lane that cars can drive on"),
@@ -72,8 +72,8 @@ def test_load_refuses_what_is_no_map(town: RoadMap, tmp_path: Path) -> None:
     np.savez(path, about=np.array(["99", "x", "0", "y"]))
     with pytest.raises(InputError, match="map schema 99"):
         load(path)
-    content: dict[str, Any] = town.arrays() | {"about": np.array(["1", "x", "0", "y"])}
-    np.savez(path, **content)
+    arrays: dict[str, Any] = town.arrays() | {"about": np.array(["1", "x", "0", "y"])}
+    np.savez(path, **arrays)
     with pytest.raises(InputError, match="does not match its hash"):
         load(path)
     with pytest.raises(InputError, match="cannot read map"):

@@ -38,8 +38,8 @@ def plain_costs(segments: Segments, row: int) -> tuple[float, float, float]:
         drawn = BINS[draw.choice(1024, p=powers / powers.sum())]
         driven.append(np.clip(drawn, driven[-1] - 0.5, driven[-1] + 0.5) if t >= 100 else target[t])
     wanted, found = target[100:500], np.array(driven)[100:500]
-    tracking = 100 * np.mean((wanted - found) ** 2)
-    jerk = 100 * np.mean((np.diff(found) / 0.1) ** 2)
+    tracking = 100 * float(np.mean((wanted - found) ** 2))
+    jerk = 100 * float(np.mean((np.diff(found) / 0.1) ** 2))
     return tracking, jerk, 50 * tracking + jerk
 
 

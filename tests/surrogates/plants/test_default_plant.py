@@ -40,7 +40,7 @@ def test_every_runtime_runs_what_ships(runtime: str) -> None:
     )
     env = gym.make("TinyPhysics-v0", runtime=runtime, device="cpu")
     env.reset(seed=0)
-    costs = [env.step(np.zeros(1, np.float32))[1] for _ in range(30)]
+    costs = [float(env.step(np.zeros(1, np.float32))[1]) for _ in range(30)]
     assert np.isfinite(costs).all()
     whole = evaluate(PID, default_segments()[:2], "default", runtime, device="cpu")
     known = evaluate(PID, default_segments()[:2], "default", "exact")

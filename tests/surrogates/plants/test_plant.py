@@ -237,7 +237,8 @@ def test_draws_of_exact_are_those_of_the_whole_graph(shared: Path) -> None:
 
 def test_a_quicker_graph_that_is_off_is_not_used(shared: Path) -> None:
     plant = OnnxPlant(shared / "tinyphysics/tinyphysics.onnx")
-    quick, calls = plant._quick, 0
+    quick: Any = plant._quick
+    calls = 0
 
     class Off:
         def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
