@@ -216,9 +216,13 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         mask = options.pop("reset_mask", None)
         rows: Rows = ALL if mask is None else self._mask_rows(mask)
         self._seed_rows(rows, seed)
-        self._begin(rows, options)
+        started, self._started = self._started, True  # it may draw itself while it is reset
+        try:
+            self._begin(rows, options)
+        except BaseException:
+            self._started = started
+            raise
         self._done[rows] = False
-        self._started = True
         return self._observe(ALL), self._masked(self._info(rows), rows)
 
     @after_reset

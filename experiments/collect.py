@@ -8,12 +8,11 @@ Example:
   steerlab collect "scenario=[urban_intersection,highway_follow]" episodes=10 output=shards
 """
 
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from steerlab.envs.shards.write import clear_pending, need_zarr
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
+from steerlab.processes import worker_pool
 from steerlab.seeds import episode_seed
 from steerlab.study import study
 
@@ -131,17 +131,12 @@ def _collected(config: Config, todo: list[Episode], output: Path) -> Iterator[Pa
     if config.processes == 1:
         yield from map(work, todo)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(config.processes, context, _quietly) as pool:
+    with worker_pool(config.processes, _quietly) as pool:
         running = {pool.submit(work, episode) for episode in todo}
-        try:
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for job in done:
-                    yield job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for job in done:
+                yield job.result()
 
 
 def _collect_one(episode: Episode, folder: Path, name: str) -> Path:

@@ -14,10 +14,10 @@ from steerlab.exporters.metadata import onnx_properties
 from steerlab.exporters.openpilot import Exported, Paths, export_model, paths, write_beside
 from steerlab.exporters.safety import checkpoint_text
 from steerlab.exporters.supercombo import VisionFile, export_supercombo, read_vision
-from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import Contract
 from steerlab.openpilot.engines import Network, OnnxEngine
 from steerlab.openpilot.metadata import Metadata
+from steerlab.readers.graphs import write_graph
 
 
 @dataclass
@@ -132,8 +132,7 @@ def _export_vision(
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, onnx_properties(metadata))
     places = paths(beside.onnx.parent, "driving_vision")
-    with atomic_path(places.onnx) as temporary:
-        onnx.save(proto, str(temporary))
+    write_graph(places.onnx, proto)
     return write_beside(
         places, target, metadata, half=half, tinygrad=tinygrad, tinygrad_path=tinygrad_path
     )

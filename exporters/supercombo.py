@@ -20,7 +20,6 @@ from steerlab.errors import InputError
 from steerlab.exporters.metadata import metadata_of, onnx_properties
 from steerlab.exporters.onnx import export_onnx, relative_difference
 from steerlab.exporters.openpilot import Exported, Paths, write_beside
-from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import FEATURES, STRIDE, Contract, Model
 from steerlab.openpilot.engines import OnnxEngine
 from steerlab.openpilot.in_graph import push_images
@@ -34,6 +33,7 @@ from steerlab.openpilot.onnx_file import (
 )
 from steerlab.openpilot.outputs import pack_head, parse
 from steerlab.openpilot.probe import Probe, example_inputs
+from steerlab.readers.graphs import write_graph
 
 _OPSET = 18
 _TOLERANCE = 1e-4  # relative above 1, of the joined graph to its parts
@@ -199,8 +199,7 @@ def export_supercombo(
         raise InputError(
             f"the joined graph differs from its parts by {difference:.3g}; give a vision file in float32"
         )
-    with atomic_path(places.onnx) as temporary:
-        onnx.save(proto, str(temporary))
+    write_graph(places.onnx, proto)
     flat = np.array(wanted)
     probe = Probe(inputs, flat, parse(model.slices, flat), recorded=False)
     return write_beside(places, target, metadata, probe, difference, half)

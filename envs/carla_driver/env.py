@@ -422,6 +422,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         return np.asarray(pose)
 
     @after_reset
+    @after_reset
     def windshield(self, row: int) -> Windshield:
         """Return how the cameras of a row are mounted and how its world looks in this episode."""
         weather = {name: float(self.own[OWN.index(name), row]) for name in WEATHER}

@@ -7,7 +7,6 @@ are lists of different lengths, kept as compressed rows: item ``i`` of ``points`
 """
 
 import hashlib
-import zipfile
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
+from steerlab.readers.arrays import read_arrays, require
 
 #: What the small integers of a map mean.
 LANE_KINDS = (
@@ -260,15 +260,17 @@ def load(path: str | Path) -> RoadMap:
     """
     names = {f.name for f in fields(RoadMap) if f.type in _DTYPES}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            schema, name, left, digest = archive["about"].tolist()
-            if schema != str(SCHEMA):
-                raise InputError(f"{path}: map schema {schema}, this version reads {SCHEMA}")
-            arrays = {key: archive[key] for key in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+        found = read_arrays(path)
+        (about,) = require(found, ("about",), path)
+        if about.shape != (4,) or about.dtype.kind != "U":
+            raise InputError(f"'about' is {about.dtype} {about.shape}")
+        schema, name, left, digest = about.tolist()
+        if schema == str(SCHEMA):
+            arrays = dict(zip(names, require(found, tuple(names), path), strict=True))
+    except InputError as error:
         raise InputError(f"cannot read map {str(path)!r}: {error}") from error
+    if schema != str(SCHEMA):
+        raise InputError(f"{path}: map schema {schema}, this version reads {SCHEMA}")
     m = validate(RoadMap(name=name, left_hand_traffic=left == "1", **arrays))
     if m.hash != digest:
         raise InputError(f"map {str(path)!r} is damaged: its content does not match its hash")

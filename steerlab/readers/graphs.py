@@ -135,7 +135,7 @@ def try_graph(data: bytes, source: str) -> None:
 
 def _trial(data: bytes) -> str:
     """Return what went wrong, or nothing."""
-    command = [sys.executable, "-I", str(_TRIAL)]
+    command = [sys.executable, "-P", str(_TRIAL)]
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
@@ -143,8 +143,8 @@ def _trial(data: bytes) -> str:
     text = done.stderr.decode(errors="replace").strip()
     if done.returncode == 0:
         return ""
-    if done.returncode == 3:
-        return text[-300:]
+    if done.returncode in (1, 3):  # 1: Python itself failed
+        return text.rpartition("\n")[2][-300:]
     return "it needs more time or memory than a driving model may, or crashes"
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from steerlab.files import atomic_path
+from steerlab.readers.arrays import read_arrays, require, write_arrays
 from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant, probabilities
 from steerlab.surrogates.plants.tokens import BINS
 
@@ -69,14 +69,16 @@ class Transitions:
 
     def save(self, path: str | Path) -> None:
         """Write to an .npz file."""
-        with atomic_path(path) as temporary:
-            np.savez(temporary, **self.__dict__)
+        write_arrays(path, self.__dict__)
 
     @classmethod
     def load(cls, path: str | Path) -> "Transitions":
-        """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as data:
-            return cls(**{name: data[name] for name in data.files})
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: The file is absent, damaged, or another.
+        """
+        return cls(*require(read_arrays(path), tuple(cls.__annotations__), path))
 
     @classmethod
     def join(cls, parts: Iterable["Transitions"]) -> "Transitions":

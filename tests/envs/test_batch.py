@@ -132,3 +132,11 @@ def test_bad_use_is_refused() -> None:
             break
     with pytest.raises(gym.error.ResetNeeded, match="over"):
         env.step(np.zeros((2, 1)))
+
+
+def test_a_first_reset_that_fails_starts_nothing() -> None:
+    env = WalkBatch(num_envs=2)
+    with pytest.raises(ValueError, match="could not"):
+        env.reset(options={"shift": np.array([1.0, 2.0, 3.0])})
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.zeros((2, 1)))

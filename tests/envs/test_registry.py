@@ -256,7 +256,9 @@ def test_limits_of_other_environments_stay_theirs() -> None:
 
 
 #: Arguments of public methods that need some.
-ARGUMENTS: dict[str, tuple[Any, ...]] = {"preview": ([1.0],), "render_row": (0,), "scene": (0,)}
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "preview": ([1.0],), "render_row": (0,), "scene": (0,), "windshield": (0,),
+}  # fmt: skip
 #: Methods that make sense before an episode.
 AT_ANY_TIME = {
     "settings", "set_attr", "get_attr", "row_indices", "use_sampler", "make_episodes",

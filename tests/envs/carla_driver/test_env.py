@@ -58,7 +58,7 @@ def test_every_scenario_begins(name: str) -> None:
 )
 def test_the_preview_driver_drives(name: str) -> None:
     env = CarlaDriverVectorEnv(32, scenario=name, threads=1)
-    result = drive_once(env, PreviewDriver, 1000)
+    result = drive_once(env, PreviewDriver, 1000).end
     assert (result["violation"] > 0).sum() <= 1, [VIOLATIONS[v] for v in result["violation"]]
     assert result["cte_max"].max() < 1.3
     assert result["base_return"].mean() > 30
@@ -338,5 +338,5 @@ def test_shared_maps_are_driven(town: str, shared: Path) -> None:
     pytest.importorskip("carla")
     path = shared / "opendrive" / f"{town}.xodr"
     env = CarlaDriverVectorEnv(8, scenario="country_road", map=path, threads=1)
-    result = drive_once(env, PreviewDriver, 50)
+    result = drive_once(env, PreviewDriver, 50).end
     assert (result["violation"] == 0).mean() >= 0.75, result["violation"]
