@@ -160,7 +160,7 @@ def test_checkpoints(tmp_path: Path) -> None:
     torch.save(plain | {"model": {"w": torch.ones(1).expand(10**12)}}, path)
     with pytest.raises(InputError, match="checksum"):
         load_checkpoint(path)
-    shared = ["x"] * 10
+    shared: list[Any] = ["x"] * 10
     for _ in range(20):
         shared = [shared] * 10
     torch.save(plain | {"model": shared}, path)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from steerlab.agents.policynet.driver import OpenpilotDriver
 from steerlab.agents.policynet.model import PolicyNet
+from steerlab.agents.policynet.port import PortedPolicy
 from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
@@ -28,7 +29,10 @@ class _Recorder(TorchEngine):
 
 
 def record_probe(
-    network: PolicyNet, rows: int = 24, frame: int = 120, vision: Network | None = None
+    network: PolicyNet | PortedPolicy,
+    rows: int = 24,
+    frame: int = 120,
+    vision: Network | None = None,
 ) -> Probe:
     """Return the inputs of ``rows`` cars at one frame, and what they drove from there.
 

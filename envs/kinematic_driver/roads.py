@@ -329,7 +329,7 @@ def _quintic(u: Floats) -> Floats:
     return u**3 * (10 + u * (6 * u - 15))
 
 
-def with_slopes(table: Floats, pair: tuple[Floats, Floats], spacing: Floats) -> None:
+def with_slopes(table: Floats, pair: tuple[Floats, Floats], spacing: Any) -> None:
     """Fill ``table`` (n, K, 4) with two functions, each followed by its slope to the next knot."""
     for column, values in zip((0, 2), pair, strict=True):
         table[:, :, column] = values

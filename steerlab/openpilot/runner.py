@@ -93,6 +93,12 @@ class Step(NamedTuple):
     raw: Array  # (rows, N)
 
 
+def _there(queue: Queue | None) -> Queue:
+    """Return the queue that an input of the network reads: it was made because of that input."""
+    assert queue is not None
+    return queue
+
+
 class WindowPolicy:
     """An engine that gets the whole window at every frame, as modeld hands it over.
 
@@ -114,7 +120,8 @@ class WindowPolicy:
         feeds = {i.feed: i for i in self.model.inputs.values()}
         window = feeds.get("features") or feeds.get("previous_features")
         rows_of = {feed: i.shape[1] for feed, i in feeds.items() if len(i.shape) > 2}
-        self._features = self._curvatures = None
+        self._features: Queue | None = None
+        self._curvatures: Queue | None = None
         if window:
             self._features = Queue(rows, STRIDE * window.shape[1], window.shape[2:])
         if "previous_curvature" in feeds:
@@ -131,9 +138,9 @@ class WindowPolicy:
             "desire_now": lambda i, now: now.pulse[0],
             "traffic_convention": lambda i, now: now.traffic,
             "lateral_control_params": lambda i, now: now.car,
-            "previous_curvature": lambda i, now: i.gain * strided(self._curvatures),
-            "features": lambda i, now: strided(self._features),
-            "previous_features": lambda i, now: strided_past(self._features),
+            "previous_curvature": lambda i, now: i.gain * strided(_there(self._curvatures)),
+            "features": lambda i, now: strided(_there(self._features)),
+            "previous_features": lambda i, now: strided_past(_there(self._features)),
             "action_t": lambda i, now: np.stack([now.t_lateral, now.t_longitudinal], 1),
             "state": lambda i, now: self._states[i.name],
         }

@@ -33,7 +33,7 @@ def write_graph(path: str | Path, model: "onnx.ModelProto") -> None:
 
     stamped = onnx.ModelProto()
     stamped.CopyFrom(model)
-    _forget_hash(stamped)
+    forget_hash(stamped)
     stamp = _hash(stamped)
     entry = stamped.metadata_props.add()
     entry.key, entry.value = HASH_KEY, stamp
@@ -72,8 +72,8 @@ def check_hash(model: "onnx.ModelProto", source: str) -> bool:
     known = [p.value for p in model.metadata_props if p.key == HASH_KEY]
     if known and known != [_hash(model)]:
         raise InputError(
-            f"{source} is damaged: it does not have the hash that steerlab wrote into it; "
-            "export it again"
+            f"{source} is damaged: it does not have the hash that steerlab wrote into it; export it "
+            f"again, or remove {HASH_KEY!r} from its metadata if it was changed on purpose"
         )
     return bool(known)
 
@@ -161,7 +161,8 @@ def _tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
                     yield from _tensors(inner)
 
 
-def _forget_hash(model: "onnx.ModelProto") -> None:
+def forget_hash(model: "onnx.ModelProto") -> None:
+    """Remove the hash, as whoever changes a model on purpose has to."""
     kept = [(p.key, p.value) for p in model.metadata_props if p.key != HASH_KEY]
     del model.metadata_props[:]
     for key, value in kept:
@@ -174,5 +175,5 @@ def _hash(model: "onnx.ModelProto") -> str:
 
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
-    _forget_hash(bare)
+    forget_hash(bare)
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()

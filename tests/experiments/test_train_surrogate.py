@@ -17,6 +17,7 @@ from steerlab.surrogates.plants.analytic import AnalyticPlant
 from steerlab.surrogates.plants.onnx import OnnxPlant
 from steerlab.surrogates.segments.data import Segments, write_segment
 from steerlab.surrogates.segments.synthetic import synthetic_segment, synthetic_segments
+from steerlab.surrogates.training.dataset import Sequences
 
 SMALL = ["size=small", "epochs=2", "batch_size=32", "warmup_steps=5", "device=cpu"]
 
@@ -101,8 +102,11 @@ def test_exploration_resumes_and_depends_on_its_seed_alone(here: Path) -> None:
     assert explore(exploration, here / "a", processes=1) == [path]
     assert explore(exploration, here / "b", processes=1)[0].read_bytes() == first
     one, two = (exploration.chunk(n, AnalyticPlant()) for n in (0, 0))
+    assert isinstance(one, Sequences)
+    assert isinstance(two, Sequences)
     np.testing.assert_array_equal(one.tokens, two.tokens)
     other = Exploration("analytic", synthetic_segments(3), 3, seed=2).chunk(0, AnalyticPlant())
+    assert isinstance(other, Sequences)
     assert not np.array_equal(one.tokens, other.tokens)
 
 

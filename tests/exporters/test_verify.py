@@ -22,6 +22,7 @@ from steerlab.openpilot.contracts import contract, plan_column
 from steerlab.openpilot.images import pack_i420
 from steerlab.openpilot.metadata import Metadata
 from steerlab.openpilot.probe import Probe, example_inputs, write_probe
+from steerlab.readers.graphs import forget_hash
 
 C = contract("openpilot-0.10.0")
 POLICY = C.model("driving_policy")
@@ -62,6 +63,7 @@ def edit(folder: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     path = str(folder / "driving_policy.onnx")
     proto = onnx.load(path)
     change(proto)
+    forget_hash(proto)
     onnx.save(proto, path)
 
 

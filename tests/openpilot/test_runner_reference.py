@@ -52,7 +52,7 @@ def drives(seed: int) -> dict[str, Any]:
 
 
 #: What the releases do, from the published code of their modeld: seconds, m/s.
-RULES = {
+RULES: dict[str, dict[str, Any]] = {
     "openpilot-0.10.0": {"lat": 0.1, "extra": 0.05, "dropped": "keeps the pulse", "names": ("desire", True)},
     "sunnypilot-2025-08": {"lat": 0.1, "extra": 0.05, "dropped": "keeps the pulse", "names": ("desire", False)},
     "openpilot-0.10.1": {"lat": 0.1, "extra": 0.05, "dropped": "loses the pulse", "names": ("desire_pulse", False)},

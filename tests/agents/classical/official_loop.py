@@ -14,6 +14,7 @@ import sys
 from collections import namedtuple
 from hashlib import md5
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,11 @@ Plan = namedtuple("Plan", "lataccel roll_lataccel v_ego a_ego")
 BINS = np.linspace(-5, 5, 1024)
 
 
-def column(rows, name):
+def column(rows: Any, name: str) -> Any:
     return np.array([float(row[name] or "nan") for row in rows])
 
 
-def analytic(states, tokens):
+def analytic(states: Any, tokens: Any) -> Any:
     """The analytic plant of steerlab: one dead step, a lag, a gain that falls with low speed."""
     steer, roll, speed = (states[0, :, i].astype(np.float64) for i in range(3))
     speed = np.maximum(speed, 0.0)
@@ -40,7 +41,7 @@ def analytic(states, tokens):
     return (-0.5 * 0.8 * ((BINS - mean) / 0.035) ** 2).astype(np.float32)
 
 
-def onnx(path):
+def onnx(path: str) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -49,7 +50,7 @@ def onnx(path):
     return lambda states, tokens: session.run(None, {"states": states, "tokens": tokens})[0][0, -1]
 
 
-def rollout(path, make, logits):
+def rollout(path: Path, make: Any, logits: Any) -> float:
     with open(path) as file:
         rows = list(csv.DictReader(file))
     road = [
@@ -76,10 +77,10 @@ def rollout(path, make, logits):
         driven.append(drawn if t >= 100 else target[t])
     wanted, found = target[100:500], np.array(driven)[100:500]
     tracking = np.mean((wanted - found) ** 2) * 100
-    return tracking * 50 + np.mean((np.diff(found) / 0.1) ** 2) * 100
+    return float(tracking * 50 + np.mean((np.diff(found) / 0.1) ** 2) * 100)
 
 
-def main(checkout, name, folder, plant):
+def main(checkout: str, name: str, folder: str, plant: str) -> None:
     sys.path.insert(0, checkout)
     make = importlib.import_module(f"controllers.{name}").Controller
     logits = analytic if plant == "analytic" else onnx(plant)

@@ -82,7 +82,8 @@ def test_bodies_touch_where_their_areas_do() -> None:
         cars[0, :4] = (0, 0, 0, rng.uniform(-4, 4))
         cars[1, :4] = (*rng.uniform(-6, 6, 2), 0, rng.uniform(-4, 4))
         cars[:, SIZE], cars[:, WIDTH] = (4.7, 8.0), (1.84, 2.5)
-        points = corners(*cars[1, [0, 1, 3]], 8.0, 2.5)
+        x, y, yaw = cars[1, [0, 1, 3]]
+        points = corners(x, y, yaw, 8.0, 2.5)
         heading = cars[0, 3]
         forward = points @ [math.cos(heading), math.sin(heading)]
         right = points @ [-math.sin(heading), math.cos(heading)]
