@@ -170,9 +170,9 @@ def test_shared_maps(name: str, shared: Path, tmp_path: Path) -> None:
 
 
 @with_carla
-@pytest.mark.parametrize("count", [4, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(1000, marks=pytest.mark.exhaustive)])
 def test_mutated_maps_never_bring_us_down(count: int, tmp_path: Path) -> None:
-    """``STEERLAB_MUTATIONS`` sets how many the slow test takes."""
+    """``STEERLAB_MUTATIONS`` sets how many the exhaustive test takes."""
     (tmp_path / "town.xodr").write_text(to_xodr(four_way_stop()))
     (tmp_path / "one.xodr").write_bytes(text())
     maps = (str(tmp_path / "one.xodr"), str(tmp_path / "town.xodr"))
