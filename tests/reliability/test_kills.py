@@ -83,11 +83,13 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
         yield Warm(tmp_path_factory.mktemp("reliability"))
 
 
-def whole_run(warm: Warm, case: Case, name: str) -> tuple[dict[str, Any], int, float]:
+def whole_run(
+    warm: Warm, case: Case, name: str, parallel: bool = False
+) -> tuple[dict[str, Any], int, float]:
     """Return the results of an uninterrupted run, its visible changes (twice), and its seconds."""
     folder = warm.work(f"{name}-whole")
     began = time.monotonic()
-    code = warm.run(case, folder, count_into(folder / "moments"))
+    code = warm.run(case, folder, count_into(folder / "moments"), parallel)
     assert code == 0, (folder / "log.txt").read_text()[-3000:]
     return (
         warm.results(case, folder),
@@ -96,9 +98,11 @@ def whole_run(warm: Warm, case: Case, name: str) -> tuple[dict[str, Any], int, f
     )
 
 
-def resumed(warm: Warm, case: Case, folder: Path, whole: dict[str, Any]) -> str:
+def resumed(
+    warm: Warm, case: Case, folder: Path, whole: dict[str, Any], parallel: bool = False
+) -> str:
     """Run a stopped study again; return what is wrong with its results, or nothing."""
-    if warm.run(case, folder):
+    if warm.run(case, folder, parallel=parallel):
         return "lost: " + (folder / "log.txt").read_text()[-1500:]
     if wrong := difference(whole, warm.results(case, folder)):
         return f"differs: {wrong}"
@@ -134,7 +138,7 @@ def test_killed_at_every_visible_change(warm: Warm, name: str, tally: Any) -> No
 @pytest.mark.parametrize("name", CASES)
 def test_killed_at_random(warm: Warm, name: str, tally: Any) -> None:
     case = CASES[name]
-    whole, _, seconds = whole_run(warm, case, name)
+    whole, _, seconds = whole_run(warm, case, name, parallel=True)
     rng = random.Random(name)
     for number, count in RANDOM.items():
         wrong = []
@@ -152,7 +156,7 @@ def test_killed_at_random(warm: Warm, name: str, tally: Any) -> None:
                 wrong.append(f"exit {code}: {text[-1500:]}")
             if code == 143 and "stopped." not in text:
                 wrong.append("it says nothing")
-            if problem := resumed(warm, case, folder, whole):
+            if problem := resumed(warm, case, folder, whole, parallel=True):
                 wrong.append(problem)
         tally(f"{signal.Signals(number).name} at random, {name}", count, len(wrong))
         assert not wrong, "\n".join(wrong)
