@@ -67,7 +67,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
             table.add_row(kind, f"{size:.2f}", *cells)
         Console().print(table)
         kind, logs = next(iter(sets.items()))
-        few, many = logs[:1], _copies(logs[0], config.many * len(logs))
+        few, many = logs[:1], _copies(logs[0], config.many * len(logs), folder)
         for label, some in (("1 log", few), (f"{len(many)} logs", many)):
             figures[f"peak memory, {label}, MB"] = peak = _peak_memory(some, folder / "out")
             Console().print(f"peak memory of a worker over {label} ({kind}): {peak:.0f} MB")
@@ -99,8 +99,13 @@ def _measure(logs: list[LogFile], out: str, answer: Connection) -> None:
     answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def _copies(log: LogFile, count: int) -> list[LogFile]:
-    return [LogFile(f"route{i // 12}", i % 12, log.place) for i in range(count)]
+def _copies(log: LogFile, count: int, folder: Path) -> list[LogFile]:
+    """Return ``count`` logs at places of their own in ``folder``: one named twice is read once."""
+    first = Path(log.place)
+    places = [folder / f"{i:04d}_{first.name}" for i in range(count)]
+    for place in places:
+        shutil.copyfile(first, place)
+    return [LogFile(f"route{i // 12}", i % 12, str(p)) for i, p in enumerate(places)]
 
 
 def _write(folder: Path, kind: str, minutes: int) -> list[LogFile]:
@@ -137,7 +142,7 @@ def _write(folder: Path, kind: str, minutes: int) -> list[LogFile]:
     folder.mkdir(parents=True)
     path = folder / f"{kind}.zst"
     path.write_bytes(zstandard().compress(data))
-    return _copies(LogFile("", 0, str(path)), minutes)
+    return _copies(LogFile("", 0, str(path)), minutes, folder)
 
 
 def _retagged(frame: bytes) -> bytes:

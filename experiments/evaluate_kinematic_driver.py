@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.preview import PreviewDriver
@@ -100,7 +100,7 @@ def run(config: Config, output: Path) -> dict[str, Record]:
 
 def _print(results: dict[str, Record]) -> None:
     table = Table(
-        "driver", "roads", "violations", *VIOLATIONS[1:], "CTE P95", "start", "steady",
+        Column("driver", no_wrap=True, min_width=7), Column("roads", no_wrap=True, min_width=12), "violations", *VIOLATIONS[1:], "CTE P95", "start", "steady",
         "front, steady", "max", "heading", "jerk RMS", "progress", "return", header_style="bold",
         caption=f"{CTE_CAPTION}. CTE in m; heading in rad; jerk in m/s^3; progress and return in percent",
     )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.preview import PreviewDriver
@@ -51,7 +51,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
     env = KinematicDriverVectorEnv(config.roads, config.episode_steps)
     found = {"learned": learned, "preview": drive_once(env, PreviewDriver, HELD_OUT_ROADS)}
     table = Table(
-        "driver", "return", "CVaR_0.05", "violations", "CTE P95", "start", "steady", "front, steady",
+        Column("driver", no_wrap=True, min_width=7), "return", "CVaR_0.05", "violations", "CTE P95", "start", "steady", "front, steady",
         "jerk RMS", "progress", header_style="bold", title=f"{config.roads} held-out roads",
         caption=CTE_CAPTION,
     )  # fmt: skip

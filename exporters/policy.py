@@ -14,6 +14,7 @@ from steerlab.exporters.metadata import onnx_properties
 from steerlab.exporters.openpilot import Exported, Paths, export_model, paths, write_beside
 from steerlab.exporters.safety import checkpoint_text
 from steerlab.exporters.supercombo import VisionFile, export_supercombo, read_vision
+from steerlab.files import writable_folder
 from steerlab.openpilot.contracts import Contract
 from steerlab.openpilot.engines import Network, OnnxEngine
 from steerlab.openpilot.metadata import Metadata
@@ -74,6 +75,8 @@ def export_policy(
     """
     target = target or policy.contract
     places = places or paths(folder, target.policy_name)
+    for path in vars(places).values():
+        writable_folder(path.parent)
     seen = read_vision(vision) if vision else None
     text = checkpoint_text(run, policy.features)
     if seen:

@@ -33,7 +33,7 @@ from steerlab.openpilot.onnx_file import (
 )
 from steerlab.openpilot.outputs import pack_head, parse
 from steerlab.openpilot.probe import Probe, example_inputs
-from steerlab.readers.graphs import write_graph
+from steerlab.readers.graphs import forget_hash, write_graph
 
 _OPSET = 18
 _TOLERANCE = 1e-4  # relative above 1, of the joined graph to its parts
@@ -213,6 +213,8 @@ def _joined(tail: nn.Module, vision: VisionFile, model: Model) -> onnx.ModelProt
     seen = torch.zeros(1, vision.length)
     behind = _exported(tail, [seen, *given], ["seen", *specs], names)
     front = _converted(vision.proto, behind)
+    forget_hash(behind)  # each part has one of its own
+    forget_hash(front)
     front = onnx.compose.add_prefix(front, "vision/", rename_inputs=False)
     passed = []
     if model.states:
@@ -222,6 +224,7 @@ def _joined(tail: nn.Module, vision: VisionFile, model: Model) -> onnx.ModelProt
         queue = _exported(
             _Images(), frames, ["new_img", "state_img_q"], ["img", "big_img", *passed]
         )
+        forget_hash(queue)
         pairs = [("img", "img"), ("big_img", "big_img")]
         front = _merged(queue, front, pairs)
     seen_name = next(o.name for o in front.graph.output if o.name not in passed)

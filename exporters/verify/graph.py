@@ -6,8 +6,9 @@ import onnx
 
 from steerlab.exporters.verify.base import Fail, Skip, Subject
 from steerlab.openpilot.contracts import TINYGRAD_UNSUPPORTED
-from steerlab.openpilot.onnx_file import dimensions, element_type, nodes, one_line
+from steerlab.openpilot.onnx_file import dimensions, element_type, nodes
 from steerlab.openpilot.tinygrad import supported_operators
+from steerlab.readers.graphs import one_line
 
 _OLDEST = 7  # operator set that onnxruntime still promises to read
 _TYPES = {"float32": ("float", "float16"), "uint8": ("uint8",)}

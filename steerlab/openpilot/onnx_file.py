@@ -10,11 +10,10 @@ from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from steerlab.errors import InputError
-from steerlab.readers.graphs import LARGEST_GRAPH, check_hash
+from steerlab.readers.graphs import LARGEST_GRAPH, check_hash, one_line
 from steerlab.readers.text import read_bytes
 
 _LFS = b"version https://git-lfs.github.com/spec/"
-_MOST = 400  # characters of a reason that are shown
 T = TypeVar("T", bound=Message)
 
 
@@ -152,14 +151,3 @@ def element_type(value: Any) -> str:
     if number not in onnx.TensorProto.DataType.values():
         return f"type {number}"
     return onnx.TensorProto.DataType.Name(number).lower()
-
-
-def one_line(error: Exception | str) -> str:
-    """Return what a library says, in one line, without what it puts before the reason."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", text)
-    text = re.sub(r"^Load model from .*? failed: ?", "", text)
-    text = re.sub(r"\S*/onnxruntime/\S+\.(cc|h):\d+ ", "", text)  # where in onnxruntime's source
-    if len(text) <= _MOST:
-        return text
-    return f"{text[: _MOST // 3]} ... {text[-2 * _MOST // 3 :]}"  # most say at the end what it is

@@ -6,6 +6,7 @@ damage, not who wrote the file.
 """
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Container, Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # loaded where a file is read or written: it takes a third of
 LARGEST_GRAPH = 2**30  # bytes of a file
 HASH_KEY = "steerlab.sha256"
 _TRIAL = Path(__file__).with_name("_graph_trial.py")
+_MOST = 400  # characters of a reason that are shown
 _tried: dict[bytes, str] = {}  # what the trial of a file found, by its SHA-256
 
 
@@ -115,8 +117,9 @@ def open_session(data: bytes, source: str, threads: int = 1) -> ort.InferenceSes
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no other base class
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"onnxruntime cannot run {source}: {reason}") from error
+        raise InputError(
+            f"onnxruntime cannot run {source}: {one_line(error)}; export it again"
+        ) from error
 
 
 def try_graph(data: bytes, source: str) -> None:
@@ -130,7 +133,7 @@ def try_graph(data: bytes, source: str) -> None:
     if digest not in _tried:
         _tried[digest] = _trial(data)
     if reason := _tried[digest]:
-        raise InputError(f"onnxruntime cannot run {source}: {reason}")
+        raise InputError(f"onnxruntime cannot run {source}: {one_line(reason)}; export it again")
 
 
 def _trial(data: bytes) -> str:
@@ -177,3 +180,14 @@ def _hash(model: "onnx.ModelProto") -> str:
     bare.CopyFrom(model)
     forget_hash(bare)
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def one_line(error: Exception | str) -> str:
+    """Return what a library says, in one line, without what it puts before the reason."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : ", "", text)
+    text = re.sub(r"^Load model from .*? failed: ?", "", text)
+    text = re.sub(r"\S*/onnxruntime/\S+\.(cc|h):\d+ ", "", text)  # where in onnxruntime's source
+    if len(text) <= _MOST:
+        return text
+    return f"{text[: _MOST // 3]} ... {text[-2 * _MOST // 3 :]}"  # most say at the end what it is

@@ -18,11 +18,11 @@ from steerlab.exporters.verify import FAIL, NOTE, Check, Options, failed, runtim
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import load_network
 from steerlab.openpilot.metadata import read_metadata, slices_from_properties
-from steerlab.openpilot.onnx_file import one_line, read_onnx
+from steerlab.openpilot.onnx_file import read_onnx
 from steerlab.openpilot.probe import example_inputs, read_probe
 from steerlab.openpilot.runner import Runner
 from steerlab.openpilot.tinygrad import supported_operators
-from steerlab.readers.graphs import forget_hash
+from steerlab.readers.graphs import forget_hash, one_line
 
 C = contract("openpilot-0.10.0")
 POLICY = C.model("driving_policy")

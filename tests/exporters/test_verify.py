@@ -22,6 +22,7 @@ from steerlab.openpilot.contracts import contract, plan_column
 from steerlab.openpilot.images import pack_i420
 from steerlab.openpilot.metadata import Metadata
 from steerlab.openpilot.probe import Probe, example_inputs, write_probe
+from steerlab.readers.arrays import read_arrays
 from steerlab.readers.graphs import forget_hash
 
 C = contract("openpilot-0.10.0")
@@ -35,8 +36,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = SampleNetwork(POLICY)
     inputs = example_inputs(POLICY)
     export_model(network, C, POLICY, folder, probe_inputs=inputs, half=False, tinygrad=False)
-    with np.load(folder / "driving_policy_probe.npz") as file:
-        arrays = dict(file)
+    arrays = read_arrays(folder / "driving_policy_probe.npz")
     plan = arrays["meaning/plan_hypotheses"][:, 0]
     curvature = plan[:, 0, plan_column("yaw_rate")] / SPEED
     speed = np.full(len(curvature), SPEED)
