@@ -36,7 +36,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = SampleNetwork(POLICY)
     inputs = example_inputs(POLICY)
     export_model(network, C, POLICY, folder, probe_inputs=inputs, half=False, tinygrad=False)
-    arrays = read_arrays(folder / "driving_policy_probe.npz")
+    arrays: dict[str, Any] = read_arrays(folder / "driving_policy_probe.npz")
     plan = arrays["meaning/plan_hypotheses"][:, 0]
     curvature = plan[:, 0, plan_column("yaw_rate")] / SPEED
     speed = np.full(len(curvature), SPEED)
