@@ -22,6 +22,7 @@ from steerlab.envs.kinematic_driver.record import (
 )
 from steerlab.envs.kinematic_driver.roads import START
 from steerlab.envs.kinematic_driver.violations import CUT, VIOLATIONS
+from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
 
 MakeDriver = Callable[[KinematicDriverVectorEnv], Driver]
@@ -137,8 +138,7 @@ def figures(record: Record) -> Figures:
     """Return the figures of a record."""
     end, violation = record.end, record.end["violation"]
     count = {name: int((violation == i).sum()) for i, name in enumerate(VIOLATIONS)}
-    returns = np.sort(end["base_return"])
-    tail = returns[: max(1, round(0.05 * len(returns)))]
+    returns = end["base_return"]
     return Figures(
         episodes=len(violation),
         violations=int((violation > 0).sum()),
@@ -151,7 +151,7 @@ def figures(record: Record) -> Figures:
         jerk_rms=float(np.sqrt(np.nanmean(np.square(record.jerk, dtype=np.float64)))),
         progress=float(end["progress"].mean()),
         return_mean=float(returns.mean()),
-        return_cvar=float(tail.mean()),
+        return_cvar=cvar(returns, 0.05),
         km=float((end["s"] - START).sum() / 1000),
     )
 

@@ -89,7 +89,7 @@ Watch = Callable[[KinematicDriverVectorEnv, Any, dict[str, Any]], Floats]
 
 
 @torch.no_grad()
-def collect(
+def collect(  # noqa: C901 - one step of a drive: splitting it would pass a dozen arrays around
     network: PolicyNet,
     env: KinematicDriverVectorEnv | CVaRVectorReward,
     teacher: Teacher | None,

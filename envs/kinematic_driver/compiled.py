@@ -198,7 +198,7 @@ def sources() -> int:
 
 
 @cache
-def loops(version: int) -> SimpleNamespace:
+def loops(version: int) -> SimpleNamespace:  # noqa: C901 - what numba compiles shares one closure
     """Return the loops; numba compiles each of them at its first call."""
     compiled = compile_with(nogil=True, error_model="numpy")
     n, head = POINTS, LAYOUT["path_offset"].start
