@@ -209,6 +209,8 @@ def _one_line(error: Exception) -> str:
 def _forget_unused(output: Path) -> None:
     """Remove the settings of a run that made nothing, so that the mended command can use the folder."""
     settings = (output / HIDDEN / "settings.yaml", output / CONFIG_FILE)
+    if not output.is_dir():
+        return  # it was removed during the run
     if not any(path.name not in (HIDDEN, CONFIG_FILE) for path in output.iterdir()):
         for path in settings:
             path.unlink(missing_ok=True)

@@ -72,7 +72,6 @@ def test_a_folder_that_nobody_may_write(warm: Warm, name: str) -> None:
     assert "cannot write into folder" in text
 
 
-@pytest.mark.xfail(reason="open: failed in its first slow run after the merge of 2026-11-28")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_that_vanishes(warm: Warm, name: str) -> None:
     folder = warm.work(f"{name}-vanished")
