@@ -21,19 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.agents.classical.pendulum import StateFeedback
+from steerlab.agents.inverted_pendulum.sampling import Sampling, members_of, randomness, sampler_of
 from steerlab.agents.pi0.model import Pi0
 from steerlab.agents.pi0_fast.model import Pi0Fast
 from steerlab.envs.inverted_pendulum.dynamics import PendulumParameters, step
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
 from steerlab.envs.inverted_pendulum.mujoco import make_mujoco
 from steerlab.errors import InputError
-from steerlab.experiments._pendulum import (
-    Sampling,
-    export_sampler,
-    members_of,
-    randomness,
-    sampler_of,
-)
+from steerlab.exporters.chunk_policy import export_sampler
 from steerlab.files import atomic_path
 from steerlab.openpilot.engines import session
 from steerlab.options import option
