@@ -1,6 +1,5 @@
 """Figures of controllers on the pendulum: rates of success with intervals, over models or episodes."""
 
-import json
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from steerlab.agents.inverted_pendulum.episodes import Rollouts, consecutive, reached
-from steerlab.files import atomic_path
+from steerlab.files import write_json
 
 
 @dataclass(frozen=True)
@@ -104,5 +103,4 @@ def write_cells(cells: list[Cell], path: Path) -> None:
         }
         for c in cells
     ]
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    write_json(path, records)
