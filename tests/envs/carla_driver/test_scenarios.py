@@ -67,5 +67,5 @@ def test_registered_scenarios() -> None:
         SCENARIOS.pop("mine", None)
     with pytest.raises(InputError, match="unknown scenario 'mine'"):
         as_scenario("mine")
-    with pytest.raises(InputError, match="there is no file 'absent.yaml'"):
+    with pytest.raises(InputError, match=r"there is no file 'absent\.yaml'"):
         as_scenario("absent.yaml")
