@@ -145,7 +145,7 @@ def test_ppo_study_trains_resumes_and_agrees(here: Path) -> None:
         train_tinyphysics_ppo.main(["total_steps=10", "output=other"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ppo_learns_and_its_return_is_minus_the_cost(here: Path) -> None:
     config = train_tinyphysics_ppo.Config(total_steps=130_000, num_segments=4)
     results = train_tinyphysics_ppo.run(config, here)
