@@ -16,7 +16,7 @@ from steerlab.files import atomic_path
 from steerlab.surrogates.segments.data import CONTROL_START, DT
 
 _SAMPLES = 5
-_COLORS = ("#0072b2", "#d55e00")  # of Okabe and Ito, told apart by colour-blind people, too
+_COLORS = ("#0072b2", "#d55e00")
 _WIDTH = (
     5.6  # inches of a picture: its text is about as large as the page's on a phone of 390 pixels
 )
