@@ -229,7 +229,7 @@ def test_compare_refuses(arguments: list[str], words: str, tmp_path: Path) -> No
         compare_policynet.main([*arguments, f"output={tmp_path}"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_training_with_a_vision_model(tmp_path: Path) -> None:
     release = contract("openpilot-0.10.0")
     model = release.model("driving_vision")
@@ -244,7 +244,7 @@ def test_training_with_a_vision_model(tmp_path: Path) -> None:
     assert "hidden_state" in load_network(done.onnx).slices
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quickstart.main(
         [
@@ -288,7 +288,7 @@ def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
     assert set(row.inputs) == set(network.model.inputs)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("month", ["06", "07"])
 def test_supercombos_with_policynet_verify_and_drive(month: str, tmp_path: Path) -> None:
     """A small vision network and PolicyNet in one graph; `test_export_policy` has the later form."""
