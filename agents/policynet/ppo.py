@@ -80,7 +80,7 @@ class PPOConfig:
     soften: float = option(0.5, "share of the training over which alpha falls from 1")
     num_envs: int = option(64, "rows of the task; each drives one episode an iteration, or more")
     steps: int = option(500, "steps of an episode")
-    passes: float = option(4.0, "how often an iteration goes over the frames of its drive")
+    epochs: float = option(4.0, "how often an iteration goes over the frames of its drive")
     batch_size: int = option(64, "windows of 25 frames a gradient step")
     learning_rate: float = option(3e-5, "largest step size of AdamW; falls linearly to a tenth")
     lateral: float = option(0.3, "m/s^2, standard deviation of the exploration in steering")
@@ -280,7 +280,7 @@ def _improve(
     """
     old = copy.deepcopy(network)
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
-    updates = max(1, round(ppo.passes * advantage.numel() / (WINDOW * ppo.batch_size)))
+    updates = max(1, round(ppo.epochs * advantage.numel() / (WINDOW * ppo.batch_size)))
     sums: dict[str, float] = {}
     done = 0
     for update in range(updates):
@@ -372,7 +372,7 @@ def check_ppo(config: ImitationConfig, ppo: PPOConfig) -> int:
     for name in ("num_envs", "batch_size", "critic_epochs"):
         if getattr(ppo, name) < 1:
             raise InputError(f"ppo.{name}={getattr(ppo, name)} must be at least 1")
-    for name in ("passes", "learning_rate", "lateral", "pedal", "clip", "target_kl", "critic_rate"):
+    for name in ("epochs", "learning_rate", "lateral", "pedal", "clip", "target_kl", "critic_rate"):
         if not getattr(ppo, name) > 0:
             raise InputError(f"ppo.{name}={getattr(ppo, name)} must be positive")
     if not 0 <= ppo.keep < 1:
