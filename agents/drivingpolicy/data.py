@@ -46,7 +46,7 @@ class Windows:
             raise InputError("no shard to learn from; give a folder of steerlab collect")
         frames, self.window = [np.zeros((1, FEATURES), np.float32)], []
         first = 1
-        for part, features, step in found:
+        for _, features, step in found:
             index = np.arange(len(features))[:, None] - step * np.arange(WINDOW - 1, -1, -1)
             self.window.append(np.where(index < 0, 0, first + index))
             frames.append(features)

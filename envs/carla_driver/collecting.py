@@ -28,7 +28,8 @@ from steerlab.envs.shards.write import ShardWriter
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import DESIRES, FRAME_HZ, CommandRule
 
-#: Made with the environment: drives it, returns actions (1, 2) for observation and info.
+#: Made with the environment; has ``reset(observation, info)``, ``propose(info, observation)``, which
+#: returns curvature (1/m) and acceleration (m/s^2), (1,) each, and ``keep(info, actions)``.
 MakeDriver = Callable[[CarlaDriverVectorEnv], Any]
 
 
@@ -120,7 +121,7 @@ def collect(
         shield = env.windshield(0)
         for tick in range(env.steps):
             scene = env.scene(0)
-            curvature, pull = driver.propose(info)
+            curvature, pull = driver.propose(info, observation)
             v = np.asarray(info["speed"], float)
             curvature = curvature + added[tick, 0] / np.maximum(v, 4.0) ** 2
             pull = pull + added[tick, 1] * (v > 1.0)

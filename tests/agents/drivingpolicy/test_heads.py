@@ -100,7 +100,7 @@ def test_signal_and_noise_add_up(schedule: str) -> None:
     head = make_head("anchored", 8, 2, schedule)
     signal, noise = head.amounts(torch.linspace(0, 1, 7))  # type: ignore[operator]
     torch.testing.assert_close(signal**2 + noise**2, torch.ones(7))
-    assert signal[0] == 1 and noise[-1] == 1
+    assert (signal[0], noise[-1]) == (1, 1)
 
 
 @pytest.mark.parametrize(("head", "steps"), [("mdn", 0), ("anchored", 2), ("flow", 4)])
@@ -110,7 +110,7 @@ def test_a_head_learns(head: str, steps: int, windows: Windows) -> None:
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     generator = torch.Generator().manual_seed(0)
     first = last = 0.0
-    for step in range(60):
+    for _ in range(60):
         rows = torch.randint(len(windows), (64,), generator=generator)
         losses = policy_loss(network, windows[rows], generator)
         optimizer.zero_grad()
