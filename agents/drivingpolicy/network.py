@@ -77,6 +77,8 @@ class DrivingPolicy(nn.Module):
         InputError: An option of the design is out of range.
     """
 
+    says: tuple[str, ...] = ("action",)  # optional heads that it has tensors for
+
     def __init__(self, contract_: Contract | str, design: PolicyDesign | None = None) -> None:
         super().__init__()
         self.design = design = design or PolicyDesign()
@@ -104,10 +106,14 @@ class DrivingPolicy(nn.Module):
         self.features = "vision"
         self.follow(contract(contract_) if isinstance(contract_, str) else contract_)
 
-    def follow(self, target: Contract, model: Model | None = None) -> None:
+    def follow(self, target: Contract) -> None:
         """Take the inputs, the heads and the rule of a contract."""
         self.contract = target
-        self.model = model or target.model(target.policy_name)
+        bare = target.model(target.policy_name)
+        heads: dict[str, int | None] = {
+            n: bare.widths[n][0] for n in bare.optional if n in self.says
+        }
+        self.model: Model = target.model(target.policy_name, heads=heads)
         self.feeds = {i.feed: n for n, i in self.model.inputs.items()}
         self.shape = PlanShape(target.command)
         self.t_longitudinal = float(action_times(target.command, 0.0, LONGITUDINAL_DELAY)[1])

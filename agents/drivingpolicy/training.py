@@ -1,17 +1,23 @@
 """The policy learns from the windows of shards, in the one supervised loop: it resumes bit for bit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from steerlab.agents.drivingpolicy.data import Windows
+from steerlab.agents.driving import FOLDER, load_driving, load_vision, save_driving
+from steerlab.agents.drivingpolicy.checkpoint import policy_part
+from steerlab.agents.drivingpolicy.data import Seen, Windows
 from steerlab.agents.drivingpolicy.evaluate import network_planner, plan_errors
 from steerlab.agents.drivingpolicy.losses import policy_loss
-from steerlab.agents.drivingpolicy.network import DrivingPolicy, PolicyDesign
+from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
 from steerlab.agents.supervised import FitConfig, fit
+from steerlab.agents.visionnet.features import episode_features
+from steerlab.devices import torch_device
+from steerlab.envs.shards.read import Shard
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
@@ -19,16 +25,69 @@ from steerlab.seeds import initial_weights
 
 
 @dataclass(frozen=True)
-class PolicyTraining(FitConfig):
-    """Options of :func:`train_policy`."""
+class PolicyOptions:
+    """Options of the policy stage of steerlab train-driving."""
 
-    epochs: int = option(40, "passes over the windows at the most")
-    batch_size: int = option(64, "windows a step")
-    learning_rate: float = option(1e-3, "largest step size of AdamW")
+    epochs: int = option(40, "passes over the windows")
+    batch_size: int = option(64, "windows of 25 frames a step")
+    learning_rate: float = option(1e-3, "largest step size of AdamW; falls along a cosine")
     weight_decay: float = option(1e-3, "decoupled weight decay")
     ema_decay: float = option(0.98, "decay of the averaged weights that are kept; 0 = no average")
+    reduced: int = option(128, "values to which a frame's features are reduced")
+    hidden: int = option(128, "units of the state")
+    trunk: int = option(128, "units of the layers before the heads")
+    encoder: str = option("gru", "over the window of features: gru or attention")
+    head: str = option("anchored", "the plan: anchored, mdn, regression or flow")
+
+
+@dataclass(frozen=True)
+class PolicyTraining(FitConfig):
+    """Settings of :func:`train_policy`."""
+
     contract: str = option("openpilot-0.10.0", "the release whose rule reads commands from plans")
     design: PolicyDesign = option(PolicyDesign(), "of the network")
+
+
+class StageOptions(Protocol):
+    """What the policy stage reads of a study's options."""
+
+    @property
+    def policy(self) -> PolicyOptions:
+        """Of the policy and its training."""
+
+    @property
+    def diffusion(self) -> Diffusion:
+        """Of the plan head."""
+
+    @property
+    def contract(self) -> str:
+        """The release."""
+
+    @property
+    def seed(self) -> int:
+        """Of weights, order and noise."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+
+
+def settings_of(options: StageOptions) -> PolicyTraining:
+    """Return the settings of a policy's training from a study's options."""
+    told = options.policy
+    return PolicyTraining(
+        epochs=told.epochs,
+        batch_size=told.batch_size,
+        learning_rate=told.learning_rate,
+        weight_decay=told.weight_decay,
+        ema_decay=told.ema_decay,
+        seed=options.seed,
+        device=options.device,
+        contract=options.contract,
+        design=PolicyDesign(
+            told.reduced, told.hidden, told.trunk, told.encoder, told.head, options.diffusion
+        ),
+    )
 
 
 def new_policy(config: PolicyTraining, train: Windows) -> DrivingPolicy:
@@ -83,3 +142,42 @@ def train_policy(
 
     fit(network, policy_loss, train, valid, config, output, metrics, network.describe())
     return network.eval()
+
+
+def policy_stage(
+    options: StageOptions,
+    checkpoint: str | Path,
+    train: Sequence[Shard],
+    valid: Sequence[Shard],
+    output: str | Path,
+) -> Path:
+    """Train the policy on what the vision network of a checkpoint sees in shards.
+
+    The vision network stays as it is. Training is in ``output/policy`` and goes on where it stopped.
+
+    Args:
+        options: Options of the study.
+        checkpoint: A checkpoint of a driving pair; its policy, if it has one, is not looked at.
+        train: Shards to learn from.
+        valid: Shards to choose the best epoch by.
+        output: Folder of the run.
+
+    Returns:
+        The checkpoint with both networks; its number goes on from that of the vision network.
+
+    Raises:
+        InputError: An option is out of range, the checkpoint has no vision network, or there are no
+            shards.
+    """
+    settings = settings_of(options)
+    start = load_driving(checkpoint)
+    vision = load_vision(checkpoint, torch_device(settings.device))
+    sets = [
+        Windows(Seen(shard, episode_features(vision, shard)) for shard in shards)
+        for shards in (train, valid)
+    ]
+    network = train_policy(settings, *sets, Path(output) / "policy")
+    epoch = int(start["told"].get("epoch", 0)) + settings.epochs
+    told = {"stage": "policy", "epoch": epoch, "vision": start["told"]}
+    path = Path(output) / FOLDER / f"epoch_{epoch:04d}.pt"
+    return save_driving(path, start["vision"], policy_part(network), told)
