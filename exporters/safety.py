@@ -10,6 +10,11 @@ NOT_FOR_THE_ROAD = (
     "PolicyNet's features are those of KinematicDriver-v0: beside openpilot's own vision network it "
     "plans confidently and means nothing. It must not steer a car."
 )
+#: Said wherever a vision network of ours is offered.
+VISION_NOT_FOR_THE_ROAD = (
+    "VisionNet has seen rendered pictures of a simulation only: what it says of a real road is not "
+    "known. It must not steer a car."
+)
 _MUST_NOT = "must not steer a car"
 
 
@@ -33,6 +38,11 @@ def checkpoint_text(run: str, features: str, name: str = "PolicyNet") -> str:
     else:
         source = f"features of {features}, means nothing beside a vision network"
     return f"{run} (steerlab {name}: {source}; {_MUST_NOT})"
+
+
+def vision_text(run: str) -> str:
+    """Return the ``model_checkpoint`` of a vision network that run ``run`` trained."""
+    return f"{run} (steerlab VisionNet: trained on rendered pictures of a simulation; {_MUST_NOT})"
 
 
 def is_unsafe(checkpoint: str) -> bool:

@@ -20,7 +20,7 @@ from steerlab.openpilot.outputs import pack
 VISION = "driving_vision"
 CHANNELS = 12  # of an image pair
 _MIDDLE, _SPREAD = 128.0, 64.0  # of pixel values
-_LOG_STD = 7.0  # largest size of a log-std in units of the labels' spread
+_LOG_STD = 4.0  # a head's spread is within e^-4 and e^4 times that of the labels
 _REDUCTION = 32  # pixels of an image plane for one place of the last map
 _PLACES = (128 // _REDUCTION) * (256 // _REDUCTION)
 
@@ -114,6 +114,16 @@ class VisionNet(nn.Module):
             scales[name].copy_(values)
             if (spread := f"{name}_log_std") in means:
                 means[spread].copy_(values.log())
+
+    @property
+    def units(self) -> dict[str, Tensor]:
+        """Return the spread of the labels for each tensor of the heads, by name."""
+        return self._split(self.scale)
+
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """Return what each tensor of the heads says before it is trained, by name."""
+        return self._split(self.mean)
 
     def features(self, img: Tensor, big_img: Tensor) -> Tensor:
         """Return ``hidden_state`` (B, 512) of image pairs; see :meth:`forward`."""
