@@ -19,8 +19,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,8 @@ import torch
 from rich.console import Console
 
 from steerlab.agents.driving import load_driving, load_vision
+from steerlab.agents.drivingpolicy.network import Diffusion
+from steerlab.agents.drivingpolicy.training import PolicyOptions, policy_stage
 from steerlab.agents.training_loop import LAST
 from steerlab.agents.visionnet import data, metrics
 from steerlab.agents.visionnet.training import VisionTraining, check, train_vision
@@ -41,7 +41,6 @@ from steerlab.study import study
 
 STAGES = ("vision", "policy", "all")
 FIGURES = "figures.json"
-_POLICY = "steerlab.agents.drivingpolicy.training"
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,8 @@ class Config(VisionTraining):
     stage: str = option("vision", "vision, policy, or all: one after the other")
     checkpoint: str = option("", "epoch_NNNN.pt to begin with: the weights of vision, or the vision "
                              "network of stage=policy")  # fmt: skip
+    policy: PolicyOptions = option(PolicyOptions(), "")
+    diffusion: Diffusion = option(Diffusion(), "")
     training: ResumeOptions = option(ResumeOptions(), "")
     threads: int = option(1, "threads of torch")
 
@@ -74,8 +75,6 @@ def run(config: Config, output: Path) -> Path:
         raise InputError(
             f"{str(output)!r} holds a run and training.resume=false: choose another output="
         )
-    if config.stage != "vision" and find_spec(_POLICY) is None:
-        raise InputError(f"stage={config.stage} needs the policy stage, which is not there yet")
     if config.stage == "policy" and not config.checkpoint:
         raise InputError("stage=policy needs checkpoint= with a trained vision network")
     torch.set_num_threads(config.threads)
@@ -92,7 +91,7 @@ def run(config: Config, output: Path) -> Path:
     if config.stage != "policy":
         _report(config, path, {"validation": valid, "test": test}, output, console)
     if config.stage != "vision":
-        path = import_module(_POLICY).policy_stage(config, path, train, valid, output)
+        path = policy_stage(config, path, train, valid, output)
     console.print(f"checkpoint: {path}", soft_wrap=True)
     console.print(f"curves and pictures: tensorboard --logdir {output}", soft_wrap=True)
     return path

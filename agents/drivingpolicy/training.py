@@ -72,20 +72,21 @@ class StageOptions(Protocol):
         """Where it computes."""
 
 
-def settings_of(options: StageOptions) -> PolicyTraining:
+def settings_of(
+    options: PolicyOptions, diffusion: Diffusion, *, contract: str, seed: int, device: str
+) -> PolicyTraining:
     """Return the settings of a policy's training from a study's options."""
-    told = options.policy
     return PolicyTraining(
-        epochs=told.epochs,
-        batch_size=told.batch_size,
-        learning_rate=told.learning_rate,
-        weight_decay=told.weight_decay,
-        ema_decay=told.ema_decay,
-        seed=options.seed,
-        device=options.device,
-        contract=options.contract,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        ema_decay=options.ema_decay,
+        seed=seed,
+        device=device,
+        contract=contract,
         design=PolicyDesign(
-            told.reduced, told.hidden, told.trunk, told.encoder, told.head, options.diffusion
+            options.reduced, options.hidden, options.trunk, options.encoder, options.head, diffusion
         ),
     )
 
@@ -169,7 +170,10 @@ def policy_stage(
         InputError: An option is out of range, the checkpoint has no vision network, or there are no
             shards.
     """
-    settings = settings_of(options)
+    settings = settings_of(
+        options.policy, options.diffusion, contract=options.contract, seed=options.seed,
+        device=options.device,
+    )  # fmt: skip
     start = load_driving(checkpoint)
     vision = load_vision(checkpoint, torch_device(settings.device))
     sets = [

@@ -23,11 +23,12 @@ from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.labels.labels import labels
 from steerlab.envs.labels.plan import Teacher, situation_at
 from steerlab.envs.labels.record import Record
-from steerlab.envs.shards.layout import COMMANDS, STATE, shard_name
+from steerlab.envs.shards.layout import COMMANDS, PLANES, STATE, shard_name
 from steerlab.envs.shards.write import ShardWriter
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import DESIRES, FRAME_HZ, CommandRule
 
+_BLACK = (np.zeros(PLANES, np.uint8), np.zeros(PLANES, np.uint8))
 #: Made with the environment; has ``reset(observation, info)``, ``propose(info, observation)``, which
 #: returns curvature (1/m) and acceleration (m/s^2), (1,) each, and ``keep(info, actions)``.
 MakeDriver = Callable[[CarlaDriverVectorEnv], Any]
@@ -69,6 +70,7 @@ class Episode:
     steps: int | None = None  # that of the scenario by default
     hz: int = 5  # frames a second, 5 or 20
     disturbance: Disturbance = dataclasses.field(default_factory=Disturbance)
+    pictures: bool = True  # False leaves frames black: state and labels are there all the same
 
     @property
     def map_name(self) -> str:
@@ -128,7 +130,7 @@ def collect(
             commands = float(curvature[0]), float(pull[0])
             recorder.add(scene, commands, float(info["stop_gap"][0]))
             if tick % stride == phase:
-                writer.add_frame(*shield.planes(scene))
+                writer.add_frame(*(shield.planes(scene) if episode.pictures else _BLACK))
                 frames.append(tick)
                 if progress:
                     progress()
@@ -196,6 +198,7 @@ def _attributes(
         "commands": list(COMMANDS),
         "desires": list(DESIRES),
         "disturbance": dataclasses.asdict(episode.disturbance),
+        "pictures": episode.pictures,
         "ended": VIOLATIONS[violation],
     }
 
