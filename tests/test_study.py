@@ -13,7 +13,6 @@ from steerlab.errors import InputError
 from steerlab.options import option
 from steerlab.study import study
 
-
 ROOT = Path(__file__).parents[1]
 
 
