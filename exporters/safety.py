@@ -10,6 +10,11 @@ NOT_FOR_THE_ROAD = (
     "PolicyNet's features are those of KinematicDriver-v0: beside openpilot's own vision network it "
     "plans confidently and means nothing. It must not steer a car."
 )
+#: Said before anything is installed.
+TRAINED_IN_SIMULATION = (
+    "These models were trained in simulation. A model trained in simulation must not steer a car on a "
+    "road."
+)
 _MUST_NOT = "must not steer a car"
 
 

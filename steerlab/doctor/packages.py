@@ -17,7 +17,7 @@ OLDEST = (3, 11)
 _COLLECTIONS = ("all", "dev", "docs")
 
 
-def python_version(version: Sequence[int] = sys.version_info) -> Finding:
+def python_version(version: Sequence[int] = sys.version_info[:3]) -> Finding:
     """Check the version of Python, and that it is one of 64 bit."""
     text = ".".join(str(part) for part in version[:3])
     if tuple(version[:2]) < OLDEST:
