@@ -21,13 +21,18 @@ from rich.table import Column, Table
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.policynet.evaluate import film_drive
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
-from steerlab.envs.kinematic_driver.record import Record, drive_once, offset_figures
+from steerlab.envs.kinematic_driver.record import (
+    CTE_CAPTION,
+    CTE_KEYS,
+    Record,
+    drive_once,
+    offset_figures,
+)
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._driving import CTE_CAPTION, CTE_KEYS
-from steerlab.experiments._film import film_drive
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.study import study

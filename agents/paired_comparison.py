@@ -1,4 +1,4 @@
-"""Two learners on the same roads: intervals of what differs, and their returns in one picture."""
+"""Two learners on the same roads: paired intervals of their difference, and a plot of their returns."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
