@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,10 +29,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from steerlab.errors import InputError
 from steerlab.files import HIDDEN, atomic_path, owned_folder, writable_folder
-from steerlab.processes import Terminated, terminable
+from steerlab.processes import Terminated, process_rank, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
 from steerlab.study_arguments import MULTIRUN, SHOWING, overrides_of, shorten, writable
+from steerlab.study_files import WRITE, from_file, take_flags, write_config
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -83,6 +85,11 @@ def study(
             print_help(command, module.__doc__ or "", config_type)
             return
         try:
+            flags, arguments = take_flags(arguments)
+            if WRITE in flags:
+                print(write_config(flags[WRITE], config_type, command))
+                return
+            arguments = from_file(flags, arguments)
             with terminable():
                 _run_hydra(
                     name, overrides_of(arguments, config_type), config_type, run, free, folder
@@ -130,10 +137,16 @@ def _run_hydra(
     def job(settings: DictConfig) -> Any:
         output = _output_of(settings)
         config = _to_dataclass(config_type, settings)
+        follows = process_rank() > 0  # the first process owns the folder for all
+        if follows and folder and not settings.output:
+            raise InputError("several processes need one folder: give output=")
         try:
             if not (folder or settings.output):
                 return run(config, None)
-            with owned_folder(output), study_settings(_save_config(settings, output, free)):
+            with (
+                nullcontext() if follows else owned_folder(output),
+                study_settings(_save_config(settings, output, free, follows)),
+            ):
                 try:
                     return run(config, output)
                 except InputError:
@@ -257,8 +270,10 @@ def _forget_unused(output: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _save_config(settings: DictConfig, output: Path, free: Sequence[str] = ()) -> dict[str, Any]:
-    """Write the settings beside the result and return them.
+def _save_config(
+    settings: DictConfig, output: Path, free: Sequence[str] = (), follows: bool = False
+) -> dict[str, Any]:
+    """Write the settings beside the result, and return those that a run must share to go on with it.
 
     A folder belongs to one set of settings. It is kept twice, so that a result is known by its settings
     even if config.yaml was edited or removed.
@@ -270,6 +285,9 @@ def _save_config(settings: DictConfig, output: Path, free: Sequence[str] = ()) -
     assert isinstance(plain, dict)
     plain.pop("output", None)
     chosen = {str(key): value for key, value in plain.items()}
+    shared = {name: value for name, value in chosen.items() if name not in free}
+    if follows:
+        return shared
     for path in (output / HIDDEN / "settings.yaml", output / CONFIG_FILE):
         if not path.exists():
             continue
@@ -283,4 +301,4 @@ def _save_config(settings: DictConfig, output: Path, free: Sequence[str] = ()) -
         if not path.exists():
             with atomic_path(path) as temporary:
                 temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
-    return chosen
+    return shared

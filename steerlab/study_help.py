@@ -25,7 +25,8 @@ _LIGHT = ("steerlab.errors", "steerlab.options")
 
 HYDRA_HELP = """\
 Hydra's own flags work too: --multirun with seed=1,2,3 or seed=range(10) runs several settings,
---cfg job prints the settings and stops, hydra/launcher=... sends a multirun to a cluster."""
+--cfg job prints the settings and stops, hydra/launcher=... sends a multirun to a cluster.
+--write-config my_run.yaml writes all options into a file, --config-name my_run takes them from it."""
 
 
 class Unreadable(Exception):
