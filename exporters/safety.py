@@ -20,14 +20,12 @@ VISION_NOT_FOR_THE_ROAD = (
     "VisionNet has seen rendered pictures of a simulation only: what it says of a real road is not "
     "known. It must not steer a car."
 )
-_MUST_NOT = "must not steer a car"
-
-
 #: The same of a pair that learned from rendered pictures.
 PAIR_NOT_FOR_THE_ROAD = (
     "This policy has seen rendered roads only, through one vision network: beside another one it plans "
     "confidently and means nothing. It must not steer a car."
 )
+_MUST_NOT = "must not steer a car"
 
 
 def checkpoint_text(run: str, features: str, name: str = "PolicyNet") -> str:
