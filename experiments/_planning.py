@@ -21,6 +21,7 @@ from steerlab.agents.classical.qp import condense
 from steerlab.agents.trc.data import PlanData, load_plans
 from steerlab.agents.trc.evaluate import optimal_cases
 from steerlab.agents.trc.model import Planner
+from steerlab.envs.tracking.changes import ProblemChanges, given_changes
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.problems import make_problem
 from steerlab.errors import InputError
@@ -36,7 +37,7 @@ BATCHES = (1, 1024)
 
 
 @dataclass(frozen=True)
-class ProblemOptions:
+class ProblemOptions(ProblemChanges):
     """Which problem is solved; the parameters that are null are those of the preset."""
 
     task: str = option("DoubleIntegrator-v0", "DoubleIntegrator-v0 or VanDerPol-v0")
@@ -53,6 +54,7 @@ def chosen_problem(options: ProblemOptions) -> TrackingProblem:
     """
     given = {"steps": options.num_steps, "horizon": options.time_horizon}
     changes = {key: value for key, value in given.items() if value is not None}
+    changes |= given_changes(options)
     return make_problem(options.task, options.preset, **changes)
 
 

@@ -13,7 +13,7 @@ from steerlab.agents.trc.data import load_dataset
 from steerlab.agents.trc.model import SIZES, MlpPlanner, Planner, TinyRecursiveControl
 from steerlab.agents.trc.train import TrainConfig, load_planner, train
 from steerlab.envs.tracking.problem import TrackingProblem
-from steerlab.errors import InputError, unknown_name
+from steerlab.errors import unknown_name
 from steerlab.experiments._planning import PLANS_FILE, latest
 from steerlab.options import option
 from steerlab.seeds import initial_weights
@@ -63,10 +63,6 @@ def run(config: Config, output: Path) -> Planner:
     """Train and write the results to ``output``."""
     train_set, valid_set = load_dataset(config.data or latest("generate_lqr", PLANS_FILE))
     model = make_planner(config, train_set.problem)
-    if model.problem != train_set.problem:
-        raise InputError(
-            f"init={config.init} plans for {model.problem}, the data are for {train_set.problem}"
-        )
     console = Console()
     console.print(
         f"{config.model}: {model.parameter_count():,} weights, "

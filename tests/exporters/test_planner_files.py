@@ -45,6 +45,7 @@ def test_pickle_plans_what_torch_plans(planner: TinyRecursiveControl, tmp_path: 
     assert not found[1, 2:].any()  # two steps are left
 
 
+@pytest.mark.slow
 def test_fixed_rows_and_metadata(planner: TinyRecursiveControl, tmp_path: Path) -> None:
     path = tmp_path / "three.onnx"
     export_planner(planner, path, rows=3, opset=20, source="mine/best.pt 0123")
@@ -57,6 +58,7 @@ def test_fixed_rows_and_metadata(planner: TinyRecursiveControl, tmp_path: Path) 
     assert [i.shape for i in session(path).get_inputs()] == [[3, 2], [3, 2], [3]]
 
 
+@pytest.mark.slow
 def test_a_plain_network_of_a_nonlinear_plant(tmp_path: Path) -> None:
     """It does not simulate the plant, so there is nothing that stands against the export."""
     torch.manual_seed(0)
