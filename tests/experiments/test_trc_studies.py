@@ -9,7 +9,13 @@ import pytest
 
 from steerlab.agents.trc.data import load_plans
 from steerlab.agents.trc.train import load_planner
-from steerlab.experiments import evaluate_trc, export_trc, generate_lqr, train_trc
+from steerlab.experiments import (
+    evaluate_trc,
+    export_trc,
+    finetune_trc,
+    generate_lqr,
+    train_trc,
+)
 from steerlab.openpilot.engines import session
 
 #: Another bound, other weights, wider starts and a longer horizon than those of the presets.
@@ -63,6 +69,37 @@ def test_training_goes_on_with_wider_data_only(runs: Path, tmp_path: Path) -> No
         train_trc.main(
             [*command, f"data={tmp_path}/narrow/lqr_dataset.npz", f"output={tmp_path}/no"]
         )
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["epochs=2", "cases=40", "learning_rate=1e-2"],
+        ["method=ppo", "ppo.total_plans=64", "ppo.num_envs=8", "ppo.batch_size=16"],
+    ],
+)
+def test_finetuning_for_a_reward_of_ones_own(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        "def gentle(problem, states, controls, targets):\n"
+        "    assert states.shape == (len(targets), problem.steps + 1, 2)\n"
+        "    return -(controls[..., 0] ** 2).mean(dim=1)\n"
+    )
+    common = [f"checkpoint={runs}/other/best.pt", "device=cpu", "test_cases=20", "output=tuned"]
+    finetune_trc.main([*common, "reward=own.py:gentle", *method])
+    told = json.loads(Path("tuned/results.json").read_text())
+    before, after = (load_planner(p) for p in (runs / "other" / "best.pt", "tuned/best.pt"))
+    states, targets = before.problem.sample(np.random.RandomState(123), 20)
+    for label, model in (("before", before), ("after", after)):
+        worth = -np.square(model.plan(states, targets)).mean(axis=(1, 2)).mean()
+        assert told[label]["reward"] == pytest.approx(worth, rel=1e-4)
+    assert told["gain"] == pytest.approx(told["after"]["reward"] - told["before"]["reward"])
+    with pytest.raises(SystemExit, match="did you mean 'gentle'"):
+        finetune_trc.main([*common[:-1], "reward=own.py:gentel", "output=none"])
+    with pytest.raises(SystemExit, match="did you mean 'ppo'"):
+        finetune_trc.main([*common[:-1], "method=po", "output=none"])
 
 
 @pytest.mark.slow
