@@ -21,6 +21,7 @@ from steerlab.agents.trc.acceptance import check_accepts, replanned, with_steps
 from steerlab.agents.trc.data import PlanData
 from steerlab.agents.trc.evaluate import (
     Policy,
+    cases_of,
     drive,
     gaps,
     judge,
@@ -28,25 +29,16 @@ from steerlab.agents.trc.evaluate import (
     optimal_cases,
 )
 from steerlab.agents.trc.model import Planner
+from steerlab.agents.trc.report import JUDGED_COLUMNS, judged_row, plot_gaps, plot_paths
 from steerlab.agents.trc.train import load_planner
 from steerlab.devices import torch_device
 from steerlab.envs.tracking.changes import ProblemChanges, given_changes
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
-from steerlab.experiments._planning import (
-    JUDGED_COLUMNS,
-    cases_of,
-    judged_row,
-    latest,
-    percent,
-    plot_gaps,
-    plot_paths,
-    print_table,
-    write_json,
-)
-from steerlab.files import atomic_path
+from steerlab.files import atomic_path, write_json
 from steerlab.options import option
-from steerlab.study import study
+from steerlab.study import latest_result, study
+from steerlab.tables import percent, print_table
 
 Floats = NDArray[np.float64]
 
@@ -77,7 +69,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if min(config.horizons, default=1) < 1:
         raise InputError(f"horizons={config.horizons} must be numbers of steps, at least 1")
     device = torch_device(config.device)
-    checkpoint = config.checkpoint or latest("train_trc", "best.pt")
+    checkpoint = config.checkpoint or latest_result("train_trc", "best.pt")
     model = load_planner(checkpoint, device)
     data = _test_cases(config, model.problem, checkpoint)
     problem, arrays = data.problem, data.arrays

@@ -25,14 +25,14 @@ from steerlab.agents.trc.evaluate import judge, optimal_cases
 from steerlab.agents.trc.model import Planner
 from steerlab.agents.trc.train import load_planner
 from steerlab.errors import InputError
-from steerlab.experiments._planning import latest, percent
 from steerlab.exporters.planner import check_exportable, export_planner
 from steerlab.exporters.planner_pickle import pickle_planner
 from steerlab.files import writable_folder
 from steerlab.openpilot.engines import session
 from steerlab.openpilot.tinygrad import check_tinygrad_path, missing_compiler
 from steerlab.options import option
-from steerlab.study import study
+from steerlab.study import latest_result, study
+from steerlab.tables import percent
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Config:
 def run(config: Config, output: Path) -> dict[str, float]:
     """Export; return the largest difference to torch by the name of the file."""
     _check(config)
-    source = Path(config.checkpoint or latest("train_trc", "best.pt")).expanduser()
+    source = Path(config.checkpoint or latest_result("train_trc", "best.pt")).expanduser()
     source = source / "best.pt" if source.is_dir() else source
     model = load_planner(source)
     check_exportable(model)

@@ -35,9 +35,10 @@ from steerlab.agents.trc.reward import PlanReward, Reward, task_reward
 from steerlab.agents.trc.train import load_planner
 from steerlab.callables import import_callable
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._planning import latest, percent, print_table, write_json
+from steerlab.files import write_json
 from steerlab.options import option
-from steerlab.study import study
+from steerlab.study import latest_result, study
+from steerlab.tables import percent, print_table
 
 METHODS = ("gradient", "ppo")
 
@@ -65,7 +66,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if config.reward:
         reward = import_callable(config.reward, "reward")
     name = f"reward={config.reward}" if config.reward else "the task's reward"
-    checkpoint = config.checkpoint or latest("train_trc", "best.pt")
+    checkpoint = config.checkpoint or latest_result("train_trc", "best.pt")
     before, model = load_planner(checkpoint), load_planner(checkpoint)
     if config.method == "gradient":
         options = {f.name: getattr(config, f.name) for f in fields(GradientConfig)}

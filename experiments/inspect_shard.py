@@ -21,8 +21,8 @@ from steerlab.envs.shards.layout import PARTS
 from steerlab.envs.shards.pictures import contact_sheet, frame_picture
 from steerlab.envs.shards.read import Shard, open_all
 from steerlab.errors import InputError
-from steerlab.experiments._film import write_film
 from steerlab.files import atomic_path
+from steerlab.film import write_film
 from steerlab.options import option
 from steerlab.study import study
 

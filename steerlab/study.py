@@ -129,8 +129,7 @@ def _run_hydra(
                     _forget_unused(output)
                     raise
         except KeyboardInterrupt as stop:
-            many = HydraConfig.get().mode is RunMode.MULTIRUN
-            raise type(stop)(output.parent if many else output) from None
+            raise type(stop)(jobs_folder(output)) from None
         except Exception as error:
             raise _JobError(error) from error
 
@@ -191,6 +190,31 @@ def _output_of(settings: DictConfig) -> Path:
         return Path(job.runtime.output_dir)
     folder = Path(settings.output)
     return folder / str(job.job.num) if job.mode is RunMode.MULTIRUN else folder
+
+
+def jobs_folder(output: Path) -> Path:
+    """Return the folder that all jobs of a ``--multirun`` share; of a single run its own, ``output``."""
+    many = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    return output.parent if many else output
+
+
+def latest_result(study: str, name: str) -> str:
+    """Return the newest file of a study's runs in ``runs/``, where it writes by default.
+
+    Args:
+        study: Name of the study's module, such as ``train_trc``.
+        name: Name of the file.
+
+    Raises:
+        InputError: The study has not run here.
+    """
+    found = sorted(Path("runs", study).glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        command = study.replace("_", "-")
+        raise InputError(
+            f"there is no {name} in runs/{study}; run steerlab {command} first, or give the file"
+        )
+    return str(found[-1])
 
 
 def _to_dataclass(config_type: type[Any], settings: DictConfig) -> Any:

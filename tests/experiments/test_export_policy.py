@@ -218,7 +218,7 @@ def test_a_graph_of_both_passes_the_checks(checkpoint: Path, vision: Path, tmp_p
 def test_a_pair_passes_the_checks_but_one(checkpoint: Path, vision: Path, tmp_path: Path) -> None:
     """Its weights are random: the plan does not steer as its other head says, and that is told."""
     where = [f"checkpoint={checkpoint}", "contract=openpilot-0.10.1", f"vision={vision}"]
-    with pytest.raises(SystemExit, match="^1 checks failed: steering$"):
+    with pytest.raises(SystemExit, match=r"^1 checks failed: steering$"):
         export_policy.main([*where, "tinygrad=none", f"output={tmp_path}"])
 
 
