@@ -148,12 +148,8 @@ class Vehicle(Actor):
 
     def wheel_places(self) -> list[carla.Vector3D]:
         """Where the wheels are in the world, m."""
-        forward, right = self.pose.get_forward_vector(), self.pose.get_right_vector()
-        at = self.pose.location
         return [
-            carla.Vector3D(
-                at.x + a * forward.x + b * right.x, at.y + a * forward.y + b * right.y, at.z + 0.3
-            )
+            self.pose.transform(carla.Location(a, b, 0.3))
             for a in (REAR + WHEELBASE, REAR)
             for b in (-0.8, 0.8)
         ]
@@ -179,10 +175,11 @@ class Vehicle(Actor):
         )
 
     def follow(self) -> None:
-        """Go along the lane at 8 m/s."""
+        """Go along the lane, at no less than 8 m/s."""
+        self.v = max(self.v, 8.0)
         here = self.server.map.get_waypoint(self.pose.location)
-        ahead = here.next(8.0 * DT + 0.05) if here else []
-        self.v = 8.0 if ahead else 0.0
+        ahead = here.next(self.v * DT) if here else []
+        self.v = self.v if ahead else 0.0
         if ahead:
             self.pose = ahead[0].transform
 
