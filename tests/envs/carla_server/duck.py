@@ -184,6 +184,11 @@ class Vehicle(Actor):
             self.pose = ahead[0].transform
 
 
+def colour(frame: int, narrow: bool) -> tuple[int, int, int]:
+    """Return red, green and blue of all pixels of a tick's picture."""
+    return 37 * frame % 256, frame // 256 % 256, 100 if narrow else 200
+
+
 class Sensor(Actor):
     def __init__(
         self, server: "Server", blueprint: Blueprint, pose: carla.Transform, parent: Vehicle
@@ -203,17 +208,12 @@ class Sensor(Actor):
         self.heard, self.stopped = None, True
 
     def shoot(self, frame: int) -> None:
-        """Take the picture of a tick; the red and green values tell which, blue which camera."""
+        """Take the picture of a tick, in a colour that tells which and whose."""
         if self.heard is None:
             return
         shape = (int(self.attributes["image_size_y"]), int(self.attributes["image_size_x"]), 4)
         pixels = np.empty(shape, np.uint8)
-        pixels[:] = (
-            100 if float(self.attributes["fov"]) < 45 else 200,
-            frame // 256 % 256,
-            frame % 256,
-            255,
-        )
+        pixels[:] = (*colour(frame, float(self.attributes["fov"]) < 45)[::-1], 255)
         image = types.SimpleNamespace(
             frame=frame, width=shape[1], height=shape[0], raw_data=pixels.tobytes(),
             fov=float(self.attributes["fov"]),
