@@ -348,7 +348,8 @@ def plot_curves(history: list[dict[str, Any]], path: Path, best_epoch: int) -> N
     axes = figure.subplots()
     epochs = [record["step"] + 1 for record in history]
     for key, label in (("train/loss", "training"), ("valid/loss", "validation")):
-        axes.plot(epochs, [record[key] for record in history], label=label)
+        # The points show a training of one epoch, too.
+        axes.plot(epochs, [record[key] for record in history], marker=".", label=label)
     axes.axvline(best_epoch + 1, color="grey", linestyle=":", label=f"best ({best_epoch + 1})")
     if all(record[k] > 0 for record in history for k in ("train/loss", "valid/loss")):
         axes.set_yscale("log")

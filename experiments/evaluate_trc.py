@@ -17,6 +17,7 @@ from steerlab.agents.classical.tracking import finite_horizon_lqr, optimal_contr
 from steerlab.agents.trc.data import PlanData
 from steerlab.agents.trc.evaluate import (
     Policy,
+    cases_of,
     drive,
     gaps,
     judge,
@@ -24,24 +25,15 @@ from steerlab.agents.trc.evaluate import (
     optimal_cases,
 )
 from steerlab.agents.trc.model import Planner
+from steerlab.agents.trc.report import JUDGED_COLUMNS, judged_row, plot_gaps, plot_paths
 from steerlab.agents.trc.train import load_planner
 from steerlab.devices import torch_device
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
-from steerlab.experiments._planning import (
-    JUDGED_COLUMNS,
-    cases_of,
-    judged_row,
-    latest,
-    percent,
-    plot_gaps,
-    plot_paths,
-    print_table,
-    write_json,
-)
-from steerlab.files import atomic_path
+from steerlab.files import atomic_path, write_json
 from steerlab.options import option
-from steerlab.study import study
+from steerlab.study import latest_result, study
+from steerlab.tables import percent, print_table
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +59,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     if any(value < 0 for value in (*config.scales, *config.disturbances)):
         raise InputError("scales and disturbances must not be negative")
     device = torch_device(config.device)
-    checkpoint = config.checkpoint or latest("train_trc", "best.pt")
+    checkpoint = config.checkpoint or latest_result("train_trc", "best.pt")
     model = load_planner(checkpoint, device)
     problem = model.problem
     data = cases_of(config.test_data, problem)

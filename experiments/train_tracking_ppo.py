@@ -19,17 +19,13 @@ from steerlab.agents.sb3 import train_sb3
 from steerlab.agents.trc.evaluate import drive, optimal_cases
 from steerlab.devices import torch_device
 from steerlab.envs.sb3 import make_sb3_vec
+from steerlab.envs.tracking.problems import ProblemOptions, chosen_problem
 from steerlab.errors import InputError
-from steerlab.experiments._planning import (
-    ProblemOptions,
-    chosen_problem,
-    percent,
-    print_table,
-    write_json,
-)
+from steerlab.files import write_json
 from steerlab.options import option
 from steerlab.seeds import unchanged_generators
 from steerlab.study import study
+from steerlab.tables import percent, print_table
 
 Floats = NDArray[np.float64]
 CHECKPOINT = "ppo.pt"

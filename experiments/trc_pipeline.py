@@ -12,9 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 
+from steerlab.agents.trc.data import PLANS_FILE
 from steerlab.agents.trc.model import MlpPlanner
+from steerlab.envs.tracking.problems import ProblemOptions
 from steerlab.experiments import compare_trc, evaluate_trc, generate_lqr, train_trc
-from steerlab.experiments._planning import PLANS_FILE, ProblemOptions
 from steerlab.exporters.planner import export_planner
 from steerlab.files import writable_folder
 from steerlab.options import option

@@ -1,14 +1,23 @@
 """Planning networks as ONNX files."""
 
 import json
+import tempfile
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from steerlab.agents.trc.model import Planner
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.problems import dump_problem
 from steerlab.errors import InputError
 from steerlab.exporters.onnx import export_onnx
+from steerlab.latency import latency
+from steerlab.openpilot.engines import session
+
+#: Sizes at which latencies are measured.
+BATCHES = (1, 1024)
 
 
 def export_planner(model: Planner, path: str | Path) -> float:
@@ -45,3 +54,25 @@ def export_planner(model: Planner, path: str | Path) -> float:
         metadata={"problem": dump_problem(model.problem), "model": json.dumps(model.describe())},
         tolerance=1e-3,
     )
+
+
+def planner_inputs(problem: TrackingProblem, batch: int) -> tuple[torch.Tensor, ...]:
+    """Return the inputs of a planner: states and targets (batch, 2) and steps left (batch,)."""
+    initial, targets = problem.sample(np.random.RandomState(0), batch)
+    left = torch.full((batch,), float(problem.steps))
+    return torch.tensor(initial).float(), torch.tensor(targets).float(), left
+
+
+def planner_latencies(model: Planner, seconds: float) -> dict[str, dict[str, float]]:
+    """Return the latencies of a planner in onnxruntime, one thread, for :data:`BATCHES`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "planner.onnx")
+        export_planner(model, path)
+        runtime = session(path, threads=1)
+    names = ("initial_state", "target_state", "remaining")
+    found = {}
+    for batch in BATCHES:
+        inputs = planner_inputs(model.problem, batch)
+        feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        found[f"onnxruntime_{batch}"] = latency(partial(runtime.run, None, feed), seconds)
+    return found

@@ -30,6 +30,14 @@ def test_every_package_has_an_init(folder: str) -> None:
     assert not bare
 
 
+def test_studies_hold_no_library() -> None:
+    """What several studies share belongs to a room; every file here is a study or the package."""
+    for path in (ROOT / "experiments").glob("*.py"):
+        if path.name != "__init__.py":
+            assert not path.name.startswith("_"), path
+            assert "main = study(" in path.read_text(encoding="utf-8"), path
+
+
 def imported_rooms(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

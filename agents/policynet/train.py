@@ -16,7 +16,7 @@ import torch
 from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
-from steerlab.agents.policynet.evaluate import FRAME_RATE, HARD, pictures
+from steerlab.agents.policynet.evaluate import HARD, pictures
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
@@ -27,6 +27,7 @@ from steerlab.agents.training_loop import Stateful, TrainingLoop, moving_average
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.errors import InputError
+from steerlab.film import FRAME_RATE
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network
 from steerlab.options import option

@@ -25,12 +25,14 @@ from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.labels.labels import labels
 from steerlab.envs.labels.plan import Teacher, situation_at
 from steerlab.envs.labels.record import Record
-from steerlab.envs.shards.layout import COMMANDS, STATE, shard_name
+from steerlab.envs.shards.layout import COMMANDS, PLANES, STATE, shard_name
 from steerlab.envs.shards.write import ShardWriter
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import DESIRES, FRAME_HZ, CommandRule
 
-#: Made with the environment: drives it, returns actions (1, 2) for observation and info.
+_BLACK = (np.zeros(PLANES, np.uint8), np.zeros(PLANES, np.uint8))
+#: Made with the environment; has ``reset(observation, info)``, ``propose(info, observation)``, which
+#: returns curvature (1/m) and acceleration (m/s^2), (1,) each, and ``keep(info, actions)``.
 MakeDriver = Callable[[CarlaDriverVectorEnv], Any]
 
 
@@ -70,6 +72,7 @@ class Episode:
     steps: int | None = None  # that of the scenario by default
     hz: int = 5  # frames a second, 5 or 20
     disturbance: Disturbance = dataclasses.field(default_factory=Disturbance)
+    pictures: bool = True  # False leaves frames black: state and labels are there all the same
     backend: str = "embedded"
 
     @property
@@ -129,14 +132,14 @@ def collect(
         shield = env.windshield(0)
         for tick in range(env.steps):
             scene = env.scene(0)
-            curvature, pull = driver.propose(info)
+            curvature, pull = driver.propose(info, observation)
             v = np.asarray(info["speed"], float)
             curvature = curvature + added[tick, 0] / np.maximum(v, 4.0) ** 2
             pull = pull + added[tick, 1] * (v > 1.0)
             commands = float(curvature[0]), float(pull[0])
             recorder.add(scene, commands, float(info["stop_gap"][0]))
             if tick % stride == phase:
-                writer.add_frame(*shield.planes(scene))
+                writer.add_frame(*(shield.planes(scene) if episode.pictures else _BLACK))
                 frames.append(tick)
                 if progress:
                     progress()
@@ -204,6 +207,7 @@ def _attributes(
         "commands": list(COMMANDS),
         "desires": list(DESIRES),
         "disturbance": dataclasses.asdict(episode.disturbance),
+        "pictures": episode.pictures,
         "ended": VIOLATIONS[violation],
     }
 

@@ -63,7 +63,7 @@ def test_errors_come_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         collect.main([f"output={tmp_path / 'none'}"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_collections_lose_running_episodes_only(tmp_path: Path) -> None:
     """SIGKILL at random moments, then the rest: equal to an uninterrupted set."""
     options = ["scenario=[country_road]", "episodes=3", "steps=40"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from steerlab.agents.activation_memory import peak_megabytes
 from steerlab.agents.trc.data import load_plans
 from steerlab.errors import InputError
 from steerlab.experiments import (
@@ -18,7 +19,6 @@ from steerlab.experiments import (
     train_trc,
     trc_pipeline,
 )
-from steerlab.experiments._memory import peak_megabytes
 
 
 def generate(output: Path, **options: Any) -> Path:

@@ -187,10 +187,11 @@ class Server:
             )
 
     def _weather(self, values: Mapping[str, float]) -> None:
-        weather = self.session.world.get_weather()
-        for name in WEATHER:
-            setattr(weather, name, values[name])
-        weather.sun_altitude_angle = max(weather.sun_altitude_angle, self.link.can.lowest_sun)
+        weather = self.session.world.get_weather()  # what is not drawn stays
+        drawn = {name: values[name] for name in WEATHER}
+        drawn["sun_altitude_angle"] = max(drawn["sun_altitude_angle"], self.link.can.lowest_sun)
+        for name, value in drawn.items():
+            setattr(weather, name, value)
         self.session.world.set_weather(weather)
 
     def _route_pose(self, task: Task, s: float) -> NDArray[np.float64]:
