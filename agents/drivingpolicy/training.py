@@ -187,8 +187,8 @@ def policy_stage(
     )  # fmt: skip
     start = load_driving(checkpoint)
     vision = load_vision(checkpoint, torch_device(settings.device))
-    sets = [Windows(seen_by(vision, shards)) for shards in (train, valid)]
-    network = train_policy(settings, *sets, Path(output) / "policy")
+    learned, judged = (Windows(seen_by(vision, shards)) for shards in (train, valid))
+    network = train_policy(settings, learned, judged, Path(output) / "policy")
     epoch = int(start["told"].get("epoch", 0)) + settings.epochs
     told = {"stage": "policy", "epoch": epoch, "vision": start["told"]}
     path = Path(output) / FOLDER / f"epoch_{epoch:04d}.pt"

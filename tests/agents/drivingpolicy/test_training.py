@@ -74,8 +74,8 @@ def test_a_stopped_training_ends_as_one_that_was_not(
         with pytest.raises(KeyboardInterrupt):
             train_policy(settings, train, valid, tmp_path / "part")
     assert same(train_policy(settings, train, valid, tmp_path / "part").state_dict(), whole)
+    other = settings_of(SMALL, Diffusion(1), contract="openpilot-0.10.0", seed=4, device="cpu")
     with pytest.raises(InputError, match="other settings"):
-        other = settings_of(SMALL, Diffusion(1), contract="openpilot-0.10.0", seed=4, device="cpu")
         train_policy(other, train, valid, tmp_path / "part")
 
 
@@ -155,7 +155,8 @@ def test_stopped_rounds_end_as_those_that_were_not(
         return dagger.dagger_stage(options, start, shards[:1], shards[1:], tmp_path / folder)
 
     whole = load_driving(go("whole"))
-    driven, trained = [], []
+    driven: list[int] = []
+    trained: list[int] = []
 
     def one_episode(*given: Any) -> Path:
         if driven:
