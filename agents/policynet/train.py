@@ -6,6 +6,7 @@ start the teacher drives part of the time.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import HARD, pictures
-from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
+from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error, random_windows
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
 from steerlab.agents.recurrent_ppo.train import load_driver
 from steerlab.agents.run_log import RunLog
 from steerlab.agents.training_loop import Stateful, TrainingLoop, moving_average, set_rate
+from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.errors import InputError
@@ -67,6 +69,7 @@ class ImitationConfig:
         300, "steps of the episode that is filmed for TensorBoard at the end; 0 = none"
     )
     seed: int = option(0, "seed of weights, roads and batches")
+    device: str = option("auto", "auto, cpu or cuda: where it learns; the cars drive on the CPU")
 
 
 #: Makes the teacher for an environment.
@@ -136,6 +139,8 @@ def train_imitation(
         raise other_contract(start, network)
     network.features = "vision" if vision else network.features
     make_teacher = make_teacher or choose_teacher(config)
+    device = torch_device(config.device)
+    network.to(device)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = max(1, round(config.passes * config.num_envs * config.steps
@@ -147,7 +152,9 @@ def train_imitation(
         return float(config.learning_rate * min(1.0, (update + 1) / 100) * cosine)
 
     parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
-    with TrainingLoop(output, KIND, iterations, parts, asdict(config), unit="drive") as loop:
+    with TrainingLoop(
+        output, KIND, iterations, parts, asdict(config), unit="drive", device=device
+    ) as loop:
         for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
             env = KinematicDriverVectorEnv(
@@ -159,7 +166,9 @@ def train_imitation(
             first_episode = iteration * config.num_envs
             seed = episode_seed("training", config.seed, first_episode, config.num_envs)
             network.eval()
-            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, vision)
+            drive = collect(
+                on_cpu(network), env, make_teacher(env), config.steps, seed, mixture, vision
+            ).to(device)
             network.train()
             generator = torch.Generator().manual_seed(
                 generator_seed("training", config.seed, iteration)
@@ -179,7 +188,12 @@ def train_imitation(
                 scalars | {"drive/teacher": mixture.teacher},
                 {"loss": f"{sums['loss']:.3f}", "cte": f"{drive.figures['cte_mean']:.2f}"},
             )
-        return finish(average.module, output, loop.log, iterations, config.film, vision)
+        return finish(average.module.cpu(), output, loop.log, iterations, config.film, vision)
+
+
+def on_cpu(network: PolicyNet) -> PolicyNet:
+    """Return the network itself if it is on the CPU, where the cars drive, else a copy there."""
+    return network if next(network.parameters()).device.type == "cpu" else deepcopy(network).cpu()
 
 
 def _is_hard(iteration: int, share: float) -> bool:
@@ -221,9 +235,7 @@ def _update(
     generator: torch.Generator,
 ) -> dict[str, float]:
     """Take one gradient step on random windows of the drive; return the losses."""
-    length, rows = drive.first.shape
-    ends = torch.randint(0, length, (windows,), generator=generator)
-    who = torch.randint(0, rows, (windows,), generator=generator)
+    ends, who = random_windows(drive, windows, generator)
     losses = imitation_loss(network, drive, ends, who, generator)
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
@@ -259,6 +271,7 @@ def check_shared(config: ImitationConfig) -> None:
             f"contract={config.contract} joins vision and policy in one network; train for one of "
             "the split contracts (steerlab.agents.policynet.model.Supercombo joins them)"
         )
+    torch_device(config.device)
     for name in ("reduced", "hidden", "trunk"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
