@@ -21,7 +21,7 @@ from steerlab.openpilot.engines import Network, TorchEngine
 from steerlab.openpilot.images import pack_rgb
 from steerlab.openpilot.in_graph import Packed
 from steerlab.openpilot.runner import Asked, Frame, Policy, Runner, Step
-from steerlab.types import Array
+from steerlab.types import Array, Floats
 
 
 class OpenpilotDriver:
