@@ -28,11 +28,11 @@ from steerlab.agents.drivingpolicy.network import DrivingPolicy
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.train import load_policy
 from steerlab.errors import InputError
-from steerlab.experiments import _checks
 from steerlab.exporters.openpilot import Exported, paths
 from steerlab.exporters.policy import ExportedPolicy, export_policy
 from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD, PAIR_NOT_FOR_THE_ROAD
 from steerlab.exporters.verify import Check, Options, failed, verify_export
+from steerlab.exporters.verify.report import print_checks
 from steerlab.openpilot.contracts import Contract, contract
 from steerlab.openpilot.tinygrad import check_tinygrad_path
 from steerlab.options import option
@@ -122,7 +122,7 @@ def _check(done: ExportedPolicy, target: Contract, config: Config, console: Cons
             runs=20,
         )
         checks = verify_export(file.onnx, target, name, options)
-        _checks.print_checks(checks, console, f"{file.onnx.name} for {target.id}")
+        print_checks(checks, console, f"{file.onnx.name} for {target.id}")
         wrong += failed(checks)
     return wrong
 

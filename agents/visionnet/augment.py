@@ -6,6 +6,7 @@ is handed in.
 
 from collections.abc import Sequence
 from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
