@@ -114,9 +114,7 @@ def collect(
         InputError: The shard exists, an extra is missing, or an argument is out of range.
         ServerLost: The server failed; the episode leaves nothing behind and can be tried again.
     """
-    if episode.hz not in (5, FRAME_HZ):
-        raise InputError(f"hz={episode.hz} must be 5 or {FRAME_HZ}")
-    stride = FRAME_HZ // episode.hz
+    stride = _stride(episode.hz)
     env = CarlaDriverVectorEnv(
         1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps, threads=1,
         backend=episode.backend, server=server,
@@ -148,6 +146,13 @@ def collect(
         record = recorder.finish(shield.mount)
         arrays = _arrays(record, np.array(frames), teacher, rule)
         return writer.finish(arrays, _attributes(episode, env, shield, record, phase, violation))
+
+
+def _stride(hz: int) -> int:
+    """Return the ticks from one frame to the next."""
+    if hz not in (5, FRAME_HZ):
+        raise InputError(f"hz={hz} must be 5 or {FRAME_HZ}")
+    return FRAME_HZ // hz
 
 
 def _disturbed(
