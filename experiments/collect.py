@@ -51,6 +51,9 @@ class Config:
     seed: int = option(
         0, "another seed gives other episodes: take one for training, one for validation"
     )
+    stream: str = option(
+        "data", "stream of seeds: data, or validation for episodes that no training uses"
+    )
     backend: str = option("embedded", "embedded: everything runs here")
     hz: int = option(5, "frames a second: 5, or 20")
     steps: int | None = option(
@@ -113,7 +116,7 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
         scenario = as_scenario(name)
         for i in range(config.episodes):
             episode = Episode(
-                scenario, episode_seed("data", config.seed, i), config.map, config.steps, config.hz,
+                scenario, episode_seed(config.stream, config.seed, i), config.map, config.steps, config.hz,
                 Disturbance(share=config.disturbed), config.pictures,
             )  # fmt: skip
             path = output / episode.name
@@ -156,7 +159,8 @@ def _quietly() -> None:
     torch.set_num_threads(1)
 
 
-main = study(Config, run, resumes=True, free=("scenario", "map", "episodes", "processes"))
+FREE = ("scenario", "map", "episodes", "processes")
+main = study(Config, run, resumes=True, free=FREE)
 
 if __name__ == "__main__":
     main()
