@@ -64,6 +64,10 @@ class RunLog:
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
         self._board._get_file_writer().add_summary(summary, step)
 
+    def picture(self, step: int, name: str, picture: NDArray[np.uint8]) -> None:
+        """Log a picture (H, W, 3)."""
+        self._board.add_image(name, picture, step, dataformats="HWC")
+
     def close(self) -> None:
         """Flush and close both files."""
         self._file.close()

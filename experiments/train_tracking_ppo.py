@@ -85,13 +85,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
 
 
 def _new_model(config: Config, problem: TrackingProblem) -> PPO:
-    rows = make_sb3_vec(
-        config.task,
-        config.num_envs,
-        preset=config.preset,
-        steps=problem.steps,
-        horizon=problem.horizon,
-    )
+    rows = make_sb3_vec(config.task, config.num_envs, **asdict(problem))
     # Costs of hundreds early on would drown the critic; the states are of the order of one.
     venv = VecNormalize(rows, norm_obs=False, gamma=1.0, clip_reward=np.inf)
     with unchanged_generators():

@@ -75,6 +75,18 @@ def worker_pool(
         raise
 
 
+def process_rank() -> int:
+    """Return the number of this process among those that ``torchrun`` started; 0 if it did not."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
+def processes() -> tuple[int, int]:
+    """Return how many processes ``torchrun`` started on each machine, and on how many machines."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 1, 1
+    return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
+
+
 def _begin(
     parent: int, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]
 ) -> None:

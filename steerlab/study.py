@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,10 +29,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from steerlab.errors import InputError
 from steerlab.files import HIDDEN, atomic_path, owned_folder, writable_folder
-from steerlab.processes import Terminated, terminable
+from steerlab.processes import Terminated, process_rank, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
-from steerlab.study_arguments import SHOWING, overrides_of, shorten, writable
+from steerlab.study_arguments import MULTIRUN, SHOWING, overrides_of, shorten, writable
+from steerlab.study_files import WRITE, from_file, take_flags, write_config
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -53,18 +55,22 @@ class _JobError(BaseException):
 
 def study(
     config_type: type[Any],
-    run: Callable[[Any, Path], Any],
+    run: Callable[[Any, Any], Any],
     *,
     resumes: bool = False,
     free: Sequence[str] = (),
+    folder: bool = True,
 ) -> Callable[..., None]:
     """Return the ``main`` of a study.
 
     Args:
         config_type: Dataclass of options. The option ``output`` is added to it.
-        run: Called with the options and the output folder, which exists and can be written.
+        run: Called with the options and the output folder, which exists and can be written; or with
+            None for it, see ``folder``.
         resumes: The study continues what it finds in an existing output folder.
         free: Options that may differ when it does: the same folder then belongs to them all.
+        folder: The study has results to keep, so it gets a folder below ``runs`` where ``output`` names
+            none. Without it, it only tells something: it gets a folder if ``output`` names one.
     """
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
@@ -79,8 +85,15 @@ def study(
             print_help(command, module.__doc__ or "", config_type)
             return
         try:
+            flags, arguments = take_flags(arguments)
+            if WRITE in flags:
+                print(write_config(flags[WRITE], config_type, command))
+                return
+            arguments = from_file(flags, arguments)
             with terminable():
-                _run_hydra(name, overrides_of(arguments, config_type), config_type, run, free)
+                _run_hydra(
+                    name, overrides_of(arguments, config_type), config_type, run, free, folder
+                )
         except InputError as error:
             sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
         except (HydraException, OmegaConfBaseException) as error:
@@ -95,34 +108,94 @@ def study(
                 "another output=; what is there already is kept"
             )
         except KeyboardInterrupt as stop:
-            text = f"\nsteerlab {command}: stopped."
-            if resumes and stop.args:
-                same = [a for a in arguments if not a.startswith("output=")]
-                again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
-                text += f" To go on from there: {again}"
-            print(text, file=sys.stderr)
+            print(_stopped(command, arguments, stop, resumes), file=sys.stderr)
             sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
     return main
+
+
+def _stopped(command: str, arguments: Sequence[str], stop: KeyboardInterrupt, resumes: bool) -> str:
+    """Return what is said of an interrupted run; ``stop`` carries its folder where there is one."""
+    text = f"\nsteerlab {command}: stopped."
+    if resumes and stop.args:
+        same = [a for a in arguments if not a.startswith("output=")]
+        again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
+        text += f" To go on from there: {again}"
+    return text
+
+
+def within(
+    run: Callable[[Any, Path], Any],
+    config_type: type[Any],
+    arguments: Sequence[str],
+    output: str | Path,
+    free: Sequence[str] = (),
+) -> Any:
+    """Run a study inside of another one, as its command would: options checked, folder owned, settings kept.
+
+    Args:
+        run: As for :func:`study`.
+        config_type: As for :func:`study`.
+        arguments: What one would type after the command, ``output=`` left out.
+        output: Folder of its results, made if needed.
+        free: As for :func:`study`.
+
+    Raises:
+        InputError: An option is wrong, or the folder belongs to a run with other settings.
+    """
+    settings = _composed(config_type, arguments)
+    folder = writable_folder(output)
+    with owned_folder(folder), study_settings(_save_config(settings, folder, free)):
+        return run(OmegaConf.to_object(settings), folder)
+
+
+def options_of(config_type: type[Any], arguments: Sequence[str]) -> Any:
+    """Return a study's options for what one would type after its command.
+
+    Raises:
+        InputError: An option is wrong.
+    """
+    return OmegaConf.to_object(_composed(config_type, arguments))
+
+
+def _composed(config_type: type[Any], arguments: Sequence[str]) -> DictConfig:
+    """Return the settings that arguments stand for."""
+    settings: DictConfig = writable(OmegaConf.structured(config_type))
+    flags, typed = take_flags(arguments)
+    for text in overrides_of(from_file(flags, typed), config_type):
+        override = OverridesParser.create().parse_override(text)
+        OmegaConf.update(settings, override.key_or_group, override.value())
+    return settings
 
 
 def _run_hydra(
     name: str,
     arguments: list[str],
     config_type: type[Any],
-    run: Callable[[Any, Path], Any],
+    run: Callable[[Any, Any], Any],
     free: Sequence[str] = (),
+    folder: bool = True,
 ) -> None:
     """Compose the settings through Hydra and call ``run`` once for each job."""
-    _store(name, config_type)
+    _store(name, config_type, folder)
+    if not folder and set(MULTIRUN) & set(arguments) and not _typed_output(arguments):
+        raise InputError("this study keeps no results of its own; with --multirun, give it output=")
     if not set(SHOWING) & set(arguments):
         _make_output(arguments)
 
     def job(settings: DictConfig) -> Any:
         output = _output_of(settings)
         config = _to_dataclass(config_type, settings)
+        follows = process_rank() > 0  # the first process owns the folder for all
+        if follows and folder and not settings.output:
+            raise InputError("several processes need one folder: give output=")
         try:
-            with owned_folder(output), study_settings(_save_config(settings, output, free)):
+            if not (folder or settings.output):
+                return run(config, None)
+            with (
+                nullcontext() if follows else owned_folder(output),
+                study_settings(_save_config(settings, output, free, follows)),
+            ):
                 try:
                     return run(config, output)
                 except InputError:
@@ -146,14 +219,15 @@ def _run_hydra(
         sys.argv = old_argv
 
 
-def _store(name: str, config_type: type[Any]) -> None:
+def _store(name: str, config_type: type[Any], keeps_folder: bool = True) -> None:
     """Register the schema of a study and where Hydra puts its results."""
     OmegaConf.register_new_resolver("steerlab.either", lambda a, b: a or b, replace=True)
     with_output = dataclasses.make_dataclass(
         config_type.__name__, [("output", str | None, None)], bases=(config_type,), frozen=True
     )
     schema = writable(OmegaConf.structured(with_output))
-    folder = "${steerlab.either:${output},runs/" + name + "/${now:%Y-%m-%d_%H-%M-%S}}"
+    default = "runs/" + name + "/${now:%Y-%m-%d_%H-%M-%S}" if keeps_folder else "."
+    folder = "${steerlab.either:${output}," + default + "}"
     store = ConfigStore.instance()
     store.store(name=f"{name}_schema", node=schema)
     store.store(
@@ -178,9 +252,14 @@ def _store(name: str, config_type: type[Any]) -> None:
 
 def _make_output(arguments: Sequence[str]) -> None:
     """Make the folder that is asked for; Hydra's own complaint would be a traceback."""
-    typed = [a for a in arguments if a.startswith("output=")]
-    if typed and (value := OverridesParser.create().parse_override(typed[-1]).value()):
+    if value := _typed_output(arguments):
         writable_folder(OmegaConf.create({"output": str(value)})["output"])
+
+
+def _typed_output(arguments: Sequence[str]) -> Any:
+    """Return the value of ``output=``, None without one."""
+    typed = [a for a in arguments if a.startswith("output=")]
+    return OverridesParser.create().parse_override(typed[-1]).value() if typed else None
 
 
 def _output_of(settings: DictConfig) -> Path:
@@ -240,8 +319,10 @@ def _forget_unused(output: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _save_config(settings: DictConfig, output: Path, free: Sequence[str] = ()) -> dict[str, Any]:
-    """Write the settings beside the result and return them.
+def _save_config(
+    settings: DictConfig, output: Path, free: Sequence[str] = (), follows: bool = False
+) -> dict[str, Any]:
+    """Write the settings beside the result, and return those that a run must share to go on with it.
 
     A folder belongs to one set of settings. It is kept twice, so that a result is known by its settings
     even if config.yaml was edited or removed.
@@ -253,6 +334,9 @@ def _save_config(settings: DictConfig, output: Path, free: Sequence[str] = ()) -
     assert isinstance(plain, dict)
     plain.pop("output", None)
     chosen = {str(key): value for key, value in plain.items()}
+    shared = {name: value for name, value in chosen.items() if name not in free}
+    if follows:
+        return shared
     for path in (output / HIDDEN / "settings.yaml", output / CONFIG_FILE):
         if not path.exists():
             continue
@@ -266,4 +350,4 @@ def _save_config(settings: DictConfig, output: Path, free: Sequence[str] = ()) -
         if not path.exists():
             with atomic_path(path) as temporary:
                 temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(plain)), encoding="utf-8")
-    return chosen
+    return shared

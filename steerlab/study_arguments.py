@@ -25,7 +25,7 @@ from steerlab.errors import InputError, unknown_name
 MULTIRUN = ("--multirun", "-m")
 #: Flags of Hydra that studies know, and those that only show something.
 SHOWING = ("--cfg", "-c", "--info", "-i")
-_WITH_VALUE = ("--cfg", "-c", "--config-dir", "-cd", "--package", "-p")
+_WITH_VALUE = ("--cfg", "-c", "--package", "-p")
 _FLAGS = (*MULTIRUN, *SHOWING, *_WITH_VALUE, "--resolve")
 #: Options that had other names, and what they are called now.
 RENAMED = {

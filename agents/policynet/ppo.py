@@ -30,6 +30,7 @@ from steerlab.agents.policynet.losses import (
     hindsight_losses,
     look,
     plan_error,
+    random_windows,
 )
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, collect, sway_speed
@@ -38,6 +39,7 @@ from steerlab.agents.policynet.train import (
     check_shared,
     finish,
     first_policy,
+    on_cpu,
 )
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE
 from steerlab.agents.recurrent_ppo.train import make_driver_env
@@ -48,6 +50,7 @@ from steerlab.agents.training_loop import (
     set_rate,
     step_generator,
 )
+from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import Ranges
@@ -157,8 +160,7 @@ def train_ppo(
 ) -> PolicyNet:
     """Train, or go on training, and return the policy with averaged weights.
 
-    Writes what :func:`~steerlab.agents.policynet.train.train_imitation` writes, and resumes as it does:
-    an iteration depends on the checkpoint and on its number only.
+    Writes and resumes as :func:`~steerlab.agents.policynet.train.train_imitation` does.
 
     Args:
         config: What both recipes share: contract, length, widths, seed.
@@ -172,9 +174,10 @@ def train_ppo(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check_ppo(config, ppo)
-    network = first_policy(config, start, vision)
+    device = torch_device(config.device)
+    network = first_policy(config, start, vision).to(device)
     with initial_weights(config.seed):
-        critic = Critic(INPUTS)
+        critic = Critic(INPUTS).to(device)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
@@ -184,19 +187,19 @@ def train_ppo(
         "critic_optimizer": critic_optimizer, "risk": env.risk,
     }  # fmt: skip
     settings = {**asdict(config), "ppo": asdict(ppo)}
-    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
-    with TrainingLoop(output, KIND, iterations, parts, settings, unit="drive") as loop:
+    with TrainingLoop(
+        output, KIND, iterations, parts, settings, unit="drive", device=device
+    ) as loop:
         for iteration in loop:
             env.risk.set_progress(iteration / iterations)
             seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
-            drive = collect(network, env, None, ppo.steps, seed, mixture, vision, true_state)
+            drive = _drive(network, env, ppo, seed, vision).to(device)
             generator = step_generator(STREAM, config.seed, iteration)
             only_critic = iteration < ppo.critic_first
             advantage, targets = _credit(critic, drive, ppo, only_critic)
-            rate = ppo.learning_rate * (1.0 - 0.9 * iteration / iterations)
-            rising = iteration == ppo.critic_first  # Adam's first steps are its least certain
             scalars = {} if only_critic else _improve(
-                network, average, optimizer, drive, advantage, ppo, (rate, rising), generator
+                network, average, optimizer, drive, advantage, ppo,
+                _pace(ppo, iteration, iterations), generator,
             )  # fmt: skip
             scalars["critic/explained"] = float(1 - advantage.var() / targets.var().clamp(min=1e-9))
             scalars["critic/loss"] = _fit(
@@ -206,7 +209,7 @@ def train_ppo(
             scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             loop.done(scalars, {name: drive.figures[name] for name in ("return", "violations")})
-        return finish(average.module, loop.output, loop.log, iterations, config.film, vision)
+        return finish(average.module.cpu(), loop.output, loop.log, iterations, config.film, vision)
 
 
 def _environment(ppo: PPOConfig, ranges: Ranges | None) -> CVaRVectorReward:
@@ -214,6 +217,20 @@ def _environment(ppo: PPOConfig, ranges: Ranges | None) -> CVaRVectorReward:
         ppo.num_envs, ppo.steps, "Disabled", ppo.gamma, ranges, alpha=ppo.alpha, soften=ppo.soften,
         threshold=RETURN_SCALE, first_only=True, per_alpha=False,
     )  # fmt: skip
+
+
+def _pace(ppo: PPOConfig, iteration: int, iterations: int) -> tuple[float, bool]:
+    """Return the learning rate, and whether it rises first: Adam's first steps are its least certain."""
+    rate = ppo.learning_rate * (1.0 - 0.9 * iteration / iterations)
+    return rate, iteration == ppo.critic_first
+
+
+def _drive(
+    network: PolicyNet, env: CVaRVectorReward, ppo: PPOConfig, seed: int, vision: Network | None
+) -> Rollout:
+    """Return what the policy drives in an iteration, with exploration and what the critic sees."""
+    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
+    return collect(on_cpu(network), env, None, ppo.steps, seed, mixture, vision, true_state)
 
 
 def _credit(
@@ -252,7 +269,8 @@ def advantages(
 def moves(new: WindowBatch, old: WindowBatch, ppo: PPOConfig) -> Tensor:
     """Return how far the commands (B, 25, 2) moved, in standard deviations of what is drawn anew."""
     fresh = math.sqrt(1.0 - ppo.keep**2)
-    speed = torch.as_tensor(sway_speed(new.given["speed"][..., 0].numpy()))
+    true = new.given["speed"][..., 0]
+    speed = torch.as_tensor(sway_speed(true.cpu().numpy()), device=true.device)
     steer = (new.curvature - old.curvature) * speed**2 / (ppo.lateral * fresh)
     return torch.stack([steer, (new.pedal - old.pedal) / (ppo.pedal * fresh)], -1)
 
@@ -286,8 +304,7 @@ def _improve(
     for update in range(updates):
         rate, rising = schedule
         set_rate(optimizer, rate * (update + 1) / updates if rising else rate)
-        ends = torch.randint(0, len(advantage), (ppo.batch_size,), generator=generator)
-        who = torch.randint(0, advantage.shape[1], (ppo.batch_size,), generator=generator)
+        ends, who = random_windows(drive, ppo.batch_size, generator)
         seen = look(network, drive, ends, who)
         with torch.no_grad():
             before = look(old, drive, ends, who)

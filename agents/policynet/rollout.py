@@ -1,7 +1,7 @@
 """Driving KinematicDriver-v0 with a policy network in training, and what is kept of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,6 +56,13 @@ class Rollout:
     rewards: Tensor = field(default_factory=lambda: torch.empty(0))
     dones: Tensor = field(default_factory=lambda: torch.empty(0))
     critic_obs: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def to(self, device: torch.device) -> "Rollout":
+        """Return the drive on ``device``."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Rollout(
+            **{n: v.to(device) if isinstance(v, Tensor) else v for n, v in named.items()}
+        )
 
 
 class Teacher(Protocol):

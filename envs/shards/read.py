@@ -34,6 +34,11 @@ class Shard:
         return int(self.group["state"].shape[0])
 
     @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        """Keep the arrays that were read from: to open one takes longer than to read a frame."""
+        return {}
+
+    @cached_property
     def mount(self) -> Mount:
         """Return where the device was on the car."""
         told = self.attributes["mount"]
@@ -47,7 +52,9 @@ class Shard:
             InputError: Its file is damaged.
         """
         try:
-            return np.asarray(self.group[name][rows])
+            if name not in self._arrays:
+                self._arrays[name] = self.group[name]
+            return np.asarray(self._arrays[name][rows])
         except Exception as error:  # whatever a codec says of bytes that are not its own
             if isinstance(error, IndexError):
                 raise

@@ -1,0 +1,1 @@
+"""VisionNet: both cameras' pictures to the heads of openpilot's vision network."""
