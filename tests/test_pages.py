@@ -44,7 +44,7 @@ def test_add_a_plant(own_file: str) -> None:
     for block in rest:
         exec(block, {})  # noqa: S102
     # The class and the file are one plant.
-    from sluggish import SluggishPlant  # type: ignore[import-not-found]
+    from sluggish import SluggishPlant
 
     from steerlab.surrogates import load_plant
 
@@ -64,7 +64,7 @@ def test_add_a_study(own_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "best gain: 0.1" in capsys.readouterr().out
     typed = commands(own_file, "python steering_gain.py")
     assert len(typed) == 3
-    from steering_gain import main  # type: ignore[import-not-found]
+    from steering_gain import main
 
     for command in typed:
         main(command[2:])
