@@ -8,15 +8,12 @@ from numpy.typing import NDArray
 from steerlab.envs.batch import Info, Rows
 from steerlab.envs.carla_driver import traffic as others
 from steerlab.envs.carla_driver.windshield import Windshield
-from steerlab.envs.carla_driver.world import Task
+from steerlab.envs.carla_driver.world import Task, fastest_start
 from steerlab.envs.kinematic_driver.env import make_simulator
 from steerlab.envs.kinematic_driver.reward import Reward
 from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.kinematic_driver.threads import share
 from steerlab.envs.maps.road_map import RoadMap
-
-STOP_MARGIN = 1.0  # m that the planned speed keeps from a line
-PLAN_BRAKING = 1.2  # m/s^2, of the planned speed before a stop
 
 
 class Embedded:
@@ -38,9 +35,7 @@ class Embedded:
         others.loops(_fast(task)).start(
             rows, own["lead_at"], *task.tables, task.cars, task.rows, _ego(task)
         )
-        room = np.maximum(task.rows[rows, others.STOP_GAP] - 2 * STOP_MARGIN, 0.0)
-        fastest = np.where(room < 100.0, np.sqrt(2 * PLAN_BRAKING * room), np.inf)
-        task.simulator.slow_down(rows, fastest.astype(np.float32))
+        task.simulator.slow_down(rows, fastest_start(task.rows, rows))
 
     def step(self, task: Task) -> None:
         """Advance vehicles and signals."""

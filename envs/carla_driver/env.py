@@ -15,13 +15,14 @@ from steerlab.envs.arguments import integer, time_limit
 from steerlab.envs.batch import Info, Rows, SingleEnv, after_reset
 from steerlab.envs.carla_driver import traffic as others
 from steerlab.envs.carla_driver.cameras import Cameras
-from steerlab.envs.carla_driver.embedded import PLAN_BRAKING, STOP_MARGIN, Embedded
+from steerlab.envs.carla_driver.embedded import Embedded
 from steerlab.envs.carla_driver.routes import Routes, knots_for, routes_of
 from steerlab.envs.carla_driver.scenarios import WEATHER, Scenario, as_scenario
 from steerlab.envs.carla_driver.scene import Scene
+from steerlab.envs.carla_driver.server.link import Link
 from steerlab.envs.carla_driver.server.options import ServerOptions, as_options
 from steerlab.envs.carla_driver.windshield import Windshield
-from steerlab.envs.carla_driver.world import PlaceTaken, World
+from steerlab.envs.carla_driver.world import PLAN_BRAKING, STOP_MARGIN, PlaceTaken, World
 from steerlab.envs.kinematic_driver import randomization, roads
 from steerlab.envs.kinematic_driver.dynamics import DT, MAX_CURVATURE, encode_action
 from steerlab.envs.kinematic_driver.env import LIMITS, KinematicDriverVectorEnv
@@ -97,7 +98,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         backend: ``embedded``: everything runs in this process. ``server``: a CARLA server moves the
             car and all others and takes the pictures, see ``docs/carla_server.md``.
         server: Options of that backend: a mapping of those that differ from the defaults of
-            :class:`~steerlab.envs.carla_driver.server.options.ServerOptions`.
+            :class:`~steerlab.envs.carla_driver.server.options.ServerOptions`; or a link to a server.
         max_episode_steps: Length of an episode in steps of 0.05 s, from 10 to 4000; that of the
             scenario by default.
         ranges: Bounds of what is drawn of the car, as for KinematicDriver.
@@ -126,7 +127,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         actions: str = "curvature",
         camera: str = "none",
         backend: str = "embedded",
-        server: ServerOptions | Mapping[str, Any] | None = None,
+        server: Link | ServerOptions | Mapping[str, Any] | None = None,
         max_episode_steps: int | None = None,
         ranges: Ranges | Mapping[str, Any] | None = None,
         noise: bool = True,
@@ -155,7 +156,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
                 f"num_envs={num_envs}: a CARLA server has one environment; use a vector of "
                 "processes, each with a server on a port of its own"
             )
-        self.server = as_options(server)
+        self.server = server if isinstance(server, Link) else as_options(server)
         self.world = self._make_world()
         self.road_map = self.world.road_map
         try:

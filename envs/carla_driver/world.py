@@ -19,6 +19,9 @@ from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.maps.road_map import RoadMap
 from steerlab.errors import InputError
 
+STOP_MARGIN = 1.0  # m that the planned speed keeps from a line
+PLAN_BRAKING = 1.2  # m/s^2, of the planned speed before a stop
+
 
 class PlaceTaken(InputError):
     """There is no room where an episode was to begin; another one is drawn."""
@@ -84,3 +87,15 @@ class World(Protocol):
 
     def close(self) -> None:
         """Release what the backend holds."""
+
+
+def fastest_start(table: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return the speeds (n,) at which cars can still stop for what is ahead of them, m/s.
+
+    Args:
+        table: The rows' table, (N, traffic.ROW).
+        rows: Which rows, (n,).
+    """
+    room = np.maximum(table[rows, others.STOP_GAP] - 2 * STOP_MARGIN, 0.0)
+    fastest = np.where(room < 100.0, np.sqrt(2 * PLAN_BRAKING * room), np.inf)
+    return fastest.astype(np.float32)

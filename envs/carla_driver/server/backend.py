@@ -38,7 +38,7 @@ from steerlab.envs.carla_driver.server.sensors import (
 from steerlab.envs.carla_driver.server.session import ROLE, Session
 from steerlab.envs.carla_driver.server.simulator import Measured, Motion
 from steerlab.envs.carla_driver.windshield import Windshield, exposed
-from steerlab.envs.carla_driver.world import PlaceTaken, Task
+from steerlab.envs.carla_driver.world import PlaceTaken, Task, fastest_start
 from steerlab.envs.kinematic_driver.dynamics import DT, State, lag
 from steerlab.envs.kinematic_driver.reward import Reward
 from steerlab.envs.kinematic_driver.roads import START
@@ -165,10 +165,9 @@ class Server:
             self.crowd = Crowd(self.session, self.road_map, rng)
             lead = values["lead_at"]
             at = None if lead < 0 else self._route_pose(task, lead)
-            self.crowd.fill(task.tables[1], task.traffic, ego, at, self.link.traffic_port)
+            self.crowd.fill(task.tables[1], task.traffic, ego, at)
             self._find_lights(world)
-            self._settle(task, ego)
-            self._fill(task, first=True)
+            self._settle(task, ego, at is not None)
 
     def _count_episode(self) -> None:
         """Let a launched server that has had enough episodes be started again."""
@@ -188,10 +187,11 @@ class Server:
             )
 
     def _weather(self, values: Mapping[str, float]) -> None:
-        weather = self.session.world.get_weather()
-        for name in WEATHER:
-            setattr(weather, name, values[name])
-        weather.sun_altitude_angle = max(weather.sun_altitude_angle, self.link.can.lowest_sun)
+        weather = self.session.world.get_weather()  # what is not drawn stays
+        drawn = {name: values[name] for name in WEATHER}
+        drawn["sun_altitude_angle"] = max(drawn["sun_altitude_angle"], self.link.can.lowest_sun)
+        for name, value in drawn.items():
+            setattr(weather, name, value)
         self.session.world.set_weather(weather)
 
     def _route_pose(self, task: Task, s: float) -> NDArray[np.float64]:
@@ -280,24 +280,30 @@ class Server:
             if light is not None and away[nearest] < SAME_PLACE:
                 self.lights[nearest] = light
 
-    def _settle(self, task: Task, ego: "carla.Vehicle") -> None:
-        """Let all come to rest, give the car its speed, and take its place over into the simulator."""
+    def _settle(self, task: Task, ego: "carla.Vehicle", lead: bool) -> None:
+        """Let all come to rest, then let them drive; take the car's place over into the simulator."""
         import carla
 
         ego.apply_control(carla.VehicleControl(brake=1.0))
         for _ in range(SETTLE):
             snapshot = self.session.tick()
-        self._measure(snapshot)
         v = float(task.simulator.state.v[0])
+        self._begin_at(task, snapshot)
+        v = min(v, float(fastest_start(task.rows, np.array([0]))[0]))
         yaw = self.motion.yaw
         ego.apply_control(carla.VehicleControl())
         ego.set_target_velocity(carla.Vector3D(x=v * np.cos(yaw), y=v * np.sin(yaw), z=0.0))
-        self._measure(self.session.tick())
-        s, d, psi = self._locate(START)
+        self.crowd.start(task.tables[1], self.link.traffic_port, v if lead else None)
+        self._begin_at(task, self.session.tick())
+
+    def _begin_at(self, task: Task, snapshot: "carla.WorldSnapshot") -> None:
+        """Let the episode begin at what is measured now."""
         assert isinstance(task.simulator, Measured)
-        task.simulator.begin_at(s, d, psi, self.motion.v)
+        self._measure(snapshot)
+        task.simulator.begin_at(*self._locate(START), self.motion.v)
         self.hits.take()  # of wheels that met the ground
         self.crossings.take()
+        self._fill(task, first=True)
 
     def _measure(self, snapshot: "carla.WorldSnapshot") -> None:
         """Keep where the ego vehicle is, and everybody else."""

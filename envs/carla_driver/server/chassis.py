@@ -108,8 +108,12 @@ def _axles(
         for wheel in physics.wheels:
             place: carla.Vector3D | None = getattr(wheel, can.wheel_place, None)
             if place is not None:
-                x, y = unit * place.x - here.location.x, unit * place.y - here.location.y
-                along.append(x * forward.x + y * forward.y)
+                away = (
+                    unit * place.x - here.location.x,
+                    unit * place.y - here.location.y,
+                    unit * place.z - here.location.z,
+                )
+                along.append(float(np.dot(away, (forward.x, forward.y, forward.z))))
         if len(along) >= 4 and WHEELBASES[0] <= max(along) - min(along) <= WHEELBASES[1]:
             return min(along), max(along) - min(along)
     box = vehicle.bounding_box

@@ -48,7 +48,6 @@ class Crowd:
         count: int,
         ego: "carla.Vehicle",
         lead: NDArray[np.float64] | None,
-        port: int,
     ) -> None:
         """Let up to ``count`` vehicles come in; one that finds no room is left out.
 
@@ -57,7 +56,6 @@ class Crowd:
             count: Number of vehicles.
             ego: The ego vehicle.
             lead: x, y, z, heading of the vehicle that is put ahead, or None.
-            port: Of the traffic manager.
         """
         blueprints = self._blueprints()
         here = ego.get_transform().location
@@ -75,7 +73,7 @@ class Crowd:
                 continue
             tries -= 1
             blueprint = blueprints[int(self.rng.integers(len(blueprints)))]
-            if self._come_in(blueprint, place, port):
+            if self._come_in(blueprint, place):
                 taken.append(place)
 
     def _blueprints(self) -> "list[carla.ActorBlueprint]":
@@ -98,9 +96,7 @@ class Crowd:
         table = np.column_stack([road_map.points, road_map.heading])
         return list(table[self.rng.permutation(near)])
 
-    def _come_in(
-        self, blueprint: "carla.ActorBlueprint", place: NDArray[np.float64], port: int
-    ) -> bool:
+    def _come_in(self, blueprint: "carla.ActorBlueprint", place: NDArray[np.float64]) -> bool:
         import carla
 
         x, y, z, heading = (float(value) for value in place)
@@ -112,12 +108,34 @@ class Crowd:
             return False
         vehicle = cast("carla.Vehicle", actor)
         self.session.vehicles.append(vehicle)
-        vehicle.set_autopilot(True, port)
         box, kind = vehicle.bounding_box, vehicle.attributes.get("base_type", "car").lower()
         size = (2 * box.extent.x, 2 * box.extent.y)
         number = others.KINDS.index(KINDS.get(kind, "car"))
         self.known[vehicle.id] = (*size, number, box.location.x, box.location.y)
         return True
+
+    def start(self, roads: others.Roads, port: int, lead: float | None) -> None:
+        """Let the vehicles drive, as fast as others do there.
+
+        Args:
+            roads: The map's tables.
+            port: Of the traffic manager.
+            lead: Speed of the first one, m/s, or None.
+        """
+        import carla
+
+        for number, vehicle in enumerate(self.session.vehicles[1:]):
+            pose = vehicle.get_transform()
+            at = pose.location
+            _, nearest = self.tree.query([at.x, at.y, -at.z])
+            speed = 0.8 * float(roads.points[self.points[nearest], others.CRUISE])
+            if number == 0 and lead is not None:
+                speed = lead
+            forward = pose.get_forward_vector()
+            vehicle.set_target_velocity(
+                carla.Vector3D(x=speed * forward.x, y=speed * forward.y, z=speed * forward.z)
+            )
+            vehicle.set_autopilot(True, port)
 
     def place(
         self,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Self
 
 from filelock import FileLock, Timeout
 
+from steerlab.envs.carla_driver.server import _guard
 from steerlab.envs.carla_driver.server.capabilities import Capabilities
 from steerlab.envs.carla_driver.server.connection import connect, listens, talking
-from steerlab.envs.carla_driver.server.launch import launched
+from steerlab.envs.carla_driver.server.launch import Launched, launched
 from steerlab.envs.carla_driver.server.options import TRAFFIC_PORT, ServerOptions
 from steerlab.errors import InputError
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     import carla
 
 PORTS = 20  # that are tried for a traffic manager
+
+
+class InUse(InputError):
+    """Another environment holds the server."""
 
 
 class Link:
@@ -33,6 +38,7 @@ class Link:
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
         self._held = ExitStack()  # the server if we launched it, and its lock
+        self._server: Launched | None = None
         self._client: carla.Client | None = None
         self._can: Capabilities | None = None
         self._manager: carla.TrafficManager | None = None
@@ -89,14 +95,14 @@ class Link:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise InputError(
+            raise InUse(
                 "the CARLA server at {}:{} is in use by another environment of steerlab: close that "
                 "one, or give another port".format(*self.where)
             ) from error
         self._held.callback(lock.release)
         if self.launches:
             o = self.options
-            self._held.enter_context(
+            self._server = self._held.enter_context(
                 launched(
                     o.carla_root, o.port, o.offscreen, o.quality, o.ready_timeout, o.keep_running,
                 )
@@ -125,13 +131,19 @@ class Link:
 
     def drop(self) -> None:
         """Give the connection up, and the server with it if it was launched from here."""
+        server, self._server = self._server, None
+        self._release()
+        if server is not None and server.process is not None:
+            _guard.stop(server.process)  # also one that was to be kept: it is of no use
+
+    def close(self) -> None:
+        """Release the server; one that we launched ends unless it is to be kept."""
+        self._release()
+
+    def _release(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
             with suppress(RuntimeError):
                 manager.shut_down()
         self._client = self._can = None
         self._held.close()
-
-    def close(self) -> None:
-        """Release the server; one that we launched ends."""
-        self.drop()

@@ -34,6 +34,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 KEPT = 8  # frames of a camera
+_HALF_BACK = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
 #: What is set of a camera where it has it: no blur that would smear the labels' lines.
 PLAIN = {"sensor_tick": "0.0", "motion_blur_intensity": "0.0", "lens_flare_intensity": "0.0"}
 
@@ -138,8 +139,9 @@ class Camera:
 def cameras_of(mount: Mount, kind: str) -> list[Camera]:
     """Return the narrow and the wide camera.
 
-    A pixel of CARLA shows what is half a pixel further than in openpilot's way of counting: its cameras
-    are turned by that.
+    A pixel of CARLA shows what is half a pixel further than in openpilot's way of counting. The warp of
+    whole sensors takes that back; cameras of a frame are turned by it, which leaves 0.2 pixels in the
+    corners of the wide one.
 
     Args:
         mount: Of the device.
@@ -152,12 +154,10 @@ def cameras_of(mount: Mount, kind: str) -> list[Camera]:
         if frame == WIDE:
             car_from_camera = car_from_camera @ rotation(mount.wide).T
         if kind == "full":
-            half = 0.5 / sensor.focal
-            turned = car_from_camera @ rotation((0.0, half, -half))
-            matrix = warp_matrix(sensor, frame, mount.calibration)
+            matrix = _HALF_BACK @ warp_matrix(sensor, frame, mount.calibration)
             found.append(
                 Camera(name, frame, sensor.width, sensor.height, sensor.field_of_view,
-                       angles(turned), matrix=matrix)
+                       angles(car_from_camera), matrix=matrix)
             )  # fmt: skip
             continue
         crop, half = centred(frame), 0.5 / frame.focal

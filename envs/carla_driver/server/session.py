@@ -150,15 +150,17 @@ class Session:
 
     def clear(self) -> None:
         """Destroy all that we spawned: sensors first, and stopped before."""
+        for sensor in self.sensors:
+            sensor.stop()
+        self._destroy()
+
+    def _destroy(self) -> None:
         import carla
 
-        sensors, self.sensors = self.sensors, []
-        vehicles, self.vehicles = self.vehicles, []
-        for sensor in sensors:
-            sensor.stop()
-        ids = [actor.id for actor in (*sensors, *vehicles)]
+        ids = [actor.id for actor in (*self.sensors, *self.vehicles)]
         if ids:
             self.link.open().apply_batch_sync([carla.command.DestroyActor(i) for i in ids])
+        self.sensors, self.vehicles = [], []
 
     def leave(self) -> None:
         """Destroy what is ours and put the settings back; a server that is gone is let go."""
@@ -167,7 +169,7 @@ class Session:
             return
         self._world = self._before = None
         done = [
-            self._try(self.clear),
+            self._try(self.clear) or self._try(self._destroy),
             self._try(lambda: self.link.traffic_manager().set_synchronous_mode(False)),
             self._try(lambda: world.set_weather(before[1])),
             self._try(lambda: world.apply_settings(before[0])),

@@ -148,12 +148,8 @@ class Vehicle(Actor):
 
     def wheel_places(self) -> list[carla.Vector3D]:
         """Where the wheels are in the world, m."""
-        forward, right = self.pose.get_forward_vector(), self.pose.get_right_vector()
-        at = self.pose.location
         return [
-            carla.Vector3D(
-                at.x + a * forward.x + b * right.x, at.y + a * forward.y + b * right.y, at.z + 0.3
-            )
+            self.pose.transform(carla.Location(a, b, 0.3))
             for a in (REAR + WHEELBASE, REAR)
             for b in (-0.8, 0.8)
         ]
@@ -179,12 +175,18 @@ class Vehicle(Actor):
         )
 
     def follow(self) -> None:
-        """Go along the lane at 8 m/s."""
+        """Go along the lane, at no less than 8 m/s."""
+        self.v = max(self.v, 8.0)
         here = self.server.map.get_waypoint(self.pose.location)
-        ahead = here.next(8.0 * DT + 0.05) if here else []
-        self.v = 8.0 if ahead else 0.0
+        ahead = here.next(self.v * DT) if here else []
+        self.v = self.v if ahead else 0.0
         if ahead:
             self.pose = ahead[0].transform
+
+
+def colour(frame: int, narrow: bool) -> tuple[int, int, int]:
+    """Return red, green and blue of all pixels of a tick's picture."""
+    return 37 * frame % 256, frame // 256 % 256, 100 if narrow else 200
 
 
 class Sensor(Actor):
@@ -206,17 +208,12 @@ class Sensor(Actor):
         self.heard, self.stopped = None, True
 
     def shoot(self, frame: int) -> None:
-        """Take the picture of a tick; the red and green values tell which, blue which camera."""
+        """Take the picture of a tick, in a colour that tells which and whose."""
         if self.heard is None:
             return
         shape = (int(self.attributes["image_size_y"]), int(self.attributes["image_size_x"]), 4)
         pixels = np.empty(shape, np.uint8)
-        pixels[:] = (
-            100 if float(self.attributes["fov"]) < 45 else 200,
-            frame // 256 % 256,
-            frame % 256,
-            255,
-        )
+        pixels[:] = (*colour(frame, float(self.attributes["fov"]) < 45)[::-1], 255)
         image = types.SimpleNamespace(
             frame=frame, width=shape[1], height=shape[0], raw_data=pixels.tobytes(),
             fov=float(self.attributes["fov"]),
