@@ -61,7 +61,7 @@ class Rollout:
     def to(self, device: torch.device) -> "Rollout":
         """Return the drive on ``device``."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {n: v.to(device) for n, v in named.items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {n: v.to(device) for n, v in named.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
 
 
