@@ -31,7 +31,7 @@ from steerlab.agents.classical.pendulum import (
     feedback_gain,
     rolled_out,
 )
-from steerlab.agents.inverted_pendulum.data import Array, Pairs, load_pairs
+from steerlab.agents.inverted_pendulum.data import Pairs, load_pairs
 from steerlab.agents.inverted_pendulum.episodes import (
     GOAL_COST,
     GOAL_START,
@@ -54,6 +54,7 @@ from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, require
 from steerlab.seeds import episode_seed, initial_weights
 from steerlab.study import study
+from steerlab.types import Array
 
 #: What differs from the plant of the data, by name; each is an argument of the task.
 VARIANTS: dict[str, dict[str, Any]] = {

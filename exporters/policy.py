@@ -132,9 +132,7 @@ def _ported(policy: PolicyNet | DrivingPolicy, target: Contract) -> PortedPolicy
     return PortedPolicy(policy, target)
 
 
-def _probe(
-    network: PolicyNet | PortedPolicy | DrivingPolicy, eyes: Network | None
-) -> Probe | None:
+def _probe(network: PolicyNet | PortedPolicy | DrivingPolicy, eyes: Network | None) -> Probe | None:
     """Return inputs that were recorded while it drove; None where there is nothing to see by."""
     if isinstance(network, DrivingPolicy):
         return record_drive(network, eyes) if eyes else None

@@ -207,14 +207,10 @@ def _drive(
     first_episode = iteration * config.num_envs
     seed = episode_seed("training", config.seed, first_episode, config.num_envs)
     network.eval()
-    drive = collect(on_cpu(network), env, make_teacher(env), config.steps, seed, mixture, vision)
+    teacher = make_teacher(env)
+    drive = collect(on_cpu(network), env, teacher, config.steps, seed, mixture, vision)
     network.train()
     return drive.to(torch_device(config.device))
-
-
-def on_cpu(network: PolicyNet) -> PolicyNet:
-    """Return the network itself if it is on the CPU, where the cars drive, else a copy there."""
-    return network if next(network.parameters()).device.type == "cpu" else deepcopy(network).cpu()
 
 
 def _updates(config: ImitationConfig) -> int:
@@ -227,6 +223,11 @@ def _rate(largest: float, update: int, updates: int) -> float:
     """Return the learning rate of a gradient step: a short rise, then half a cosine."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (update / updates)))
     return float(largest * min(1.0, (update + 1) / 100) * cosine)
+
+
+def on_cpu(network: PolicyNet) -> PolicyNet:
+    """Return the network itself if it is on the CPU, where the cars drive, else a copy there."""
+    return network if next(network.parameters()).device.type == "cpu" else deepcopy(network).cpu()
 
 
 def _is_hard(iteration: int, share: float) -> bool:
