@@ -14,13 +14,18 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import carla
 import numpy as np
+import pytest
 
 from steerlab.envs.maps.procedural import draw
 from steerlab.envs.maps.xodr import to_xodr
+
+if TYPE_CHECKING:
+    import carla
+else:
+    carla = pytest.importorskip("carla")
 
 DT = 0.05
 REAR, WHEELBASE, ANGLE = -1.45, 2.85, 60.0  # m, m, degrees: of the ego vehicle

@@ -5,7 +5,6 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-import carla
 import numpy as np
 import pytest
 
@@ -19,6 +18,7 @@ from steerlab.envs.carla_driver.server.sensors import (
     placed,
     rgb,
 )
+from tests.envs.carla_server.duck import carla
 
 MOUNT = MountErrors(roll=3.0, pitch=3.0, yaw=3.0, calibration=1.0, wide=1.0).draw(
     np.random.default_rng(4)
