@@ -1,12 +1,14 @@
-.PHONY: help test slow reliability lint format types check clean
+.PHONY: help test slow reliability exhaustive lint format types check clean
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 test:  ## the fast tests
 	python -m pytest -m "not slow"
-slow:  ## all tests
+slow:  ## what CI runs: fast and slow tests
 	python -m pytest
 reliability:  ## kills, mutated files and flipped bits in thousands: over an hour, goes on where it stopped
 	python -m pytest --exhaustive -q $(if $(STUDY),--study $(STUDY)) -m exhaustive tests/reliability tests/fuzz
+exhaustive:  ## every test that is left out of the others for its length: hours
+	python -m pytest --exhaustive -q -m exhaustive
 lint:  ## style and format
 	ruff check . && ruff format --check .
 format:  ## mend what can be mended

@@ -10,7 +10,9 @@ FOLDERS = ("agents", "envs", "experiments", "exporters", "surrogates")
 found = find_packages(include=[pattern for f in FOLDERS for pattern in (f, f + ".*")])
 setup(
     packages=[
-        *find_packages(include=["steerlab", "steerlab.openpilot*", "steerlab.readers*"]),
+        *find_packages(
+            include=["steerlab", "steerlab.openpilot*", "steerlab.readers*", "steerlab.doctor*"]
+        ),
         *("steerlab." + package for package in found),
     ],
     package_dir={"steerlab": "steerlab", **{"steerlab." + f: f for f in FOLDERS}},

@@ -39,7 +39,7 @@ class Config:
     seed: int = option(0, "seed of the drive")
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
+def run(config: Config, output: Path | None) -> dict[str, Any]:
     """Return CPU and wall milliseconds for a frame pair, by part."""
     env = CarlaDriverVectorEnv(
         1, scenario=config.scenario, max_episode_steps=4 * config.frames, threads=1
@@ -98,7 +98,7 @@ def _time(part: Callable[[], Any], pairs: int) -> tuple[float, float]:
     return best
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

@@ -37,7 +37,7 @@ class Config:
     repeats: int = option(5, "runs of each")
 
 
-def run(config: Config, output: Path) -> dict[str, float]:
+def run(config: Config, output: Path | None) -> dict[str, float]:
     """Measure and print; return the median steps per second by runner."""
     runners = {"KinematicDriver-v0": runner("KinematicDriver-v0", config.rows)}
     for scenario in config.scenarios:
@@ -81,7 +81,7 @@ def runner(task: str, rows: int, **arguments: Any) -> Callable[[float], float]:
     return measure
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

@@ -40,7 +40,7 @@ class Config:
     many: int = option(8, "how many times more logs the memory is measured with")
 
 
-def run(config: Config, output: Path) -> dict[str, float]:
+def run(config: Config, output: Path | None) -> dict[str, float]:
     """Measure and print."""
     if config.minutes < 2 or config.many < 2 or min(config.workers) < 1:
         raise InputError("minutes and many must be at least 2, workers at least 1")
@@ -150,7 +150,7 @@ def _retagged(frame: bytes) -> bytes:
     return frame[:24] + (16).to_bytes(2, "little") + frame[26:]
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

@@ -37,7 +37,7 @@ class Config:
     peer: bool = option(True, "run highway-env too")
 
 
-def run(config: Config, output: Path) -> dict[str, float]:
+def run(config: Config, output: Path | None) -> dict[str, float]:
     """Measure and print; return the median steps per second by runner."""
     runners: dict[str, Callable[[float], float]] = {}
     if config.peer:
@@ -130,7 +130,7 @@ def resident(size: int) -> Callable[[float], float]:
     return measure
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,6 @@ InvertedPendulum-v5, which take turns, and the largest difference between the tw
 and in onnxruntime. MuJoCo is optional: pip install "steerlab[mujoco]".
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,20 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.agents.classical.pendulum import StateFeedback
+from steerlab.agents.inverted_pendulum.sampling import Sampling, members_of, randomness, sampler_of
 from steerlab.agents.pi0.model import Pi0
 from steerlab.agents.pi0_fast.model import Pi0Fast
 from steerlab.envs.inverted_pendulum.dynamics import PendulumParameters, step
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
 from steerlab.envs.inverted_pendulum.mujoco import make_mujoco
 from steerlab.errors import InputError
-from steerlab.experiments._pendulum import (
-    Sampling,
-    export_sampler,
-    members_of,
-    randomness,
-    sampler_of,
-)
-from steerlab.files import atomic_path
+from steerlab.exporters.chunk_policy import export_sampler
+from steerlab.files import write_json
 from steerlab.openpilot.engines import session
 from steerlab.options import option
 from steerlab.study import study
@@ -72,8 +66,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
             chunks.add_row(kind, runtime, str(batch), f"{value:.2f}")
     if chunks.row_count:
         console.print(chunks)
-    with atomic_path(output / "results.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    write_json(output / "results.json", results)
     return results
 
 

@@ -45,7 +45,7 @@ class Config:
     threads: int = option(1, "threads of torch")
 
 
-def run(config: Config, output: Path) -> dict[str, dict[str, float]]:
+def run(config: Config, output: Path | None) -> dict[str, dict[str, float]]:
     """Train, print, and return steps per second by task and policy."""
     torch.set_num_threads(config.threads)
     speeds: dict[str, dict[str, float]] = {}
@@ -88,7 +88,7 @@ def train(config: Config, task: str, name: str, seed: int) -> tuple[float, float
     return took, float(np.mean([e["r"] for e in model.ep_info_buffer or [{"r": np.nan}]]))
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

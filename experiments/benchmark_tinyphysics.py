@@ -64,7 +64,7 @@ class Result(NamedTuple):
     total_cost: Any  # (rollouts,)
 
 
-def run(config: Config, output: Path) -> dict[str, float]:
+def run(config: Config, output: Path | None) -> dict[str, float]:
     """Measure and print; return rollouts per second by runner."""
     try:
         import pandas  # noqa: F401
@@ -320,7 +320,7 @@ def lean_rollout(file: Any, path: str, plant: str) -> float:
     return _cost(target, driven)
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

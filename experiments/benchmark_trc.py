@@ -14,21 +14,16 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from steerlab.agents.classical.qp import choose_solver
+from steerlab.agents.classical.qp import choose_solver, solver_latency
 from steerlab.agents.trc.model import SIZES, MlpPlanner, TinyRecursiveControl
 from steerlab.envs.tracking.problems import make_problem
 from steerlab.errors import InputError
-from steerlab.experiments._planning import (
-    BATCHES,
-    latency,
-    onnx_latencies,
-    planner_inputs,
-    print_table,
-    solver_latency,
-    write_json,
-)
+from steerlab.exporters.planner import BATCHES, planner_inputs, planner_latencies
+from steerlab.files import write_json
+from steerlab.latency import latency
 from steerlab.options import option
 from steerlab.study import study
+from steerlab.tables import print_table
 
 TASK = "DoubleIntegrator-v0"
 
@@ -66,7 +61,7 @@ def _plans(seconds: float) -> dict[str, Any]:
     rows = [["daqp, solve call", "-", f"{solver['median_us']:.1f}", "-", "-", "-", "1"]]
     for name, model in {**networks, **plain}.items():
         model.eval()
-        times = onnx_latencies(model, seconds)
+        times = planner_latencies(model, seconds)
         with torch.no_grad():
             for batch in BATCHES:
                 inputs = planner_inputs(problem, batch)

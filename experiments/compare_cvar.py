@@ -10,7 +10,6 @@ Example:
   steerlab compare-cvar total_steps=1000000 sampler=true
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
-from steerlab.envs.wrappers.cvar import cvar
-from steerlab.experiments._intervals import (
+from steerlab.agents.paired_comparison import (
     Episodes,
     Summary,
     paired_intervals,
     plot_returns,
     print_intervals,
 )
-from steerlab.files import atomic_path
+from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
+from steerlab.envs.wrappers.cvar import cvar
+from steerlab.files import write_json
 from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, require, write_arrays
 from steerlab.seeds import HELD_OUT_ROADS
@@ -75,8 +74,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         "95 % intervals",
     )  # fmt: skip
     plot_returns(results, output / "returns.png")
-    with atomic_path(output / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    write_json(output / "summary.json", summary)
     return summary
 
 

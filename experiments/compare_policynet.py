@@ -21,10 +21,19 @@ import torch
 from matplotlib.figure import Figure
 
 from steerlab.agents.checkpoint import fitting
+from steerlab.agents.paired_comparison import (
+    Episodes,
+    Summary,
+    paired_intervals,
+    plot_returns,
+    print_intervals,
+)
+from steerlab.agents.policynet.closed_loop import check_episodes, drive_held_out
 from steerlab.agents.policynet.driver import frame_driver
 from steerlab.agents.policynet.evaluate import TARGETS, Figures, figures
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
+from steerlab.agents.policynet.report import print_figures
 from steerlab.agents.policynet.train import (
     POLICY,
     ImitationConfig,
@@ -37,15 +46,7 @@ from steerlab.agents.recurrent_ppo.train import DriverConfig, train_driver
 from steerlab.envs.kinematic_driver.roads import START
 from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
-from steerlab.experiments import _policynet as shared
-from steerlab.experiments._intervals import (
-    Episodes,
-    Summary,
-    paired_intervals,
-    plot_returns,
-    print_intervals,
-)
-from steerlab.files import atomic_path, transaction, writable_folder
+from steerlab.files import atomic_path, transaction, writable_folder, write_json
 from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, write_arrays
 from steerlab.readers.text import read_json
@@ -95,14 +96,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         "ppo": arms.ppo("ppo", config.total_steps, None, 1.0, config.seed)[0],
         "dagger_ppo": arms.ppo("dagger_ppo", config.ppo_steps, arms.began, 1.0, config.seed)[0],
     }
-    shared.print_table({"first": first[0], **found})
+    print_figures({"first": first[0], **found})
     summary = {
         "recipes": {n: f.as_dict() for n, f in (found | {"first": first[0]}).items()},
         "ablation": ablation.intervals,
         "start": ablation.start,
     }
-    with atomic_path(output / "summary.json") as path:
-        path.write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    write_json(output / "summary.json", summary)
     _plot(found, output / "recipes.png")
     return summary
 
@@ -198,9 +198,7 @@ class _Study:
         values, told = folder / "evaluation.npz", folder / "figures.json"
         if not told.exists():
             policy = train()
-            record = shared.drive_held_out(
-                frame_driver(policy), self.config.roads, name, block=BLOCK
-            )
+            record = drive_held_out(frame_driver(policy), self.config.roads, name, block=BLOCK)
             end = record.end
             km = (end["s"] - START) / 1000
             arrays = {"returns": end["base_return"], "violation": end["violation"], "km": km}
@@ -218,7 +216,7 @@ def _check(config: Config) -> None:
     Raises:
         InputError: An option is out of range.
     """
-    shared.check_episodes(config.roads, 1)
+    check_episodes(config.roads, 1)
     for name in ("seeds", "resamples"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")

@@ -18,7 +18,6 @@ Example:
   steerlab compare-tinyphysics-controllers run=runs/train_tinyphysics_controller/... count=20
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
 from steerlab.experiments.train_tinyphysics_controller import find_routes, summary
-from steerlab.files import atomic_path
+from steerlab.files import write_json
 from steerlab.options import option
 from steerlab.study import CONFIG_FILE, study
 from steerlab.surrogates.plants.load import load_plant
@@ -102,8 +101,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         figures[name] = summary(found.costs._asdict())
         figures[name]["seconds_a_decision"] = deciding.seconds / decisions
     _print(config, figures)
-    with atomic_path(output / "table.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    write_json(output / "table.json", figures)
     return figures
 
 

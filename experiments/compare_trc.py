@@ -17,37 +17,28 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from steerlab.agents.classical.qp import choose_solver
+from steerlab.agents.activation_memory import peak_megabytes
+from steerlab.agents.classical.qp import choose_solver, solver_latency
 from steerlab.agents.classical.tracking import (
     finite_horizon_lqr,
     infinite_horizon_lqr,
     optimal_controls,
     random_controls,
 )
+from steerlab.agents.trc.acceptance import check_accepts
 from steerlab.agents.trc.data import load_controls
-from steerlab.agents.trc.evaluate import gaps, judge
+from steerlab.agents.trc.evaluate import cases_of, gaps, judge
 from steerlab.agents.trc.model import Planner
+from steerlab.agents.trc.report import JUDGED_COLUMNS, judged_row, plot_gaps, plot_paths
 from steerlab.agents.trc.train import load_planner
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
-from steerlab.experiments._memory import peak_megabytes
-from steerlab.experiments._planning import (
-    BATCHES,
-    JUDGED_COLUMNS,
-    cases_of,
-    judged_row,
-    latency,
-    latest,
-    onnx_latencies,
-    planner_inputs,
-    plot_gaps,
-    plot_paths,
-    print_table,
-    solver_latency,
-    write_json,
-)
+from steerlab.exporters.planner import BATCHES, planner_inputs, planner_latencies
+from steerlab.files import write_json
+from steerlab.latency import latency
 from steerlab.options import option
-from steerlab.study import study
+from steerlab.study import latest_result, study
+from steerlab.tables import print_table
 
 Floats = NDArray[np.float64]
 Plan = Callable[[Floats, Floats], Floats]
@@ -67,16 +58,16 @@ class Config:
 
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Compare and write the results to ``output``."""
-    checkpoints = config.checkpoints or [latest("train_trc", "best.pt")]
+    checkpoints = config.checkpoints or [latest_result("train_trc", "best.pt")]
     models = {_name(path): load_planner(path) for path in checkpoints}
     if len(models) < len(checkpoints):
         raise InputError("two checkpoints have the same name; put them into different folders")
     problem = next(iter(models.values())).problem
     data = cases_of(config.test_data, problem)
-    for name, other in ((n, m.problem) for n, m in models.items()):
-        if other != data.problem:
-            raise InputError(f"{name} plans for {other}, the test data are for {data.problem}")
+    for name, model in models.items():
+        check_accepts(model.problem, data.problem, name)
     initial, targets = data.arrays["initial_states"], data.arrays["target_states"]
+    problem = data.problem
     planners = _planners(problem, models)
     controls = {name: plan(initial, targets) for name, plan in planners.items()}
     for path in config.outside:
@@ -152,7 +143,7 @@ def _latencies(
                     for i in [planner_inputs(problem, b)]
                 }
             if problem.linear:
-                found[name] |= onnx_latencies(model, seconds)
+                found[name] |= planner_latencies(model, seconds)
     finally:
         torch.set_num_threads(threads)
     if problem.linear and choose_solver() == "daqp":

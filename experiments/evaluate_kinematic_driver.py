@@ -21,14 +21,20 @@ from rich.table import Column, Table
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.policynet.evaluate import film_drive
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import KINDS, Ranges
-from steerlab.envs.kinematic_driver.record import Record, drive_once, offset_figures
+from steerlab.envs.kinematic_driver.record import (
+    CTE_CAPTION,
+    CTE_KEYS,
+    Record,
+    drive_once,
+    offset_figures,
+)
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._driving import CTE_CAPTION, CTE_KEYS
-from steerlab.experiments._film import film_drive
 from steerlab.files import atomic_path
+from steerlab.line_styles import line_styles
 from steerlab.options import option
 from steerlab.study import study
 
@@ -137,10 +143,12 @@ def _plot(results: dict[str, Record], path: Path) -> None:
     """Draw how the drivers' episodes spread in offset and return."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
+    styles = line_styles(results)
     for name, found in results.items():
         for axis, key in zip(axes, ("cte_p95", "base_return"), strict=True):
             values = np.sort(found.end[key])
-            axis.plot(values, np.linspace(0, 1, len(values)), label=name)
+            share = np.linspace(0, 1, len(values))
+            axis.plot(values, share, label=name, markevery=0.1, markersize=4, **styles[name])
     axes[0].set(xlabel="P95 of the offset in an episode (m)", ylabel="share of episodes below")
     axes[1].set(xlabel="return")
     for axis in axes:

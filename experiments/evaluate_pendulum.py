@@ -12,19 +12,14 @@ model and keeps its chunk: what a chunk that follows LQR can reach at best. With
 one that is nearest at the start. Linear map and MLP are trained here, on the same pairs.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
-from scipy.stats import t as student
 from tqdm.auto import tqdm
 
 from steerlab.agents.chunk_policies import LinearChunks, MLPChunks, mlp_loss
@@ -36,27 +31,23 @@ from steerlab.agents.classical.pendulum import (
     feedback_gain,
     rolled_out,
 )
-from steerlab.agents.supervised import FitConfig, TensorData, fit
-from steerlab.devices import torch_device
-from steerlab.envs.inverted_pendulum.dynamics import EPISODE_STEPS, STEP_SECONDS
-from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
-from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._pendulum import (
+from steerlab.agents.inverted_pendulum.data import Array, Pairs, load_pairs
+from steerlab.agents.inverted_pendulum.episodes import (
     GOAL_COST,
     GOAL_START,
     GOALS,
     OBSTACLE,
-    Array,
-    Pairs,
-    Run,
-    Sampling,
-    chunk_policy,
-    consecutive,
-    load_pairs,
-    members_of,
+    Rollouts,
     play,
-    reached,
 )
+from steerlab.agents.inverted_pendulum.evaluate import Cell, figures_of, rates, write_cells
+from steerlab.agents.inverted_pendulum.report import plot, plot_paths, table
+from steerlab.agents.inverted_pendulum.sampling import Sampling, chunk_policy, members_of
+from steerlab.agents.supervised import FitConfig, TensorData, fit
+from steerlab.devices import torch_device
+from steerlab.envs.inverted_pendulum.dynamics import EPISODE_STEPS
+from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
+from steerlab.errors import InputError, unknown_name
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, require
@@ -92,32 +83,6 @@ class Config(Sampling):
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
     video: bool = option(False, "film one episode of each controller")
     device: str = option("auto", "auto, cpu or cuda")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Figures of one controller in one setting.
-
-    Attributes:
-        success: Percentages, one a model.
-        convergence: Percentages, one a model.
-        arrival: Percentages that succeed and end at a goal, one a model; empty without goals.
-        settle_step: Mean step at which the pole converges.
-        velocity_std: Standard deviation of the cart's velocity, m/s.
-        right: Percentage of the successes that end on the right.
-    """
-
-    variant: str
-    noise: float
-    replan: int
-    controller: str
-    episodes: int
-    success: list[float]
-    convergence: list[float]
-    arrival: list[float]
-    settle_step: float
-    velocity_std: float
-    right: float
 
 
 Controller = Callable[[Array], Array]
@@ -158,7 +123,7 @@ def run(config: Config, output: Path) -> list[Cell]:
     makers = dict(controllers(config, pairs, goals, output))
     settings = [(v, n, r) for v in config.variants for n in config.noises for r in config.replans]
     cells = []
-    paths: dict[str, Run] = {}
+    paths: dict[str, Rollouts] = {}
     with tqdm(total=len(settings) * len(makers), unit="cell", desc="evaluating") as bar:
         for variant, noise, replan in settings:
             for name, members in makers.items():
@@ -168,12 +133,12 @@ def run(config: Config, output: Path) -> list[Cell]:
                     env = _task(config, config.episodes, noise, goals, variant)
                     runs.append(play(env, member(replan), _first_seed(config, config.episodes)))
                 paths.setdefault(name, runs[0])
-                cells.append(_figures(runs, goals, (variant, noise, replan, name)))
+                cells.append(figures_of(runs, goals, (variant, noise, replan, name)))
                 bar.update()
-    _write(cells, output)
+    write_cells(cells, output / "results.json")
     for variant in config.variants:
-        for key in _rates(cells):
-            console.print(_table([c for c in cells if c.variant == variant], variant, key))
+        for key in rates(cells):
+            console.print(table([c for c in cells if c.variant == variant], variant, key))
     plot(cells, output / "rates.png")
     pictures = "rates.png"
     if goals:
@@ -253,156 +218,6 @@ def train_mlp(pairs: Pairs, config: Config, seed: int, output: Path) -> MLPChunk
     )
     fit(model, mlp_loss, sets[0], sets[1], options, output)
     return model
-
-
-def interval(percentages: list[float], episodes: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rate, in percent.
-
-    Of several models: Student's interval of their mean. Of one: Wilson's interval of a share.
-    """
-    n, mean = len(percentages), float(np.mean(percentages))
-    if n > 1:
-        half = student.ppf(0.975, n - 1) * float(np.std(percentages, ddof=1)) / sqrt(n)
-        return max(mean - half, 0.0), min(mean + half, 100.0)
-    z, p = 1.96, mean / 100
-    centre = (p + z * z / (2 * episodes)) / (1 + z * z / episodes)
-    half = z * sqrt(p * (1 - p) / episodes + z * z / (4 * episodes**2)) / (1 + z * z / episodes)
-    return 100 * (centre - half), 100 * (centre + half)
-
-
-def _figures(
-    runs: list[Run], goals: tuple[float, ...], setting: tuple[str, float, int, str]
-) -> Cell:
-    success, convergence, arrival, settle, velocity, right = [], [], [], [], [], []
-    for played in runs:
-        good = played.survived
-        upright = np.abs(played.states[:, :-1, 1]) < 0.02
-        start = consecutive(upright & played.during())
-        success.append(100 * float(good.mean()))
-        convergence.append(100 * float((start >= 0).mean()))
-        if goals:
-            arrival.append(100 * float(reached(played, np.array(goals)).mean()))
-        settle += start[start >= 0].tolist()
-        if played.survived.any():
-            velocity.append(float(played.states[played.survived, :, 2].std()))
-        right += (played.states[good, -1, 0] > 0).tolist()
-    return Cell(
-        *setting,
-        episodes=len(runs[0].survived),
-        success=success,
-        convergence=convergence,
-        arrival=arrival,
-        settle_step=float(np.mean(settle)) if settle else float("nan"),
-        velocity_std=float(np.mean(velocity)) if velocity else float("nan"),
-        right=100 * float(np.mean(right)) if right else float("nan"),
-    )
-
-
-def _rates(cells: list[Cell]) -> tuple[str, str]:
-    """Return the names of the two rates that are worth a look."""
-    return ("success", "arrival" if cells[0].arrival else "convergence")
-
-
-def _write(cells: list[Cell], output: Path) -> None:
-    records = [
-        vars(c)
-        | {
-            "success_interval": interval(c.success, c.episodes),
-            "convergence_interval": interval(c.convergence, c.episodes),
-            "arrival_interval": interval(c.arrival, c.episodes) if c.arrival else None,
-        }
-        for c in cells
-    ]
-    with atomic_path(output / "results.json") as temporary:
-        temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
-
-
-def _table(cells: list[Cell], variant: str, key: str) -> Table:
-    """Return one rate in percent, a column a setting, with its deviation over models."""
-    settings = sorted({(c.noise, c.replan) for c in cells})
-    title = f"{key} in %, plant: {variant}, noise / replan"
-    table = Table(
-        title=title, box=None, header_style="bold", padding=(0, 1, 0, 0), min_width=len(title)
-    )
-    table.add_column("controller", no_wrap=True)
-    for noise, replan in settings:
-        table.add_column(f"{noise:g} / {replan}", justify="right", no_wrap=True)
-    for name in dict.fromkeys(c.controller for c in cells):
-        row = {(c.noise, c.replan): getattr(c, key) for c in cells if c.controller == name}
-        members = len(row[settings[0]])
-        texts = [f"{np.mean(row[s]):.1f}" for s in settings]
-        if members > 1:
-            texts = [
-                f"{text}±{np.std(row[s], ddof=1):.1f}"
-                for text, s in zip(texts, settings, strict=True)
-            ]
-        table.add_row(f"{name} ({members})" if members > 1 else name, *texts)
-    return table
-
-
-def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
-    """Draw success and convergence over the replan interval, a panel a plant and noise.
-
-    Success is above the convergence (or arrival) of the same panel, and ``most`` panels are side by side.
-    """
-    panels = list(dict.fromkeys((c.variant, c.noise) for c in cells))
-    wide, high = min(len(panels), most), 2 * -(-len(panels) // most)
-    figure = Figure(figsize=(3.6 * wide + 2, 3 * high), layout="constrained")
-    grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for number, panel in enumerate(panels):
-        block, column = divmod(number, most)
-        for row, key in enumerate(_rates(cells)):
-            axes = grid[2 * block + row, column]
-            axes.set_axis_on()
-            _panel(axes, [c for c in cells if (c.variant, c.noise) == panel], key)
-            if column == 0:
-                axes.set_ylabel(f"{key} in %")
-        grid[2 * block, column].set_title(f"{panel[0]}, noise {panel[1]:g}")
-        grid[2 * block + 1, column].set_xlabel("replan interval in steps")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
-def _panel(axes: Any, cells: list[Cell], key: str) -> None:
-    """Draw one rate of every controller over the replan interval, with its 95 % interval."""
-    for i, name in enumerate(dict.fromkeys(c.controller for c in cells)):
-        line = sorted((c for c in cells if c.controller == name), key=lambda c: c.replan)
-        means = np.array([np.mean(getattr(c, key)) for c in line])
-        bounds = np.array([interval(getattr(c, key), c.episodes) for c in line])
-        axes.errorbar(
-            [c.replan for c in line], means, np.abs(bounds.T - means), capsize=2, marker="o",
-            markersize=3, label=name, color=f"C{i}", linewidth=2 if name.startswith("pi0") else 1,
-        )  # fmt: skip
-    axes.grid(alpha=0.3)
-
-
-def plot_paths(runs: dict[str, Run], goals: tuple[float, ...], path: Path, most: int = 40) -> None:
-    """Draw where the cart goes, a panel a controller: ``most`` episodes, red those that fail."""
-    figure = Figure(figsize=(2.6 * len(runs), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)
-    width, first = OBSTACLE
-    for axes, (name, played) in zip(panels[0], runs.items(), strict=True):
-        seconds = np.arange(played.states.shape[1]) * STEP_SECONDS
-        axes.fill_between(seconds[first:], -width, width, color="0.85", linewidth=0)
-        for goal in goals:
-            axes.axhline(goal, color="0.6", linestyle=":", linewidth=1)
-        for end, good, states in zip(
-            played.steps[:most], played.survived, played.states, strict=False
-        ):
-            colour = "C0" if good else "C3"
-            axes.plot(seconds[: end + 1], states[: end + 1, 0], color=colour, linewidth=0.7)
-            if not good:
-                axes.plot(seconds[end], states[end, 0], "x", color=colour, markersize=4)
-        axes.set_title(name)
-        axes.set_xlabel("time in s")
-    panels[0, 0].set_ylabel("cart in m")
-    panels[0, 0].set_ylim(-2.5, 2.5)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
 
 def film(

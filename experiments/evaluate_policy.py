@@ -15,10 +15,16 @@ Examples:
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerlab.agents.policynet.evaluate import Figures, hard_episodes
+from steerlab.agents.policynet.closed_loop import (
+    PolicyFile,
+    check_episodes,
+    drive_held_out,
+    drive_preview,
+    drive_untrained,
+)
+from steerlab.agents.policynet.evaluate import Figures, film_drive, hard_episodes, held_out
+from steerlab.agents.policynet.report import report
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments import _policynet as shared
-from steerlab.experiments._film import film_drive
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import load_network
 from steerlab.options import option
@@ -46,7 +52,7 @@ class Config:
 
 def run(config: Config, output: Path) -> dict[str, Figures]:
     """Drive, print, plot; return the figures by name."""
-    shared.check_episodes(config.episodes, config.processes)
+    check_episodes(config.episodes, config.processes)
     if not config.models and not config.beside:
         raise InputError("models= is empty; give the path of an ONNX file")
     contract(config.contract)
@@ -56,25 +62,23 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     if config.vision:
         load_network(config.vision)  # says now what is wrong with a file
     files = {
-        name: shared.PolicyFile(path, config.contract, config.vision)
+        name: PolicyFile(path, config.contract, config.vision)
         for name, path in zip(_names(config.models), config.models, strict=True)
     }
     for file in files.values():
         file.network()
     others = hard_episodes() if config.hard else None
     records = {
-        name: shared.drive_held_out(
-            file, config.episodes, name, config.processes, file.block, others
-        )
+        name: drive_held_out(file, config.episodes, name, config.processes, file.block, others)
         for name, file in files.items()
     }
     if "preview" in config.beside:
-        records["preview"] = shared.drive_preview(config.episodes, others)
+        records["preview"] = drive_preview(config.episodes, others)
     if "untrained" in config.beside:
-        records["untrained"] = shared.drive_untrained(config.contract, config.episodes, others)
-    found = shared.report(records, output, others)
+        records["untrained"] = drive_untrained(config.contract, config.episodes, others)
+    found = report(records, output, others)
     if config.video and files:
-        them = others or shared.held_out()
+        them = others or held_out()
         seeds = them.seeds(min(3, config.episodes))
         film = film_drive(next(iter(files.values())), output / "drive", seeds, them.ranges)
         print(f"film: {film}")

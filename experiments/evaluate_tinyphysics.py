@@ -87,7 +87,7 @@ def run(config: Config, output: Path) -> dict[str, Evaluation]:
         seconds = time.perf_counter() - start
         _print_table(name, config, results[name].costs, seconds)
     write_costs(output / "costs.csv", results[config.controller])
-    from steerlab.experiments._tinyphysics_report import write_report  # with it comes matplotlib
+    from steerlab.envs.tinyphysics.report import write_report
 
     write_report(output / "report.html", results, _describe(config))
     print(f"costs:  {output / 'costs.csv'}\nreport: {output / 'report.html'}")

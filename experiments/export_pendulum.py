@@ -17,14 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from steerlab.agents.inverted_pendulum.sampling import Sampling, members_of, randomness, sampler_of
 from steerlab.errors import InputError
-from steerlab.experiments._pendulum import (
-    Sampling,
-    export_sampler,
-    members_of,
-    randomness,
-    sampler_of,
-)
+from steerlab.exporters.chunk_policy import export_sampler
 from steerlab.study import study
 
 

@@ -1,7 +1,7 @@
 """Write a trained policy's files for any generation of openpilot or sunnypilot, and check them.
 
-checkpoint= is the policy_model.pth of train-policynet or quickstart. contract= is the release; it need
-not be the one that the policy was trained for. With vision=, a driving_vision.onnx, a release with two
+checkpoint= is the policy_model.pth of train-policynet or quickstart, or an epoch_NNNN.pt of
+train-driving. contract= is the release; it need not be the one that the policy was trained for. With vision=, a driving_vision.onnx, a release with two
 networks gets the matched pair, and a release of 2026 with one network gets vision and policy in one
 graph. onnx=, tinygrad= and metadata= are paths of the policy's files; '' puts them into output=, and
 tinygrad=none leaves the pickle out. What is written is then checked as verify-export does.
@@ -21,13 +21,18 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from steerlab.agents.checkpoint import load_checkpoint
+from steerlab.agents.driving import KIND as DRIVING
+from steerlab.agents.drivingpolicy.checkpoint import load_driving_policy
+from steerlab.agents.drivingpolicy.network import DrivingPolicy
+from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.train import load_policy
 from steerlab.errors import InputError
-from steerlab.experiments import _checks
 from steerlab.exporters.openpilot import Exported, paths
 from steerlab.exporters.policy import ExportedPolicy, export_policy
-from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
+from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD, PAIR_NOT_FOR_THE_ROAD
 from steerlab.exporters.verify import Check, Options, failed, verify_export
+from steerlab.exporters.verify.report import print_checks
 from steerlab.openpilot.contracts import Contract, contract
 from steerlab.openpilot.tinygrad import check_tinygrad_path
 from steerlab.options import option
@@ -38,7 +43,9 @@ from steerlab.study import study
 class Config:
     """Options of the study."""
 
-    checkpoint: str = option("", "policy_model.pth of train-policynet or quickstart")
+    checkpoint: str = option(
+        "", "policy_model.pth of train-policynet or quickstart, or epoch_NNNN.pt of train-driving"
+    )
     contract: str = option("", "the release; '' = the one that the policy was trained for")
     vision: str = option("", "driving_vision.onnx that makes the features; '' = none")
     onnx: str = option("", "path of the ONNX file; '' = output=/<network>.onnx")
@@ -54,9 +61,9 @@ class Config:
 def run(config: Config, output: Path) -> ExportedPolicy:
     """Read the checkpoint, write the files, check them; exit non-zero if a check failed."""
     if not config.checkpoint:
-        raise InputError("checkpoint= is missing; give the path of a policy_model.pth")
+        raise InputError("checkpoint= is missing; give a policy_model.pth or an epoch_NNNN.pt")
     torch.set_num_threads(1)
-    policy = load_policy(config.checkpoint)
+    policy = read_policy(config.checkpoint)
     target = contract(config.contract) if config.contract else policy.contract
     if config.tinygrad_path:
         check_tinygrad_path(config.tinygrad_path)
@@ -81,10 +88,22 @@ def run(config: Config, output: Path) -> ExportedPolicy:
     wrong = _check(done, target, config, console) if config.check else []
     for note in done.notes:
         console.print(escape(f"note: {note}"))
-    console.print(f"[bold red]{NOT_FOR_THE_ROAD}[/]\n{INTERFACE_ONLY}")
+    warning = PAIR_NOT_FOR_THE_ROAD if isinstance(policy, DrivingPolicy) else NOT_FOR_THE_ROAD
+    console.print(f"[bold red]{warning}[/]\n{INTERFACE_ONLY}")
     if wrong:
         sys.exit(f"{len(wrong)} checks failed: {', '.join(c.name for c in wrong)}")
     return done
+
+
+def read_policy(path: str) -> PolicyNet | DrivingPolicy:
+    """Return the policy of a checkpoint of either kind.
+
+    Raises:
+        InputError: The file is absent, or no checkpoint with a policy.
+    """
+    if load_checkpoint(path)["kind"] == DRIVING:
+        return load_driving_policy(path)
+    return load_policy(path)
 
 
 def _check(done: ExportedPolicy, target: Contract, config: Config, console: Console) -> list[Check]:
@@ -103,7 +122,7 @@ def _check(done: ExportedPolicy, target: Contract, config: Config, console: Cons
             runs=20,
         )
         checks = verify_export(file.onnx, target, name, options)
-        _checks.print_checks(checks, console, f"{file.onnx.name} for {target.id}")
+        print_checks(checks, console, f"{file.onnx.name} for {target.id}")
         wrong += failed(checks)
     return wrong
 

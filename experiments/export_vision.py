@@ -22,10 +22,10 @@ from steerlab.agents.driving import load_vision
 from steerlab.agents.visionnet.data import find
 from steerlab.agents.visionnet.network import VISION
 from steerlab.errors import InputError
-from steerlab.experiments._checks import print_checks
 from steerlab.exporters.openpilot import Exported, paths
 from steerlab.exporters.safety import INTERFACE_ONLY, VISION_NOT_FOR_THE_ROAD
 from steerlab.exporters.verify import Check, Options, failed, verify_export
+from steerlab.exporters.verify.report import print_checks
 from steerlab.exporters.vision import export_vision
 from steerlab.openpilot.contracts import Contract, contract
 from steerlab.openpilot.tinygrad import check_tinygrad_path

@@ -32,7 +32,7 @@ class Config:
     num_segments: int = option(0, "routes to unpack, the first ones by name; 0 = all")
 
 
-def run(config: Config, output: Path) -> None:
+def run(config: Config, output: Path | None) -> None:
     """Fetch what is asked for and say where it is."""
     if config.model:
         with _bar("model") as move:
@@ -62,7 +62,7 @@ def _bar(name: str, unit: str = "B") -> Iterator[Progress]:
         yield move
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

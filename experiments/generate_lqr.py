@@ -21,15 +21,16 @@ from steerlab.agents.classical.tracking import (
     infinite_horizon_lqr,
     optimal_controls,
 )
-from steerlab.agents.trc.data import PlanData, make_arrays, save_plans
+from steerlab.agents.trc.data import PLANS_FILE, PlanData, make_arrays, save_plans
 from steerlab.agents.trc.evaluate import judge
 from steerlab.envs.tracking.double_integrator import DoubleIntegrator
 from steerlab.envs.tracking.problem import TrackingProblem, final_error
+from steerlab.envs.tracking.problems import ProblemOptions, chosen_problem
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._planning import PLANS_FILE, ProblemOptions, chosen_problem, percent
 from steerlab.options import option
 from steerlab.processes import worker_pool
 from steerlab.study import study
+from steerlab.tables import percent
 
 Floats = NDArray[np.float64]
 LABELS = {

@@ -29,26 +29,23 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.agents.classical.pendulum import PID_GAINS, NestedPID, StateFeedback, feedback_gain
-from steerlab.agents.pi0_fast.tokenizer import PRESETS, FastTokenizer
-from steerlab.envs.inverted_pendulum.dynamics import BALANCE_ANGLE, EPISODE_STEPS
-from steerlab.envs.inverted_pendulum.env import FACTORS, InvertedPendulumVectorEnv
-from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._pendulum import (
-    CHUNK,
+from steerlab.agents.inverted_pendulum.data import CHUNK, SPLITS, TASKS, Array
+from steerlab.agents.inverted_pendulum.episodes import (
     EXPERT_START,
     GOAL_COST,
     GOALS,
     OBSTACLE,
-    SPLITS,
-    TASKS,
-    Array,
     consecutive,
     play,
     reached,
-    save_arrays,
 )
+from steerlab.agents.pi0_fast.tokenizer import PRESETS, FastTokenizer
+from steerlab.envs.inverted_pendulum.dynamics import BALANCE_ANGLE, EPISODE_STEPS
+from steerlab.envs.inverted_pendulum.env import FACTORS, InvertedPendulumVectorEnv
+from steerlab.errors import InputError, unknown_name
 from steerlab.files import transaction
 from steerlab.options import option
+from steerlab.readers.arrays import write_arrays
 from steerlab.study import study
 
 #: Where chunks start within a trajectory: densely while the pole is caught.
@@ -187,11 +184,11 @@ def run(config: Config, output: Path) -> dict[str, float]:
 
     shared = {"trajectory": numbers, "split": split}
     with transaction(output) as files:
-        save_arrays(files.path("trajectories.npz"), **vars(trajectories))
+        write_arrays(files.path("trajectories.npz"), vars(trajectories), compressed=True)
         original = {"state": states, "action_chunk": chunks, **shared}
-        save_arrays(files.path("training_pairs_original.npz"), **original)
+        write_arrays(files.path("training_pairs_original.npz"), original, compressed=True)
         fast = {"state": states, "token_seq": sequences, **shared}
-        save_arrays(files.path("training_pairs_fast.npz"), **fast)
+        write_arrays(files.path("training_pairs_fast.npz"), fast, compressed=True)
         tokenizer.save(files.path("tokenizer.json"))
 
     held_out = chunks[split == 2]

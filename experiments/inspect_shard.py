@@ -1,8 +1,8 @@
 """Say what is in shards, and draw their labels into their pictures.
 
-Prints names, shapes and statistics of all arrays, and writes a contact sheet and a short film with
-lane lines, road edges, plan and lead projected into both cameras. A damaged or foreign shard is
-named and left out.
+Prints names, shapes and statistics of all arrays. With output=, writes a contact sheet and a short
+film with lane lines, road edges, plan and lead projected into both cameras. A damaged or foreign
+shard is named and left out.
 
 Example:
   steerlab inspect-shard shard=shards output=look
@@ -21,8 +21,8 @@ from steerlab.envs.shards.layout import PARTS
 from steerlab.envs.shards.pictures import contact_sheet, frame_picture
 from steerlab.envs.shards.read import Shard, open_all
 from steerlab.errors import InputError
-from steerlab.experiments._film import write_film
 from steerlab.files import atomic_path
+from steerlab.film import write_film
 from steerlab.options import option
 from steerlab.study import study
 
@@ -39,8 +39,8 @@ class Config:
     most: int = option(4, "shards of a folder that are drawn")
 
 
-def run(config: Config, output: Path) -> dict[str, Any]:
-    """Print and draw; return how many shards are whole, and a line for each of the others."""
+def run(config: Config, output: Path | None) -> dict[str, Any]:
+    """Print, and draw into the folder; return how many shards are whole, and a line for each of the others."""
     console = Console()
     shards, bad = open_all(config.shard)
     whole = []
@@ -58,11 +58,15 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     for shard in whole[: config.most]:
         console.print(_about(shard), highlight=False, soft_wrap=True)
         console.print(_table(shard))
+        if output is None:
+            continue
         with atomic_path(output / f"{shard.path.stem}.jpg") as path:
             Image.fromarray(contact_sheet(shard)).save(path, quality=80)
         if config.film:
             frames = (frame_picture(shard, i) for i in range(min(FILM_FRAMES, shard.frames)))
             write_film(frames, output / shard.path.stem)
+    if output is None:
+        console.print("give output= for a contact sheet and a film")
     return {"whole": len(whole), "bad": bad}
 
 
@@ -90,7 +94,7 @@ def _table(shard: Shard) -> Table:
     return table
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,7 @@ class Config:
     files: tuple[str, ...] = option((), "scenarios of your own, .yaml files, to check and to list")
 
 
-def run(config: Config, output: Path) -> list[Scenario]:
+def run(config: Config, output: Path | None) -> list[Scenario]:
     """Print and return the scenarios."""
     scenarios = [*SCENARIOS.values(), *(as_scenario(file) for file in config.files)]
     names = ("scenario", "map", "town", "begins", "others", "m/s", "s")
@@ -40,7 +40,7 @@ def run(config: Config, output: Path) -> list[Scenario]:
     return scenarios
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

@@ -17,14 +17,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from steerlab.agents.policynet.evaluate import Figures, held_out
+from steerlab.agents.policynet.closed_loop import (
+    PolicyFile,
+    check_episodes,
+    drive_held_out,
+    drive_preview,
+    drive_untrained,
+)
+from steerlab.agents.policynet.evaluate import Figures, film_drive, held_out
+from steerlab.agents.policynet.report import PLAN_STEPS, plot_plan, report
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
-from steerlab.experiments import _policynet as shared
-from steerlab.experiments._checks import print_checks
-from steerlab.experiments._film import film_drive
 from steerlab.exporters.policy import export_policy
 from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
 from steerlab.exporters.verify import Options, failed, verify_export
+from steerlab.exporters.verify.report import print_checks
 from steerlab.options import option
 from steerlab.study import study
 
@@ -47,7 +53,7 @@ class Config:
 
 def run(config: Config, output: Path) -> dict[str, Figures]:
     """Do it all; return the figures of the drivers."""
-    shared.check_episodes(config.episodes, config.processes)
+    check_episodes(config.episodes, config.processes)
     training = dataclasses.replace(
         QUICK, contract=config.contract, total_steps=config.total_steps, seed=config.seed
     )
@@ -71,16 +77,16 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     )
     print_checks(checks, console)
     stage(f"4. {config.episodes} held-out episodes with {done.onnx.name} in openpilot's runner")
-    file = shared.PolicyFile(str(done.onnx), config.contract)
+    file = PolicyFile(str(done.onnx), config.contract)
     records = {
-        "PolicyNet": shared.drive_held_out(file, config.episodes, "PolicyNet", config.processes),
-        "preview": shared.drive_preview(config.episodes),
-        "untrained": shared.drive_untrained(config.contract, config.episodes),
+        "PolicyNet": drive_held_out(file, config.episodes, "PolicyNet", config.processes),
+        "preview": drive_preview(config.episodes),
+        "untrained": drive_untrained(config.contract, config.episodes),
     }
-    found = shared.report(records, output)
+    found = report(records, output)
     stage("5. pictures")
     seeds = held_out().seeds(3)
-    shared.plot_plan(file, output / "plan.png", seeds.start, shared.PLAN_STEPS)
+    plot_plan(file, output / "plan.png", seeds.start, PLAN_STEPS)
     made = ["drivers.png", "plan.png"]
     if config.video:
         made.append(film_drive(file, output / "drive", seeds).name)

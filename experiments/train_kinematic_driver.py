@@ -21,10 +21,15 @@ from tqdm.auto import tqdm
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
-from steerlab.envs.kinematic_driver.record import Record, drive_once, offset_figures
+from steerlab.envs.kinematic_driver.record import (
+    CTE_CAPTION,
+    CTE_KEYS,
+    Record,
+    drive_once,
+    offset_figures,
+)
 from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
-from steerlab.experiments._driving import CTE_CAPTION, CTE_KEYS
 from steerlab.options import option
 from steerlab.seeds import HELD_OUT_ROADS
 from steerlab.study import study

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
+from steerlab.agents.inverted_pendulum.data import load_pairs
+from steerlab.agents.inverted_pendulum.ensemble import train_member
 from steerlab.agents.pi0.model import Pi0, Pi0Config, pi0_loss
 from steerlab.agents.supervised import FitConfig, TensorData
-from steerlab.experiments._pendulum import load_pairs, train_member
 from steerlab.options import option
 from steerlab.seeds import initial_weights
-from steerlab.study import study
+from steerlab.study import jobs_folder, study
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def run(config: Config, output: Path) -> Path:
         model = Pi0(Pi0Config(horizon=pairs.targets.shape[1], **size))
     model.normalizer.adapt(*sets["training"].tensors.values())
     describe = {"kind": "pi0", "model": {"horizon": pairs.targets.shape[1], **size}}
-    return train_member("tinypi0", model, pi0_loss, sets, config, describe, output)
+    return train_member(
+        "tinypi0", model, pi0_loss, sets, config, describe, output, jobs_folder(output)
+    )
 
 
 main = study(Config, run, resumes=True)

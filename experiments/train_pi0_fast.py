@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from steerlab.agents.inverted_pendulum.data import load_pairs
+from steerlab.agents.inverted_pendulum.ensemble import train_member
 from steerlab.agents.pi0_fast.model import Pi0Fast, Pi0FastConfig, pi0_fast_loss
 from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
 from steerlab.agents.supervised import FitConfig, TensorData
-from steerlab.experiments._pendulum import load_pairs, train_member
 from steerlab.options import option
 from steerlab.seeds import initial_weights
-from steerlab.study import study
+from steerlab.study import jobs_folder, study
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def run(config: Config, output: Path) -> Path:
         model = Pi0Fast(tokenizer, Pi0FastConfig(**size))
     model.normalizer.adapt(sets["training"].tensors["state"])
     describe = {"kind": "pi0_fast", "model": size, "tokenizer": tokenizer.to_dict()}
-    return train_member("tinypi0fast", model, pi0_fast_loss, sets, config, describe, output)
+    return train_member(
+        "tinypi0fast", model, pi0_fast_loss, sets, config, describe, output, jobs_folder(output)
+    )
 
 
 main = study(Config, run, resumes=True)

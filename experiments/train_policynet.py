@@ -24,12 +24,19 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from steerlab.agents.policynet.evaluate import Figures
+from steerlab.agents.policynet.closed_loop import (
+    PolicyFile,
+    check_episodes,
+    drive_held_out,
+    drive_preview,
+    drive_untrained,
+)
+from steerlab.agents.policynet.evaluate import Figures, held_out
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.ppo import PPOConfig, check_ppo, train_ppo
+from steerlab.agents.policynet.report import PLAN_STEPS, plot_plan, report
 from steerlab.agents.policynet.train import ImitationConfig, check, train_imitation
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments import _policynet as shared
 from steerlab.exporters.policy import export_policy
 from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
 from steerlab.openpilot.engines import Network, load_network
@@ -63,22 +70,22 @@ class Config(ImitationConfig):
 def run(config: Config, output: Path) -> Figures:
     """Train or go on training, export, drive; return the figures of the exported policy."""
     config = settled(config)
-    shared.check_episodes(config.roads, config.processes)
+    check_episodes(config.roads, config.processes)
     torch.set_num_threads(config.threads)
     vision = load_network(config.vision_model) if config.vision_model else None
     network = RECIPES[config.recipe](config, output, vision)
     done = export_policy(
         network, output, output.name, vision=config.vision_model, tinygrad=config.tinygrad
     )
-    file = shared.PolicyFile(str(done.onnx), config.contract, config.vision_model)
+    file = PolicyFile(str(done.onnx), config.contract, config.vision_model)
     records = {
-        "PolicyNet": shared.drive_held_out(file, config.roads, "PolicyNet", config.processes),
-        "preview": shared.drive_preview(config.roads),
-        "untrained": shared.drive_untrained(config.contract, config.roads),
+        "PolicyNet": drive_held_out(file, config.roads, "PolicyNet", config.processes),
+        "preview": drive_preview(config.roads),
+        "untrained": drive_untrained(config.contract, config.roads),
     }
-    found = shared.report(records, output)
-    seed = shared.held_out().first_seed
-    shared.plot_plan(file, output / "plan.png", seed, shared.PLAN_STEPS)
+    found = report(records, output)
+    seed = held_out().first_seed
+    plot_plan(file, output / "plan.png", seed, PLAN_STEPS)
     console = Console()
     for note in done.notes:
         console.print(note)

@@ -17,7 +17,6 @@ Examples:
   steerlab train-surrogate sources=[extracted] samples_path=tinyphysics_segments size=small
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -33,12 +32,12 @@ from rich.table import Table
 
 from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.supervised import FitConfig, FitResult, fit
+from steerlab.agents.tinyphysics.exploration import Exploration, explore
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._exploration import Exploration, explore
 from steerlab.experiments.compare_surrogates import choose, compare, divergence, show
 from steerlab.exporters.onnx import export_onnx
-from steerlab.files import atomic_path, writable_folder
+from steerlab.files import atomic_path, writable_folder, write_json
 from steerlab.options import option
 from steerlab.readers.graphs import read_graph, write_graph
 from steerlab.seeds import initial_weights
@@ -142,7 +141,7 @@ def run(config: Config, output: Path) -> FitResult:
             teacher = load_plant(config.teacher, "fast")
             figures, _ = compare(teacher, {str(path): OnnxPlant(path)}, held)
             show(figures, f"pid on {len(held)} routes that were kept out")
-            _save_json(output / "comparison.json", [asdict(f) for f in figures])
+            write_json(output / "comparison.json", [asdict(f) for f in figures])
     print(f"curves:  {output / 'training_curves.png'}")
     return result
 
@@ -326,11 +325,6 @@ def _print_result(result: FitResult) -> None:
             table.add_row(label, f"{best[name]:.4f}")
     table.add_row("minutes of training", f"{result.seconds / 60:.1f}")
     Console().print(table)
-
-
-def _save_json(path: Path, contents: object) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(contents, indent=1), encoding="utf-8")
 
 
 main = study(Config, run, resumes=True)

@@ -16,7 +16,6 @@ Examples:
   steerlab evaluate-tinyphysics controller=runs/.../controller.py plant=comma segments=comma
 """
 
-import json
 import os
 import platform
 import time
@@ -38,6 +37,7 @@ from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.run_log import read_log
 from steerlab.agents.supervised import FitConfig, fit
 from steerlab.agents.tinyphysics.controller import PolicyController
+from steerlab.agents.tinyphysics.exploration import MomentExploration, explore
 from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
 from steerlab.agents.tinyphysics.rollout import Roads, SoftRollout
 from steerlab.agents.tinyphysics.train import GradientConfig, check, improve
@@ -45,9 +45,8 @@ from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.render import plot_rollout
 from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate
 from steerlab.errors import InputError
-from steerlab.experiments._exploration import MomentExploration, explore
 from steerlab.exporters.tinyphysics import export_policy, write_controller
-from steerlab.files import atomic_path, writable_folder
+from steerlab.files import atomic_path, writable_folder, write_json
 from steerlab.options import option
 from steerlab.seeds import generator_seed, initial_weights
 from steerlab.study import study
@@ -103,8 +102,7 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     result = {"selection": costs, "round": chosen + 1}
     if report is not None:
         result |= {"report": put_on_trial(config, output, report)}
-    with atomic_path(output / "result.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_json(output / "result.json", result)
     print(f"controller: {output / 'controller.py'}\npolicy:     {output / 'policy.onnx'}")
     return result
 

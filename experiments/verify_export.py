@@ -15,7 +15,6 @@ Examples:
 """
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from tqdm.auto import tqdm
 
+from steerlab.agents.policynet.closed_loop import closed_loop
 from steerlab.agents.policynet.evaluate import held_out
 from steerlab.errors import InputError
-from steerlab.experiments._checks import print_checks
-from steerlab.experiments._policynet import closed_loop
 from steerlab.exporters.verify import (
     PASS,
     Check,
@@ -36,7 +34,8 @@ from steerlab.exporters.verify import (
     failed,
     verify_export,
 )
-from steerlab.files import atomic_path
+from steerlab.exporters.verify.report import print_checks
+from steerlab.files import write_json
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
 from steerlab.study import study
@@ -89,8 +88,7 @@ def run(config: Config, output: Path) -> list[Check]:
 
         results = verify_export(config.model, chosen, config.network, options, progress)
     _print_table(config, results)
-    with atomic_path(output / "checks.json") as temporary:
-        temporary.write_text(json.dumps([dataclasses.asdict(r) for r in results], indent=1))
+    write_json(output / "checks.json", [dataclasses.asdict(r) for r in results])
     if wrong := failed(results):
         sys.exit(f"{len(wrong)} of {len(results)} checks failed: {config.model} is no drop-in")
     return results

@@ -47,7 +47,7 @@ class Config:
     compare_fast: bool = option(True, "hold fast against exact on all segments")
 
 
-def run(config: Config, output: Path) -> dict[str, int]:
+def run(config: Config, output: Path | None) -> dict[str, int]:
     """Drive, compare, print; return how many rollouts differ by check."""
     expected = _read(Path(config.expected))
     segments = find_segments(config.segments)
@@ -111,7 +111,7 @@ def _processor() -> str:
     return f"SIMD {', '.join(features)}"
 
 
-main = study(Config, run)
+main = study(Config, run, folder=False)
 
 if __name__ == "__main__":
     main()

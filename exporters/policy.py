@@ -6,6 +6,8 @@ from pathlib import Path
 
 import onnx
 
+from steerlab.agents.drivingpolicy.network import DrivingPolicy
+from steerlab.agents.drivingpolicy.probe import record_drive
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.port import PortedPolicy
 from steerlab.agents.policynet.probe import record_probe
@@ -18,6 +20,7 @@ from steerlab.files import writable_folder
 from steerlab.openpilot.contracts import Contract
 from steerlab.openpilot.engines import Network, OnnxEngine
 from steerlab.openpilot.metadata import Metadata
+from steerlab.openpilot.probe import Probe
 from steerlab.readers.graphs import write_graph
 
 
@@ -41,7 +44,7 @@ class ExportedPolicy:
 
 
 def export_policy(
-    policy: PolicyNet,
+    policy: PolicyNet | DrivingPolicy,
     folder: str | Path,
     run: str,
     *,
@@ -60,7 +63,8 @@ def export_policy(
 
     Args:
         policy: The trained policy. Its contract need not be the target: see
-            :class:`~steerlab.agents.policynet.port.PortedPolicy`.
+            :class:`~steerlab.agents.policynet.port.PortedPolicy` and
+            :meth:`~steerlab.agents.drivingpolicy.network.DrivingPolicy.ported`.
         folder: Where the files go.
         run: Name of the training run, for ``model_checkpoint``.
         target: The release; by default that for which the policy was trained.
@@ -78,7 +82,7 @@ def export_policy(
     for path in vars(places).values():
         writable_folder(path.parent)
     seen = read_vision(vision) if vision else None
-    text = checkpoint_text(run, policy.features)
+    text = checkpoint_text(run, policy.features, _NAMES[type(policy)])
     if seen:
         text += f" pair {_fingerprint(policy, seen)}"
     notes = _notes(policy, target, seen)
@@ -87,23 +91,20 @@ def export_policy(
             raise InputError(
                 f"{target.id} is one network with its vision: give vision= of a driving_vision file"
             )
-        ported = PortedPolicy(policy, target)
+        ported = _ported(policy, target)
         done = export_supercombo(ported, seen, target, places, checkpoint=text, half=half)
         return ExportedPolicy(done, notes=notes + done.notes)
-    network = policy if target == policy.contract else PortedPolicy(policy, target)
-    eyes = None
-    if seen:
-        eyes = Network(OnnxEngine(seen.proto.SerializeToString()), seen.slices)
-    probe = record_probe(network, rows=4 if eyes else 24, vision=eyes)
+    network = policy if target == policy.contract else _ported(policy, target)
+    probe = _probe(network, seen)
     done = export_model(
         network,
         target,
         network.model,
         folder,
         checkpoint=text,
-        probe_inputs=probe.inputs,
-        driven_curvature=probe.driven_curvature,
-        v_ego=probe.v_ego,
+        probe_inputs=probe.inputs if probe else None,
+        driven_curvature=probe.driven_curvature if probe else None,
+        v_ego=probe.v_ego if probe else None,
         half=half,
         tinygrad=tinygrad,
         tinygrad_path=tinygrad_path,
@@ -114,6 +115,28 @@ def export_policy(
         beside = _export_vision(seen, target, places, text, half, tinygrad, tinygrad_path)
     notes += done.notes + (beside.notes if beside else [])
     return ExportedPolicy(done, beside, list(dict.fromkeys(notes)))
+
+
+_NAMES = {PolicyNet: "PolicyNet", DrivingPolicy: "driving policy"}
+
+
+def _ported(policy: PolicyNet | DrivingPolicy, target: Contract) -> PortedPolicy | DrivingPolicy:
+    """Return the policy in the target's terms."""
+    if isinstance(policy, DrivingPolicy):
+        return policy.ported(target)
+    return PortedPolicy(policy, target)
+
+
+def _probe(
+    network: PolicyNet | PortedPolicy | DrivingPolicy, vision: VisionFile | None
+) -> Probe | None:
+    """Return inputs that were recorded while it drove; None where there is nothing to see by."""
+    eyes = None
+    if vision:
+        eyes = Network(OnnxEngine(vision.proto.SerializeToString()), vision.slices)
+    if isinstance(network, DrivingPolicy):
+        return record_drive(network, eyes) if eyes else None
+    return record_probe(network, rows=4 if eyes else 24, vision=eyes)
 
 
 def _export_vision(
@@ -141,7 +164,7 @@ def _export_vision(
     )
 
 
-def _fingerprint(policy: PolicyNet, vision: VisionFile) -> str:
+def _fingerprint(policy: PolicyNet | DrivingPolicy, vision: VisionFile) -> str:
     """Return a short mark of the weights of both networks."""
     digest = hashlib.sha256()
     for name, values in sorted(policy.state_dict().items()):
@@ -151,7 +174,9 @@ def _fingerprint(policy: PolicyNet, vision: VisionFile) -> str:
     return digest.hexdigest()[:12]
 
 
-def _notes(policy: PolicyNet, target: Contract, vision: VisionFile | None) -> list[str]:
+def _notes(
+    policy: PolicyNet | DrivingPolicy, target: Contract, vision: VisionFile | None
+) -> list[str]:
     notes = []
     if target != policy.contract:
         notes.append(

@@ -6,7 +6,7 @@ behind it, for the form of 2026-09 the queues as a part around both, and the gra
 
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from onnx import version_converter
 from torch import Tensor, nn
 
-from steerlab.agents.policynet.port import PortedPolicy
 from steerlab.errors import InputError
 from steerlab.exporters.metadata import metadata_of, onnx_properties
 from steerlab.exporters.onnx import export_onnx, relative_difference
@@ -88,20 +87,42 @@ def _rename(proto: onnx.ModelProto, names: dict[str, str]) -> None:
         node.input[:] = [names.get(name, name) for name in node.input]
 
 
-def supercombo_model(target: Contract, vision: VisionFile) -> Model:
-    """Return the target's model with the heads of a vision file and a policy with 25 rows of history."""
+def supercombo_model(target: Contract, vision: VisionFile, says: tuple[str, ...] = ()) -> Model:
+    """Return the target's model with the heads of a vision file and a policy with 25 rows of history.
+
+    Args:
+        target: The contract.
+        vision: The vision network.
+        says: Optional heads that the policy has tensors for.
+    """
     bare = target.model(target.policy_name)
-    heads: dict[str, int | None] = dict.fromkeys(bare.optional)
+    heads: dict[str, int | None] = {
+        n: bare.widths[n][0] if n in says else None for n in bare.optional
+    }
     heads |= {n: s.stop - s.start for n, s in vision.slices.items() if n in bare.widths}
     rows = {"features_buffer": (1, 24, FEATURES), "desire_pulse": (1, 25, 8),
             "state_feat_q": (24 * STRIDE, 1, FEATURES), "state_desire_q": (25 * STRIDE, 1, 8)}  # fmt: skip
     return target.model(target.policy_name, heads=heads, shapes=rows)
 
 
+class TargetPolicy(Protocol):
+    """A policy in the terms of the contract that it is written for."""
+
+    @property
+    def says(self) -> tuple[str, ...]:
+        """Optional heads that it has tensors for."""
+
+    def read(self, features: Tensor, named: dict[str, Tensor]) -> Any:
+        """Return what it says of a window (B, 25, 512) and other inputs, by what is fed there."""
+
+    def tensors(self, said: Any) -> dict[str, Tensor]:
+        """Return the named tensors of its heads."""
+
+
 class _Tail(nn.Module):
     """The policy behind a vision network: from its flat output and the other inputs to ``outputs``."""
 
-    def __init__(self, policy: PortedPolicy, model: Model, vision: VisionFile) -> None:
+    def __init__(self, policy: TargetPolicy, model: Model, vision: VisionFile) -> None:
         super().__init__()
         self.policy, self.model, self.slices = policy, model, vision.slices
 
@@ -159,7 +180,7 @@ class _Images(nn.Module):
 
 
 def export_supercombo(
-    policy: PortedPolicy,
+    policy: TargetPolicy,
     vision: VisionFile,
     target: Contract,
     places: Paths,
@@ -183,7 +204,7 @@ def export_supercombo(
         InputError: The graphs cannot be joined, or the joined graph computes something else than its
             parts.
     """
-    model = supercombo_model(target, vision)
+    model = supercombo_model(target, vision, policy.says)
     bare = _Tail(policy, model, vision)
     tail: nn.Module = (_TailWithHistory(bare) if model.states else bare).eval()
     metadata = metadata_of(model, checkpoint)

@@ -7,6 +7,7 @@ the next owner of the folder finishes what it says.
 """
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -14,8 +15,9 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,32 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with transaction(path.parent) as files:
         yield files.path(path.name)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as JSON, atomically; numbers that are not finite, which JSON lacks, become null."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """Return the text that :func:`write_json` writes."""
+    return json.dumps(_plain(value), indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` in the types of JSON; numpy's numbers are registered as those of Python."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
 def exclusive_text(path: Path, text: str) -> bool:

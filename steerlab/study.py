@@ -32,8 +32,8 @@ from steerlab.files import HIDDEN, atomic_path, owned_folder, writable_folder
 from steerlab.processes import Terminated, process_rank, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
-from steerlab.study_arguments import SHOWING, overrides_of, shorten, writable
-from steerlab.study_files import WRITE, from_file, take_flags, write_config
+from steerlab.study_arguments import MULTIRUN, SHOWING, overrides_of, shorten, writable
+from steerlab.study_files import with_file
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -55,18 +55,22 @@ class _JobError(BaseException):
 
 def study(
     config_type: type[Any],
-    run: Callable[[Any, Path], Any],
+    run: Callable[[Any, Any], Any],
     *,
     resumes: bool = False,
     free: Sequence[str] = (),
+    folder: bool = True,
 ) -> Callable[..., None]:
     """Return the ``main`` of a study.
 
     Args:
         config_type: Dataclass of options. The option ``output`` is added to it.
-        run: Called with the options and the output folder, which exists and can be written.
+        run: Called with the options and the output folder, which exists and can be written; or with
+            None for it, see ``folder``.
         resumes: The study continues what it finds in an existing output folder.
         free: Options that may differ when it does: the same folder then belongs to them all.
+        folder: The study has results to keep, so it gets a folder below ``runs`` where ``output`` names
+            none. Without it, it only tells something: it gets a folder if ``output`` names one.
     """
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)
@@ -81,13 +85,11 @@ def study(
             print_help(command, module.__doc__ or "", config_type)
             return
         try:
-            flags, arguments = take_flags(arguments)
-            if WRITE in flags:
-                print(write_config(flags[WRITE], config_type, command))
+            told = with_file(arguments, config_type, command)
+            if told is None:
                 return
-            arguments = from_file(flags, arguments)
             with terminable():
-                _run_hydra(name, overrides_of(arguments, config_type), config_type, run, free)
+                _run_hydra(name, overrides_of(told, config_type), config_type, run, free, folder)
         except InputError as error:
             sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
         except (HydraException, OmegaConfBaseException) as error:
@@ -117,11 +119,14 @@ def _run_hydra(
     name: str,
     arguments: list[str],
     config_type: type[Any],
-    run: Callable[[Any, Path], Any],
+    run: Callable[[Any, Any], Any],
     free: Sequence[str] = (),
+    folder: bool = True,
 ) -> None:
     """Compose the settings through Hydra and call ``run`` once for each job."""
-    _store(name, config_type)
+    _store(name, config_type, folder)
+    if not folder and set(MULTIRUN) & set(arguments) and not _typed_output(arguments):
+        raise InputError("this study keeps no results of its own; with --multirun, give it output=")
     if not set(SHOWING) & set(arguments):
         _make_output(arguments)
 
@@ -129,9 +134,11 @@ def _run_hydra(
         output = _output_of(settings)
         config = _to_dataclass(config_type, settings)
         follows = process_rank() > 0  # the first process owns the folder for all
-        if follows and not settings.output:
+        if follows and folder and not settings.output:
             raise InputError("several processes need one folder: give output=")
         try:
+            if not (folder or settings.output):
+                return run(config, None)
             with (
                 nullcontext() if follows else owned_folder(output),
                 study_settings(_save_config(settings, output, free, follows)),
@@ -142,8 +149,7 @@ def _run_hydra(
                     _forget_unused(output)
                     raise
         except KeyboardInterrupt as stop:
-            many = HydraConfig.get().mode is RunMode.MULTIRUN
-            raise type(stop)(output.parent if many else output) from None
+            raise type(stop)(jobs_folder(output)) from None
         except Exception as error:
             raise _JobError(error) from error
 
@@ -160,14 +166,15 @@ def _run_hydra(
         sys.argv = old_argv
 
 
-def _store(name: str, config_type: type[Any]) -> None:
+def _store(name: str, config_type: type[Any], keeps_folder: bool = True) -> None:
     """Register the schema of a study and where Hydra puts its results."""
     OmegaConf.register_new_resolver("steerlab.either", lambda a, b: a or b, replace=True)
     with_output = dataclasses.make_dataclass(
         config_type.__name__, [("output", str | None, None)], bases=(config_type,), frozen=True
     )
     schema = writable(OmegaConf.structured(with_output))
-    folder = "${steerlab.either:${output},runs/" + name + "/${now:%Y-%m-%d_%H-%M-%S}}"
+    default = "runs/" + name + "/${now:%Y-%m-%d_%H-%M-%S}" if keeps_folder else "."
+    folder = "${steerlab.either:${output}," + default + "}"
     store = ConfigStore.instance()
     store.store(name=f"{name}_schema", node=schema)
     store.store(
@@ -192,9 +199,14 @@ def _store(name: str, config_type: type[Any]) -> None:
 
 def _make_output(arguments: Sequence[str]) -> None:
     """Make the folder that is asked for; Hydra's own complaint would be a traceback."""
-    typed = [a for a in arguments if a.startswith("output=")]
-    if typed and (value := OverridesParser.create().parse_override(typed[-1]).value()):
+    if value := _typed_output(arguments):
         writable_folder(OmegaConf.create({"output": str(value)})["output"])
+
+
+def _typed_output(arguments: Sequence[str]) -> Any:
+    """Return the value of ``output=``, None without one."""
+    typed = [a for a in arguments if a.startswith("output=")]
+    return OverridesParser.create().parse_override(typed[-1]).value() if typed else None
 
 
 def _output_of(settings: DictConfig) -> Path:
@@ -204,6 +216,31 @@ def _output_of(settings: DictConfig) -> Path:
         return Path(job.runtime.output_dir)
     folder = Path(settings.output)
     return folder / str(job.job.num) if job.mode is RunMode.MULTIRUN else folder
+
+
+def jobs_folder(output: Path) -> Path:
+    """Return the folder that all jobs of a ``--multirun`` share; of a single run its own, ``output``."""
+    many = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+    return output.parent if many else output
+
+
+def latest_result(study: str, name: str) -> str:
+    """Return the newest file of a study's runs in ``runs/``, where it writes by default.
+
+    Args:
+        study: Name of the study's module, such as ``train_trc``.
+        name: Name of the file.
+
+    Raises:
+        InputError: The study has not run here.
+    """
+    found = sorted(Path("runs", study).glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        command = study.replace("_", "-")
+        raise InputError(
+            f"there is no {name} in runs/{study}; run steerlab {command} first, or give the file"
+        )
+    return str(found[-1])
 
 
 def _to_dataclass(config_type: type[Any], settings: DictConfig) -> Any:

@@ -41,7 +41,7 @@ def print_help(command: str, text: str, config_type: type[Any]) -> None:
     table = Table("option", "default", "meaning", box=None, header_style="bold")
     for row in option_rows(config_type):
         table.add_row(*row)
-    table.add_row("output", "runs/...", "folder of the results; an existing one is continued "
+    table.add_row("output", "runs/...", "folder of the results, if there are any to keep; an existing one is continued "
                   "where the study can resume")  # fmt: skip
     console.print(table)
     console.print("\n" + HYDRA_HELP, markup=False, highlight=False, soft_wrap=True)

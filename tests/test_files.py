@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from steerlab.errors import InputError
@@ -19,6 +20,7 @@ from steerlab.files import (
     transaction,
     watch_changes,
     writable_folder,
+    write_json,
 )
 
 
@@ -131,3 +133,10 @@ def test_what_is_hidden_in_the_hidden_folder_is_settled_too(tmp_path: Path) -> N
     (tmp_path / HIDDEN / HIDDEN / "unfinished").mkdir(parents=True)
     with owned_folder(tmp_path):
         assert not (tmp_path / HIDDEN / HIDDEN).exists()
+
+
+def test_json_says_what_is_not_finite_as_null(tmp_path: Path) -> None:
+    values = {"a": np.float32(0.5), 1: [float("nan"), np.int64(3), True, None], "b": (np.inf, "x")}
+    write_json(tmp_path / "found.json", values)
+    text = (tmp_path / "found.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"a": 0.5, "1": [None, 3, True, None], "b": [None, "x"]}

@@ -13,6 +13,8 @@ from steerlab.errors import InputError
 from steerlab.options import option
 from steerlab.study import study
 
+ROOT = Path(__file__).parents[1]
+
 
 @dataclass(frozen=True)
 class Nested:
@@ -70,6 +72,25 @@ def test_another_setting_does_not_resume(here: Path) -> None:
     main(["count=5", "output=out"])
     with pytest.raises(SystemExit, match=r"count=6 \(was 5\)"):
         main(["count=6", "output=out"])
+
+
+def test_a_study_that_only_tells_something_makes_no_folder(here: Path) -> None:
+    telling = study(Config, run, folder=False)
+    calls.clear()
+    telling(["count=5"])
+    assert calls == [(Config(count=5), None)]
+    assert not list(here.iterdir())
+    with pytest.raises(SystemExit, match="output="):
+        telling(["--multirun", "count=1,2"])
+    assert not list(here.iterdir())
+    telling(["count=5", "output=out"])
+    assert (here / "out" / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("module", ["doctor", "list_scenarios", "inspect_shard", "install_models"])
+def test_these_only_tell_something(module: str) -> None:
+    source = (ROOT / "experiments" / f"{module}.py").read_text(encoding="utf-8")
+    assert "study(Config, run, folder=False)" in source
 
 
 def test_multirun(here: Path) -> None:

@@ -11,6 +11,7 @@ Morari, Predictive Control for Linear and Hybrid Systems, 2017, section 8.2).
 import contextlib
 import importlib.util
 import io
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -202,3 +203,21 @@ def condense(problem: TrackingProblem) -> Condensed:
     flat = forced.reshape(-1, steps)
     hessian = 2 * (flat.T @ (weights.reshape(-1, 1) * flat) + problem.input_weight * np.eye(steps))
     return Condensed(free, forced, weights, (hessian + hessian.T) / 2, problem.limit)
+
+
+def solver_latency(problem: TrackingProblem) -> dict[str, float]:
+    """Return the time in DAQP's own solve call for 1,000 programs, as :func:`steerlab.latency.latency` does."""
+    import daqp
+
+    condensed = condense(problem)
+    linear, _ = condensed.linear_term(*problem.sample(np.random.RandomState(123), 1000))
+    bound = np.full(problem.steps, problem.limit)
+    model, times = daqp.Model(), []
+    model.setup(condensed.hessian, linear[0].copy(), np.zeros((0, len(bound))), bound, -bound)
+    for f in np.concatenate([linear, linear]):  # the first half warms up
+        model.update(f=f)
+        start = time.perf_counter()
+        model.solve()
+        times.append(1e6 * (time.perf_counter() - start))
+    kept = times[len(linear) :]
+    return {"median_us": float(np.median(kept)), "p99_us": float(np.quantile(kept, 0.99))}

@@ -79,12 +79,22 @@ class OpenpilotDriver:
 
     def act(self, asked: Command, frame: Frame, observation: Any, v: Floats) -> Floats:
         """Publish a command; return the actions (N, 2) that it means at the true speed ``v``."""
+        curvature, pedal = self.publish(asked, frame, observation, v)
+        return np.stack(dynamics.encode_action(NUMPY, curvature, pedal, v), 1)
+
+    def publish(
+        self, asked: Command, frame: Frame, observation: Any, v: Floats
+    ) -> tuple[Floats, Floats]:
+        """Publish a command; return curvature (1/m) and acceleration (m/s^2), (N,) each.
+
+        A network that sees pictures does not know the set speed: the cruise control holds it.
+        """
         published = self.runner.publish(asked, frame.v_ego)
         pedal = published.acceleration
         if self._sees_pictures:
             set_speed = LAYOUT.split(observation)["cruise_speed"][:, 0]
             pedal = np.minimum(pedal, cruise_acceleration(v, set_speed))
-        return np.stack(dynamics.encode_action(NUMPY, published.curvature, pedal, v), 1)
+        return published.curvature, pedal
 
     @property
     def _sees_pictures(self) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from steerlab.envs.kinematic_driver.roads import START
 from steerlab.envs.kinematic_driver.violations import CUT, VIOLATIONS
 from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
+from steerlab.film import write_film
 
 MakeDriver = Callable[[KinematicDriverVectorEnv], Driver]
-FRAME_RATE = 10  # pictures of a film a second, one every second step
 
 #: What a policy has to reach: name of the figure -> (limit, unit); violations and cuts must be 0.
 TARGETS: dict[str, tuple[float, str]] = {
@@ -162,7 +163,7 @@ def pictures(
     ranges: Ranges | None = None,
     max_episode_steps: int = 500,
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield pictures (H, W, 3) of one episode a seed, :data:`FRAME_RATE` a second."""
+    """Yield pictures (H, W, 3) of one episode a seed, :data:`steerlab.film.FRAME_RATE` a second."""
     env = KinematicDriverVectorEnv(1, max_episode_steps, ranges, render_mode="rgb_array")
     for seed in seeds:
         driver: Driver = make_driver(env)
@@ -176,3 +177,14 @@ def pictures(
             if step % 2 == 0 and not over:
                 yield env.render_row(0)
             step += 1
+
+
+def film_drive(
+    make_driver: MakeDriver,
+    stem: Path,
+    seeds: Iterable[int],
+    ranges: Ranges | None = None,
+    max_episode_steps: int = 500,
+) -> Path:
+    """Film one episode of KinematicDriver-v0 for each seed, one after the other."""
+    return write_film(pictures(make_driver, seeds, ranges, max_episode_steps), stem)

@@ -6,7 +6,7 @@ window with k frames is worth what a sequence of those k frames is. Hence one pa
 25 examples in training, one for each length of the history.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from steerlab.errors import InputError
 from steerlab.openpilot.commands import action_times, plan_acceleration, plan_curvature
-from steerlab.openpilot.contracts import DESIRES, FEATURES, T_IDXS, Contract, contract
+from steerlab.openpilot.contracts import DESIRES, FEATURES, T_IDXS, CommandRule, Contract, contract
 from steerlab.openpilot.plan import FREE, SHARED, Near, PlanShape
 
 LONGITUDINAL_DELAY = 0.15  # s, the actuator's, as openpilot's car interfaces have it by default
@@ -162,16 +162,9 @@ class PolicyNet(nn.Module):
 
     def states(self, frames: Frames) -> list[Tensor]:
         """Return the states (B, H) after each of the frames (B, T, ...), from zero."""
-        state = frames.gates.new_zeros(frames.gates.shape[0], self.size.hidden)
-        found = []
-        for x, present in zip(frames.gates.unbind(1), frames.present.unbind(1), strict=True):
-            h = self.state_norm(self.state_gates(state))
-            (r_x, z_x, n_x), (r_h, z_h, n_h) = x.chunk(3, dim=-1), h.chunk(3, dim=-1)
-            z = torch.sigmoid(z_x + z_h)
-            n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
-            state = present * (n + z * (state - n))
-            found.append(state)
-        return found
+        return unrolled(
+            frames.gates, frames.present, lambda state: self.state_norm(self.state_gates(state))
+        )
 
     def parts(
         self,
@@ -200,32 +193,18 @@ class PolicyNet(nn.Module):
         )
         now = (said["now"] + frame.readout).unbind(-1)
         if car is None:
-            speed = _SPEED * now[0]
-            delay = 0.25 + nn.functional.softplus(0.3 * now[3])
+            speed, delay = read_car(now)
         else:
             speed = car[..., 0]
             delay = car[..., 1] + rule.extra_delay_s
         later = torch.full_like(speed, self.t_longitudinal)
         if times is not None:
-            delay, later = times[..., 0], times[..., 1].clamp(0.05, SHARED)
-        delay = delay.clamp(0.05, SHARED)
-        square = speed.clamp(min=rule.min_speed) ** 2
-        steer, pedal = said["command"].unbind(-1)
-        # Smooth bounds, somewhat beyond what the controls let through.
-        bound = (LATERAL_ACCELERATION / square).clamp(max=MAX_CURVATURE)
+            delay, later = times[..., 0], times[..., 1]
         m = (*state.shape[:-1], self.hypotheses)
-        near = Near(
-            speed=speed,
-            acceleration=now[1],
-            yaw_rate=now[2] / speed.clamp(min=1.0),
-            curvature=2.0 * torch.tanh(steer / 2.0) * bound,
-            pedal=5.0 * torch.tanh(pedal / 5.0),
-            t_lateral=delay,
-            t_longitudinal=later,
-        )
+        near = near_of(rule, said["command"], now, speed, delay, later)
         return Parts(
             near=near,
-            delay=delay,
+            delay=near.t_lateral,
             bends=0.3 * said["bends"].reshape(*m, FREE),
             pedals=said["pedals"].reshape(*m, FREE),
             spread=said["spread"].reshape(*m, 15),
@@ -260,6 +239,63 @@ class PolicyNet(nn.Module):
         return {
             "contract": self.contract.id, "size": asdict(self.size), "features": self.features,
         }  # fmt: skip
+
+
+def unrolled(gates: Tensor, present: Tensor, recur: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Return the states (B, H) of a GRU after each of T frames, from zero.
+
+    Args:
+        gates: What the frames add to reset, update and new state, (B, T, 3 H).
+        present: 1 where there is a frame, 0 where the state stays zero, (B, T, 1).
+        recur: What a state (B, H) adds to the three, (B, 3 H).
+    """
+    state = gates.new_zeros(gates.shape[0], gates.shape[2] // 3)
+    found = []
+    for x, there in zip(gates.unbind(1), present.unbind(1), strict=True):
+        (r_x, z_x, n_x), (r_h, z_h, n_h) = x.chunk(3, dim=-1), recur(state).chunk(3, dim=-1)
+        z = torch.sigmoid(z_x + z_h)
+        n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
+        state = there * (n + z * (state - n))
+        found.append(state)
+    return found
+
+
+def read_car(now: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return the speed (m/s) and the time of lateral action (s) that a network says itself."""
+    return _SPEED * now[0], 0.25 + nn.functional.softplus(0.3 * now[3])
+
+
+def near_of(
+    rule: CommandRule,
+    command: Tensor,
+    now: tuple[Tensor, ...],
+    speed: Tensor,
+    delay: Tensor,
+    later: Tensor,
+) -> Near:
+    """Return what a plan begins with, from what a network says; (...) each unless said.
+
+    Args:
+        rule: The contract's.
+        command: Steering and pedal without unit, (..., 2).
+        now: Four values; the second is the acceleration (m/s^2), the third the lateral one.
+        speed: m/s.
+        delay: When the steering takes effect, s.
+        later: When the acceleration takes effect, s.
+    """
+    square = speed.clamp(min=rule.min_speed) ** 2
+    steer, pedal = command.unbind(-1)
+    # Smooth bounds, somewhat beyond what the controls let through.
+    bound = (LATERAL_ACCELERATION / square).clamp(max=MAX_CURVATURE)
+    return Near(
+        speed=speed,
+        acceleration=now[1],
+        yaw_rate=now[2] / speed.clamp(min=1.0),
+        curvature=2.0 * torch.tanh(steer / 2.0) * bound,
+        pedal=5.0 * torch.tanh(pedal / 5.0),
+        t_lateral=delay.clamp(0.05, SHARED),
+        t_longitudinal=later.clamp(0.05, SHARED),
+    )
 
 
 def policy_from(describe: Mapping[str, Any], weights: Mapping[str, Tensor]) -> PolicyNet:

@@ -30,6 +30,8 @@ class PortedPolicy(nn.Module):
             do not tell.
     """
 
+    says: tuple[str, ...] = ()  # optional heads that it has tensors for
+
     def __init__(self, policy: PolicyNet, target: Contract) -> None:
         super().__init__()
         self.contract, self.features = target, policy.features

@@ -16,6 +16,8 @@ from steerlab.errors import InputError
 from steerlab.readers.arrays import read_arrays, write_arrays
 
 Floats = NDArray[np.float64]
+#: What generate-lqr calls its file.
+PLANS_FILE = "lqr_dataset.npz"
 
 #: Arrays of a file, float64: N cases, T steps.
 KEYS = (

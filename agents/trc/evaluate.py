@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.agents.classical.tracking import optimal_controls
-from steerlab.agents.trc.data import PlanData, make_arrays
+from steerlab.agents.trc.data import PlanData, load_plans, make_arrays
 from steerlab.envs.tracking.problem import TrackingProblem, final_error
 from steerlab.errors import InputError
 
@@ -34,6 +34,11 @@ def optimal_cases(
     controls = optimal_controls(problem, initial, targets, solver)
     best = problem.cost(initial, targets, controls)
     return PlanData(problem, make_arrays(problem, initial, targets, controls, best))
+
+
+def cases_of(path: str, problem: TrackingProblem, count: int = 1000) -> PlanData:
+    """Return the cases of a file, or without one those of the published test seed, 123."""
+    return load_plans(path) if path else optimal_cases(problem, count, 123)
 
 
 def gaps(data: PlanData, controls: Floats) -> Floats:

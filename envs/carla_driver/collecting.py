@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,18 +18,21 @@ import steerlab
 from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
 from steerlab.envs.carla_driver.recording import Recorder
 from steerlab.envs.carla_driver.scenarios import Scenario, as_scenario
+from steerlab.envs.carla_driver.server.link import Link
 from steerlab.envs.carla_driver.windshield import Windshield
 from steerlab.envs.kinematic_driver.dynamics import DT, encode_action
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.labels.labels import labels
 from steerlab.envs.labels.plan import Teacher, situation_at
 from steerlab.envs.labels.record import Record
-from steerlab.envs.shards.layout import COMMANDS, STATE, shard_name
+from steerlab.envs.shards.layout import COMMANDS, PLANES, STATE, shard_name
 from steerlab.envs.shards.write import ShardWriter
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import DESIRES, FRAME_HZ, CommandRule
 
-#: Made with the environment: drives it, returns actions (1, 2) for observation and info.
+_BLACK = (np.zeros(PLANES, np.uint8), np.zeros(PLANES, np.uint8))
+#: Made with the environment; has ``reset(observation, info)``, ``propose(info, observation)``, which
+#: returns curvature (1/m) and acceleration (m/s^2), (1,) each, and ``keep(info, actions)``.
 MakeDriver = Callable[[CarlaDriverVectorEnv], Any]
 
 
@@ -68,11 +72,14 @@ class Episode:
     steps: int | None = None  # that of the scenario by default
     hz: int = 5  # frames a second, 5 or 20
     disturbance: Disturbance = dataclasses.field(default_factory=Disturbance)
+    pictures: bool = True  # False leaves frames black: state and labels are there all the same
+    backend: str = "embedded"
 
     @property
     def map_name(self) -> str:
         """Return the map's name without folder and suffix."""
-        return Path(self.map or self.scenario.map).stem
+        usual = self.scenario.map if self.backend == "embedded" else self.scenario.town
+        return Path(self.map or usual).stem
 
     @property
     def name(self) -> str:
@@ -86,11 +93,13 @@ def collect(
     make_driver: MakeDriver,
     teacher: Teacher,
     rule: CommandRule,
-    progress: Callable[[], Any] | None = None,
+    progress: Callable[[], Any] = lambda: None,
+    server: Link | None = None,
 ) -> Path:
     """Drive one episode and write its shard.
 
-    What comes out depends on the episode only, not on who collected before.
+    What comes out depends on the episode only, not on who collected before. On a CARLA server that holds
+    for what is drawn; the server's physics and traffic need not repeat themselves.
 
     Args:
         episode: What to drive.
@@ -99,17 +108,18 @@ def collect(
         teacher: Whose recovery is the plan label.
         rule: The contract's rule, which reads commands from plans.
         progress: Called after every frame.
+        server: The server, for the backend ``server``; its options ask for cameras.
 
     Raises:
         InputError: The shard exists, an extra is missing, or an argument is out of range.
+        ServerLost: The server failed; the episode leaves nothing behind and can be tried again.
     """
-    if episode.hz not in (5, FRAME_HZ):
-        raise InputError(f"hz={episode.hz} must be 5 or {FRAME_HZ}")
-    stride = FRAME_HZ // episode.hz
+    stride = _stride(episode.hz)
     env = CarlaDriverVectorEnv(
-        1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps, threads=1
-    )
-    with ShardWriter(Path(folder) / episode.name) as writer:
+        1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps, threads=1,
+        backend=episode.backend, server=server,
+    )  # fmt: skip
+    with closing(env), ShardWriter(Path(folder) / episode.name) as writer:
         rng = np.random.default_rng([episode.seed, 4])
         phase = int(rng.integers(stride))
         added = episode.disturbance.draw(env.steps, rng)
@@ -120,17 +130,13 @@ def collect(
         shield = env.windshield(0)
         for tick in range(env.steps):
             scene = env.scene(0)
-            curvature, pull = driver.propose(info)
             v = np.asarray(info["speed"], float)
-            curvature = curvature + added[tick, 0] / np.maximum(v, 4.0) ** 2
-            pull = pull + added[tick, 1] * (v > 1.0)
-            commands = float(curvature[0]), float(pull[0])
-            recorder.add(scene, commands, float(info["stop_gap"][0]))
+            curvature, pull = _disturbed(driver.propose(info, observation), added[tick], v)
+            recorder.add(scene, (float(curvature[0]), float(pull[0])), float(info["stop_gap"][0]))
             if tick % stride == phase:
-                writer.add_frame(*shield.planes(scene))
+                writer.add_frame(*(shield.planes(scene) if episode.pictures else _BLACK))
                 frames.append(tick)
-                if progress:
-                    progress()
+                progress()
             actions = np.stack(encode_action(NUMPY, curvature, pull, v), 1).astype(np.float32)
             driver.keep(info, actions)
             observation, _, terminated, truncated, info = env.step(actions)
@@ -140,6 +146,21 @@ def collect(
         record = recorder.finish(shield.mount)
         arrays = _arrays(record, np.array(frames), teacher, rule)
         return writer.finish(arrays, _attributes(episode, env, shield, record, phase, violation))
+
+
+def _stride(hz: int) -> int:
+    """Return the ticks from one frame to the next."""
+    if hz not in (5, FRAME_HZ):
+        raise InputError(f"hz={hz} must be 5 or {FRAME_HZ}")
+    return FRAME_HZ // hz
+
+
+def _disturbed(
+    asked: tuple[NDArray[Any], NDArray[Any]], added: NDArray[np.float64], v: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return curvature (1/m) and acceleration (m/s^2) with what is added (2,) to them, m/s^2."""
+    curvature, pull = asked
+    return curvature + added[0] / np.maximum(v, 4.0) ** 2, pull + added[1] * (v > 1.0)
 
 
 def _arrays(
@@ -180,7 +201,7 @@ def _attributes(
         "commit": commit(),
         "scenario": scenario,
         "scenario_hash": scenario_hash(episode.scenario),
-        "map": episode.map_name,
+        "map": episode.map_name if episode.backend == "embedded" else env.road_map.name,
         "map_hash": env.road_map.hash,
         "seed": episode.seed,
         "backend": env.backend,
@@ -195,6 +216,7 @@ def _attributes(
         "commands": list(COMMANDS),
         "desires": list(DESIRES),
         "disturbance": dataclasses.asdict(episode.disturbance),
+        "pictures": episode.pictures,
         "ended": VIOLATIONS[violation],
     }
 

@@ -22,6 +22,14 @@ Floats = NDArray[np.float32]
 START_SECONDS = 2.0
 START_STEPS = round(START_SECONDS / DT)
 
+#: P95 of the offset: all steps, the start, the steady state; and the front bumper's steady state.
+CTE_KEYS = ("cte_p95", "cte_p95_start", "cte_p95_steady", "front_p95_steady")
+CTE_CAPTION = (
+    "CTE: offset from the path at the rear axle, percentiles over all steps of all episodes; start: the "
+    f"first {START_SECONDS:g} s, from an offset that is drawn; steady: what follows; steps lost to a "
+    "violation count as infinitely far off"
+)
+
 
 class Driver(Protocol):
     """Whoever drives all rows of an environment: made with it, told when episodes begin."""

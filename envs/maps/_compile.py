@@ -6,6 +6,7 @@ Which roads, lane sections and lanes there are, their kinds and speed limits, co
 their geometry, lines and links come from ``carla.Map``.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -247,13 +248,15 @@ def _stops(
         yield key, float(np.clip(share, 0, 1) * arc_lengths(lane.profile).sum())
 
 
-def main(source: str, target: str, name: str) -> None:
-    """Compile the file ``source`` into ``target``."""
+def main(source: str, target: str, name: str, seconds: str) -> None:
+    """Compile the file ``source`` into ``target`` in so many seconds of processor time."""
     try:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    except ImportError:  # not on Windows; the time limit holds there too
+        most = math.ceil(float(seconds))
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
+    except ImportError:  # not on Windows; the parent's own limit holds there too
         pass
     save(compile_map(Path(source).read_text(encoding="utf-8"), name), target)
 

@@ -15,8 +15,9 @@ from steerlab.errors import InputError
 from steerlab.files import atomic_path, cache_folder, writable_folder
 
 LARGEST = 200 << 20  # bytes of a file; the largest town of CARLA has 60 MB
-#: Seconds that a compilation may take, and seconds more for each megabyte above the fourth.
+#: Seconds of processor time that a compilation may take, and more for each megabyte above the fourth.
 SECONDS, SECONDS_PER_MB = 18.0, 5.0
+PATIENCE = 10  # times as many seconds by the clock: the machine may be busy with other work
 
 NEEDS_CARLA = (
     "reading OpenDRIVE maps needs carla: pip install 'steerlab[carla]' (there are wheels for Linux "
@@ -31,7 +32,8 @@ def read_opendrive(
 
     Args:
         path: The file.
-        seconds: Time limit of the compilation; by default it grows with the file.
+        seconds: Limit of the compilation, in seconds of processor time; by default it grows with
+            the file.
         folder: Where compiled maps are kept; the user's cache by default.
 
     Raises:
@@ -95,15 +97,18 @@ def _run(source: str, arguments: list[str], limit: float) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=limit, env=environment, check=False
+            [*command, str(limit)],
+            capture_output=True,
+            timeout=PATIENCE * limit,
+            env=environment,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise InputError(
-            f"map {source!r}: carla.Map was not done with it after {limit:.0f} s; "
-            "the file is damaged, or give more seconds"
-        ) from error
+        raise InputError(_too_long(source, limit)) from error
     if done.returncode == 0:
         return
+    if done.returncode == -getattr(signal, "SIGXCPU", 0):
+        raise InputError(_too_long(source, limit))
     if done.returncode < 0 or done.returncode > 255:  # a signal; a Windows exception code
         raise InputError(
             f"map {source!r}: carla.Map crashed on it ({_crash(done.returncode)}); "
@@ -113,6 +118,13 @@ def _run(source: str, arguments: list[str], limit: float) -> None:
     last = lines[-1] if lines else f"exit status {done.returncode}"
     reason = last.removeprefix("steerlab.errors.InputError: ")
     raise InputError(f"map {source!r} cannot be compiled: {reason}")
+
+
+def _too_long(source: str, limit: float) -> str:
+    return (
+        f"map {source!r}: carla.Map was not done with it after {limit:.0f} s of computing; "
+        "the file is damaged, or give more seconds"
+    )
 
 
 def _crash(code: int) -> str:

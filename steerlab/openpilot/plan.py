@@ -24,6 +24,7 @@ FADED = 2.2  # s, from here on nothing is left of the command
 #: Times at which a hypothesis has values of its own, s.
 KNOTS = np.array([SHARED, 1.5, 2.2, 3.2, 4.6, 6.4, 8.2, 10.0])
 FREE = len(KNOTS) - 1
+_READ = ("ax", "ay", "yaw", "yaw_rate")
 
 
 class Near(NamedTuple):
@@ -98,6 +99,22 @@ class PlanShape(nn.Module):
         }
         zero = torch.zeros_like(yaw)
         return torch.stack([columns.get(name, zero) for name in PLAN_COLUMNS], dim=-1)
+
+    def read(self, plan: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bends and pedals (..., FREE) of plans (..., 33, 15) of this shape.
+
+        From :data:`SHARED` on, what a plan begins with only fades, whatever it was.
+        """
+        ax, ay, yaw, yaw_rate = (plan[..., PLAN_COLUMNS.index(n)] for n in _READ)
+        pull = ax * torch.cos(yaw) + ay * torch.sin(yaw)
+        later = self.t >= SHARED
+        basis = torch.cat([self.fade[None], self.hats])[:, later].double()
+        inverse = torch.linalg.pinv(basis)  # (33 - k, 1 + FREE)
+        bends, pedals = (
+            (values[..., later].double() @ inverse)[..., 1:].to(plan.dtype)
+            for values in (yaw_rate, pull)
+        )
+        return bends, pedals
 
     def begin(self, near: Near) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return yaw rate, yaw, acceleration and speed along the path over T_IDXS, (..., 33)."""

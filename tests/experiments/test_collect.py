@@ -51,7 +51,7 @@ def test_collect_resume_inspect_convert(tmp_path: Path, capsys: pytest.CaptureFi
 def test_errors_come_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for options, text in (
         (["scenario=[moon]"], "moon"),
-        (["backend=server"], "backend"),
+        (["backend=cloud"], "backend"),
         (["episodes=0"], "episodes"),
         (["disturbed=2"], "disturbed"),
         (["contract=openpilot-1"], "openpilot-1"),
@@ -63,7 +63,7 @@ def test_errors_come_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         collect.main([f"output={tmp_path / 'none'}"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_killed_collections_lose_running_episodes_only(tmp_path: Path) -> None:
     """SIGKILL at random moments, then the rest: equal to an uninterrupted set."""
     options = ["scenario=[country_road]", "episodes=3", "steps=40"]

@@ -11,6 +11,11 @@ import torch
 from steerlab.agents import supervised
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.classical.pendulum import StateFeedback
+from steerlab.agents.inverted_pendulum.data import load_pairs
+from steerlab.agents.inverted_pendulum.ensemble import load_model
+from steerlab.agents.inverted_pendulum.episodes import consecutive, play
+from steerlab.agents.inverted_pendulum.evaluate import interval
+from steerlab.agents.inverted_pendulum.sampling import Sampling, randomness, sampler_of
 from steerlab.envs.inverted_pendulum.dynamics import PendulumParameters, step
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv
 from steerlab.errors import InputError
@@ -20,15 +25,6 @@ from steerlab.experiments import (
     generate_pendulum_data,
     train_pi0,
     train_pi0_fast,
-)
-from steerlab.experiments._pendulum import (
-    Sampling,
-    consecutive,
-    load_model,
-    load_pairs,
-    play,
-    randomness,
-    sampler_of,
 )
 from steerlab.openpilot.engines import session
 
@@ -232,9 +228,9 @@ def test_what_follows_the_end_of_an_episode_is_not_counted() -> None:
 
 
 def test_interval() -> None:
-    low, high = evaluate_pendulum.interval([100.0], 300)
+    low, high = interval([100.0], 300)
     assert (low, high) == (pytest.approx(98.74, abs=0.01), pytest.approx(100.0))
-    low, high = evaluate_pendulum.interval([90.0, 92.0, 94.0], 300)
+    low, high = interval([90.0, 92.0, 94.0], 300)
     assert (low, high) == (
         pytest.approx(92 - 4.303 * 2 / 3**0.5, abs=0.01),
         pytest.approx(96.97, abs=0.01),
@@ -272,7 +268,7 @@ def test_bad_options(study: Any, argument: str, message: str, tmp_path: Path) ->
 
 
 def test_missing_ensemble_is_named(data: Path) -> None:
-    from steerlab.experiments._pendulum import load_members
+    from steerlab.agents.inverted_pendulum.ensemble import load_members
 
     with pytest.raises(InputError, match="train-pi0"):
         load_members(data, "tinypi0_", torch.device("cpu"))

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from steerlab.agents.policynet.closed_loop import PolicyFile, drive_preview
 from steerlab.agents.policynet.evaluate import figures
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, Supercombo
 from steerlab.agents.policynet.train import load_policy
 from steerlab.agents.recurrent_ppo.train import DriverConfig
 from steerlab.errors import InputError
 from steerlab.experiments import (
-    _policynet,
     compare_policynet,
     evaluate_policy,
     quickstart,
@@ -60,7 +60,7 @@ def test_a_dry_run_writes_every_file(trained: Path) -> None:
 def test_the_file_says_what_the_checkpoint_says(trained: Path) -> None:
     """Through the runner the ONNX file and the network in torch drive the same episodes alike."""
     files = [
-        _policynet.PolicyFile(str(trained / name), "openpilot-0.10.0")
+        PolicyFile(str(trained / name), "openpilot-0.10.0")
         for name in ("driving_policy.onnx", "policy_model.pth")
     ]
     seeds = range(5, 8)
@@ -108,7 +108,7 @@ def test_hard_episodes_are_others(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "40 hard episodes" in capsys.readouterr().out
     (found,) = json.loads((tmp_path / "hard.json").read_text()).values()
     assert found["violations"] == 0  # who sees the true state has no difficulty
-    usual = _policynet.figures(_policynet.drive_preview(40))
+    usual = figures(drive_preview(40))
     assert found["km"] > 1.2 * usual.km  # most of them are fast
     assert found["cte_p95"] > usual.cte_p95  # and act late
 
@@ -160,7 +160,7 @@ def test_evaluate_refuses(arguments: list[str], words: str, tmp_path: Path) -> N
 
 
 def test_the_checkpoint_knows_its_contract(trained: Path) -> None:
-    file = _policynet.PolicyFile(str(trained / "policy_model.pth"), "openpilot-0.11.0")
+    file = PolicyFile(str(trained / "policy_model.pth"), "openpilot-0.11.0")
     with pytest.raises(InputError, match=r"trained for openpilot-0\.10\.0"):
         file.network()
     assert load_policy(trained / "policy_model.pth").contract.id == "openpilot-0.10.0"
@@ -171,9 +171,7 @@ def test_a_vision_model_sees_the_rendered_road(trained: Path, tmp_path: Path) ->
     release = contract("openpilot-0.10.0")
     model = release.model("driving_vision")
     done = export_model(SampleNetwork(model), release, model, tmp_path, half=False, tinygrad=False)
-    file = _policynet.PolicyFile(
-        str(trained / "driving_policy.onnx"), release.id, vision=str(done.onnx)
-    )
+    file = PolicyFile(str(trained / "driving_policy.onnx"), release.id, vision=str(done.onnx))
     from steerlab.agents.policynet.evaluate import drive
 
     record = drive(file, range(3, 5), max_episode_steps=12)
@@ -231,7 +229,7 @@ def test_compare_refuses(arguments: list[str], words: str, tmp_path: Path) -> No
         compare_policynet.main([*arguments, f"output={tmp_path}"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_training_with_a_vision_model(tmp_path: Path) -> None:
     release = contract("openpilot-0.10.0")
     model = release.model("driving_vision")
@@ -246,7 +244,7 @@ def test_training_with_a_vision_model(tmp_path: Path) -> None:
     assert "hidden_state" in load_network(done.onnx).slices
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quickstart.main(
         [
@@ -284,13 +282,13 @@ def test_other_generations_verify_and_drive(id: str, tmp_path: Path) -> None:
         done.onnx, network.contract, options=Options(tinygrad=False, untrained=True)
     )
     assert not failed(checks), [c for c in checks if c.status == "FAIL"]
-    drive(_policynet.PolicyFile(str(done.onnx), id), range(2), max_episode_steps=12)
+    drive(PolicyFile(str(done.onnx), id), range(2), max_episode_steps=12)
     row = load_network(done.onnx)
     assert unpack(network.model, np.zeros((1, network.model.length)))["plan"].shape[-1] == 15
     assert set(row.inputs) == set(network.model.inputs)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("month", ["06", "07"])
 def test_supercombos_with_policynet_verify_and_drive(month: str, tmp_path: Path) -> None:
     """A small vision network and PolicyNet in one graph; `test_export_policy` has the later form."""

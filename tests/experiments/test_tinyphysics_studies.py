@@ -47,7 +47,9 @@ def test_evaluation_writes_costs_and_report(here: Path, capsys: pytest.CaptureFi
         assert repr(total) == row["total_cost"]  # every digit
     report = (here / "out/report.html").read_text()
     assert "mine against pid" in report
-    assert len(re.findall("data:image/png;base64,", report)) == 4
+    assert len(re.findall("data:image/png;base64,", report)) == 3 + 3
+    assert len(re.findall(r'<img alt="[^"]{20,}"', report)) == 3 + 3
+    assert '<meta name="viewport" content="width=device-width' in report
     assert not re.findall(r'(src|href)="(?!data:)', report)
     assert (here / "out/config.yaml").exists()
 
@@ -145,7 +147,7 @@ def test_ppo_study_trains_resumes_and_agrees(here: Path) -> None:
         train_tinyphysics_ppo.main(["total_steps=10", "output=other"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ppo_learns_and_its_return_is_minus_the_cost(here: Path) -> None:
     config = train_tinyphysics_ppo.Config(total_steps=130_000, num_segments=4)
     results = train_tinyphysics_ppo.run(config, here)

@@ -10,8 +10,8 @@ import torch
 
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.run_log import read_log
+from steerlab.agents.tinyphysics.exploration import Exploration, explore, vary
 from steerlab.experiments import export_surrogate, train_surrogate
-from steerlab.experiments._exploration import Exploration, explore, vary
 from steerlab.experiments.train_surrogate import main
 from steerlab.surrogates.plants.analytic import AnalyticPlant
 from steerlab.surrogates.plants.onnx import OnnxPlant

@@ -21,14 +21,15 @@ import yaml
 from torch import nn
 
 from steerlab.agents.checkpoint import checkpoint_bytes, load_checkpoint
+from steerlab.agents.inverted_pendulum.data import load_pairs
 from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
 from steerlab.agents.run_log import read_log
 from steerlab.agents.trc.data import load_plans, make_arrays, save_plans
 from steerlab.envs.tracking.double_integrator import DoubleIntegrator
-from steerlab.experiments._pendulum import load_pairs, save_arrays
 from steerlab.exporters.onnx import export_onnx
 from steerlab.openpilot.engines import load_network
 from steerlab.openpilot.metadata import read_metadata
+from steerlab.readers.arrays import write_arrays
 from steerlab.readers.text import read_json, read_yaml
 from steerlab.surrogates.logs.extract import (
     ExtractOptions,
@@ -104,7 +105,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
 
     path = folder / "training_pairs_fast.npz"
     pairs = {"state": rng.normal(size=(5, 4)), "token_seq": np.ones((5, 3), int)}
-    save_arrays(path, **pairs, split=np.zeros(5, np.int8))
+    write_arrays(path, pairs | {"split": np.zeros(5, np.int8)}, compressed=True)
     found["pairs"] = Reader(path.name, _pairs, path.read_bytes())
 
     table = np.cumsum(rng.normal(size=(50, 9)), axis=0)

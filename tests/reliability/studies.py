@@ -138,15 +138,16 @@ def make_small(put: Callable[[Any, str, Any], None]) -> None:
     from steerlab.agents.policynet.train import ImitationConfig
     from steerlab.agents.recurrent_ppo import train
     from steerlab.agents.recurrent_ppo.train import DriverConfig
+    from steerlab.agents.tinyphysics import exploration
     from steerlab.agents.visionnet import network, training
-    from steerlab.experiments import _exploration, compare_policynet, quickstart, train_surrogate
+    from steerlab.experiments import compare_policynet, quickstart, train_surrogate
 
     put(train, "ROWS", 8)
     mini = {"tiny": network.VisionSize((4, 4, 4, 4), (1, 1, 1, 1), 2, 4)}
     put(network, "SIZES", mini)
     put(training, "_SHOWN", 1)
     put(train, "PASSES", 1)
-    put(_exploration, "CHUNK", 3)
+    put(exploration, "CHUNK", 3)
     put(train_surrogate, "_WATCHED", 1)
     put(train_surrogate, "_DRIVES", 3)
     teacher = DriverConfig(total_steps=80, num_envs=2, episode_steps=40, batch_size=80, hidden=8)

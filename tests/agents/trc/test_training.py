@@ -271,7 +271,7 @@ def test_bad_checkpoint(tmp_path: Path) -> None:
         load_planner(tmp_path / "x.pt")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_small_network_comes_near_the_optimum(tmp_path: Path) -> None:
     torch.manual_seed(0)
     train_set, valid_set = split(optimal_cases(PROBLEM, 200, 1))

@@ -171,7 +171,7 @@ def test_shots_copy_and_pickle() -> None:
         np.testing.assert_array_equal(render(twin)[0], picture)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_stays_over_many_looks() -> None:
     """200 resets: scenes change, looks are new each time; less than 20 MB more after the first 20."""
     code = """

@@ -78,8 +78,13 @@ def test_compiled_maps_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.M
         read_opendrive(path, folder=tmp_path / "cache")
 
 
+SPIN = (
+    "import sys; from steerlab.envs.maps import _compile; "
+    "_compile.compile_map = lambda *_: list(iter(int, 1)); _compile.main(*sys.argv[3:])"
+)
 WORKERS: dict[str, tuple[str, str]] = {
     "hang": ("import time; time.sleep(60)", "was not done with it after 1 s"),
+    "spin": (SPIN, "was not done with it after 1 s of computing"),
     "crash": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "crashed on it .SIGSEGV"),
     "error": ("raise IndexError('map::at')", "cannot be compiled: IndexError: map::at"),
     "silence": ("import os; os._exit(3)", "cannot be compiled: exit status 3"),
@@ -93,13 +98,17 @@ def test_every_way_to_fail_is_one_clear_error(
 ) -> None:
     code, message = WORKERS[name]
     script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\nexec {sys.executable} -c {code!r}\n")
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -c {code!r} "$@"\n')
     script.chmod(0o755)
     monkeypatch.setattr(opendrive, "find_spec", lambda name: True)
     monkeypatch.setattr(opendrive.sys, "executable", str(script))
+    if name == "hang":
+        monkeypatch.setattr(opendrive, "PATIENCE", 1)
     begun = time.monotonic()
     with pytest.raises(InputError, match=message):
-        compile_text(text(), "x", "x.xodr", 1.0 if name == "hang" else 20.0, tmp_path / "cache")
+        compile_text(
+            text(), "x", "x.xodr", 1.0 if name in ("hang", "spin") else 20.0, tmp_path / "cache"
+        )
     assert time.monotonic() - begun < 15
 
 

@@ -60,7 +60,8 @@ def test_official_costs_to_the_last_digit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("processes", "batch_size", "routes_used"), [(1, 1, 10), (1, 16, 32), (2, 64, 100)]
+    ("processes", "batch_size", "routes_used"),
+    [(1, 1, 10), (1, 16, 32), pytest.param(2, 64, 100, marks=pytest.mark.exhaustive)],
 )
 @pytest.mark.parametrize("controller", ["pid", "zero"])
 def test_costs_do_not_depend_on_processes_or_batch(

@@ -1,143 +1,31 @@
-"""What the studies of PolicyNet share: export and check, closed loops of files, table, plots."""
+"""The table and the plots of policies that drove held-out episodes."""
 
-import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from tqdm.auto import tqdm
 
-from steerlab.agents.classical.preview import PreviewDriver
-from steerlab.agents.policynet.driver import OpenpilotDriver, torch_driver, torch_network
 from steerlab.agents.policynet.evaluate import (
     TARGETS,
     Figures,
     HeldOut,
     MakeDriver,
-    drive,
     figures,
     held_out,
 )
-from steerlab.agents.policynet.model import PolicyNet
-from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
-from steerlab.envs.kinematic_driver.record import Record, join
+from steerlab.envs.kinematic_driver.record import CTE_CAPTION, Record
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
-from steerlab.errors import InputError
-from steerlab.experiments._driving import CTE_CAPTION
-from steerlab.files import atomic_path
-from steerlab.openpilot.contracts import contract
-from steerlab.openpilot.engines import Network, load_network
-from steerlab.processes import worker_pool
-from steerlab.seeds import initial_weights
+from steerlab.files import atomic_path, write_json
+from steerlab.line_styles import line_styles
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
-BLOCK = 20  # episodes that a process drives side by side
-
-
-@dataclass(frozen=True)
-class PolicyFile:
-    """A policy file with what has to run around it; a driver can be made of it in any process.
-
-    An ONNX file takes its rows one after the other. A ``policy_model.pth`` of ours runs in torch, all
-    rows in one call, several times faster; the runner around it is the same.
-    """
-
-    path: str
-    contract: str
-    vision: str = ""
-
-    @property
-    def block(self) -> int:
-        """Episodes that are best driven side by side."""
-        return 100 if self.path.endswith(".pth") else BLOCK
-
-    def network(self) -> Network:
-        """Return the network.
-
-        Raises:
-            InputError: The file is absent, no policy, or for another contract.
-        """
-        if not self.path.endswith(".pth"):
-            return load_network(self.path)
-        policy = load_policy(self.path)
-        if policy.contract.id != self.contract:
-            raise InputError(
-                f"{self.path!r} was trained for {policy.contract.id}; give contract= of that name"
-            )
-        return torch_network(policy)
-
-    def __call__(self, env: Any) -> OpenpilotDriver:
-        vision = load_network(self.vision) if self.vision else None
-        return OpenpilotDriver(env, contract(self.contract), self.network(), vision)
-
-
-def drive_held_out(
-    make: MakeDriver,
-    episodes: int,
-    name: str,
-    processes: int = 1,
-    block: int = BLOCK,
-    others: HeldOut | None = None,
-) -> Record:
-    """Drive the first held-out episodes, in blocks.
-
-    Args:
-        make: Makes the driver of a block; it has to be picklable for more than one process.
-        episodes: How many.
-        name: What the progress bar says.
-        processes: Processes; each drives a block at a time.
-        block: Episodes of a block.
-        others: Other episodes in their place.
-    """
-    them = others or held_out()
-    seeds = them.seeds(episodes)
-    # As many blocks for one process as for another, none larger than it is best.
-    rounds = math.ceil(episodes / (block * processes))
-    size = math.ceil(episodes / (rounds * processes))
-    blocks = [range(a, min(a + size, seeds.stop)) for a in range(seeds.start, seeds.stop, size)]
-    with tqdm(total=episodes, unit="episode", desc=name) as bar:
-        records = []
-        if processes > 1 and len(blocks) > 1:
-            with worker_pool(processes) as pool:
-                count = len(blocks)
-                jobs = pool.map(_drive_block, [make] * count, blocks, [them] * count)
-                for record, part in zip(jobs, blocks, strict=True):
-                    records.append(record)
-                    bar.update(len(part))
-        else:
-            for part in blocks:
-                records.append(_drive_block(make, part, them))
-                bar.update(len(part))
-    return join(records)
-
-
-def _drive_block(make: MakeDriver, seeds: range, them: HeldOut) -> Record:
-    torch.set_num_threads(1)
-    return drive(make, seeds, them.ranges, them.max_episode_steps)
-
-
-def drive_preview(episodes: int, others: HeldOut | None = None) -> Record:
-    """Drive the held-out episodes with the preview controller, which sees the true state."""
-    return drive_held_out(PreviewDriver, episodes, "preview controller", block=500, others=others)
-
-
-def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None) -> Record:
-    """Drive the held-out episodes with a network with random weights."""
-    with initial_weights(0):
-        network = PolicyNet(contract_)
-    return drive_held_out(
-        torch_driver(network.eval()), episodes, "untrained network", block=500, others=others
-    )
-
 
 #: Rows of the table: name of the figure, words, format.
 _ROWS = (
@@ -170,21 +58,15 @@ def report(
     """
     found = {name: figures(record) for name, record in records.items()}
     them = others or held_out()
-    print_table(found, them.name)
+    print_figures(found, them.name)
     print_violations(records, them)
     plot_records(records, output / "drivers.png")
-    with atomic_path(output / f"{them.name.replace('-', '_')}.json") as temporary:
-        told = {name: _plain(f.as_dict()) for name, f in found.items()}
-        temporary.write_text(json.dumps(told, indent=1, allow_nan=False), encoding="utf-8")
+    told = {name: f.as_dict() for name, f in found.items()}
+    write_json(output / f"{them.name.replace('-', '_')}.json", told)
     return found
 
 
-def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Return figures as JSON can say them: what is infinite as null."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def print_table(columns: Mapping[str, Figures], kind: str = "held-out") -> None:
+def print_figures(columns: Mapping[str, Figures], kind: str = "held-out") -> None:
     """Print targets against figures, one column a driver."""
     episodes = next(iter(columns.values())).episodes
     table = Table(
@@ -226,12 +108,14 @@ def plot_records(records: Mapping[str, Record], path: Path) -> None:
     """Draw how far off the path the drivers were, and how rough, over all steps."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
+    styles = line_styles(records)
     for name, record in records.items():
         for axis, key in zip(axes, ("offset", "heading", "jerk"), strict=True):
             values = getattr(record, key)
             values = np.sort(values[~np.isnan(values)])
             values = values[np.linspace(0, len(values) - 1, 400).astype(int)]
-            axis.plot(values, np.linspace(0, 1, len(values)), label=name)
+            share = np.linspace(0, 1, len(values))
+            axis.plot(values, share, label=name, markevery=0.1, markersize=4, **styles[name])
     labels = ("offset from the path (m)", "heading error (rad)", "jerk (m/s^3)")
     limits = (TARGETS["cte_p95"][0], TARGETS["heading_p95"][0], None)
     for axis, label, limit in zip(axes, labels, limits, strict=True):
@@ -291,29 +175,3 @@ def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -
     axis.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, float]]:
-    """Return what ``verify`` calls to drive a network over held-out episodes."""
-
-    def run(network: Network) -> dict[str, float]:
-        chosen = contract(contract_)
-        record = drive_held_out(
-            lambda env: OpenpilotDriver(env, chosen, network), episodes, "closed loop"
-        )
-        found = figures(record)
-        names = ("cte_p95", "cte_p95_steady", "heading_p95", "jerk_rms", "progress", "violations")
-        return {name: float(getattr(found, name)) for name in names}
-
-    return run
-
-
-def check_episodes(episodes: int, processes: int) -> None:
-    """Refuse impossible numbers before anything is computed.
-
-    Raises:
-        InputError: A number is out of range.
-    """
-    held_out().seeds(episodes)
-    if processes < 1:
-        raise InputError(f"processes={processes} must be at least 1")

@@ -16,7 +16,10 @@ from steerlab.files import atomic_path
 from steerlab.surrogates.segments.data import CONTROL_START, DT
 
 _SAMPLES = 5
-_COLORS = ("#0b5fa5", "#8a3ffc")
+_COLORS = ("#0072b2", "#d55e00")
+_WIDTH = (
+    5.6  # inches of a picture: its text is about as large as the page's on a phone of 390 pixels
+)
 _LABELS = {
     "lataccel_cost": "tracking cost",
     "jerk_cost": "jerk cost",
@@ -24,11 +27,14 @@ _LABELS = {
 }
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto;
-       padding: 0 1rem; }
+       padding: 0 1rem; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .25rem .9rem; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; }
+th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: normal; }
+.row { display: flex; flex-wrap: wrap; gap: .5rem; }
+.row img { flex: 1 1 17rem; min-width: 0; max-width: 24rem; }
+img { width: 100%; max-width: 44rem; }
 footer { color: #777; margin-top: 2rem; }
 """
 
@@ -54,14 +60,15 @@ def write_report(
         _table(names, evaluations),
         _comparison(names, evaluations) if len(names) > 1 else "",
         "<h2>Distribution of the costs</h2>",
-        _image(_histograms(names, evaluations)),
+        f'<div class="row">{"".join(_histograms(names, evaluations))}</div>',
         "<h2>Sample rollouts</h2>",
         "<p>Routes at even distances in the order of the total cost, best to worst.</p>",
-        *(_image(_sample(names, evaluations, i)) for i in _chosen(evaluations[0])),
+        *(_sample(names, evaluations, i) for i in _chosen(evaluations[0])),
         f"<footer>steerlab {steerlab.__version__}</footer>",
     ]
     text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>"
     )
@@ -78,7 +85,7 @@ def _table(names: list[str], evaluations: list[Evaluation]) -> str:
             cells = "".join(f"<td>{f:.3f}</td>" for f in figures)
             rows.append(f"<tr><td>{html.escape(name)}, {label}</td>{cells}</tr>")
     header = "".join(f"<th>{h}</th>" for h in ("", "mean", "median", "p95", "worst"))
-    return f"<table><tr>{header}</tr>{''.join(rows)}</table>"
+    return f'<div class="wide"><table><tr>{header}</tr>{"".join(rows)}</table></div>'
 
 
 def _comparison(names: list[str], evaluations: list[Evaluation]) -> str:
@@ -90,26 +97,34 @@ def _comparison(names: list[str], evaluations: list[Evaluation]) -> str:
     )
 
 
-def _figure(height: float, **spaces: float) -> Figure:
+def _figure(width: float, height: float, **spaces: float) -> Figure:
     """Return a figure with its margins set: laying it out by what is in it takes longer than drawing."""
-    figure = Figure(figsize=(11, height))
-    figure.subplots_adjust(0.085, 0.52 / height, 0.99, 1 - 0.32 / height, **spaces)
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        0.75 / width, 0.52 / height, 1 - 0.1 / width, 1 - 0.32 / height, **spaces
+    )
     return figure
 
 
-def _histograms(names: list[str], evaluations: list[Evaluation]) -> Figure:
-    figure = _figure(3.2, wspace=0.22)
-    for axes, (key, label) in zip(figure.subplots(1, 3), _LABELS.items(), strict=True):
+def _histograms(names: list[str], evaluations: list[Evaluation]) -> list[str]:
+    pictures = []
+    for key, label in _LABELS.items():
+        figure = _figure(3.9, 3.2)
+        axes = figure.subplots()
         columns = [np.maximum(getattr(e.costs, key), 1e-3) for e in evaluations]
         together = np.concatenate(columns)
         low, high = together.min() * 0.95, together.max() * 1.05
         wide = high > 10 * low  # a logarithmic axis of less than a decade has crowded labels
         bins = np.geomspace(low, high, 30) if wide else np.linspace(low, high, 30)
         for name, values, color in zip(names, columns, _COLORS, strict=False):
-            axes.hist(values, bins, alpha=0.6, color=color, label=name)
+            axes.hist(values, bins.tolist(), alpha=0.6, color=color, label=name)
         axes.set(xscale="log" if wide else "linear", xlabel=label, ylabel="routes")
-        axes.legend(fontsize=8)
-    return figure
+        axes.legend(fontsize=9)
+        medians = " and ".join(
+            f"{name} {np.median(values):.1f}" for name, values in zip(names, columns, strict=True)
+        )
+        pictures.append(_image(figure, f"Histogram of the {label} over routes; medians: {medians}"))
+    return pictures
 
 
 def _chosen(evaluation: Evaluation) -> list[int]:
@@ -118,29 +133,39 @@ def _chosen(evaluation: Evaluation) -> list[int]:
     return [int(order[p]) for p in places]
 
 
-def _sample(names: list[str], evaluations: list[Evaluation], index: int) -> Figure:
-    figure = _figure(4.0, hspace=0.08)
+def _sample(names: list[str], evaluations: list[Evaluation], index: int) -> str:
+    figure = _figure(_WIDTH, 4.6, hspace=0.08)
     first = evaluations[0]
     plot_rollout(
         figure, first.names[index], first.target[index], first.lataccel[index], first.steer[index]
     )
     above, below = figure.axes
+    for line in (above.lines[1], below.lines[0]):  # one colour a controller, in both
+        line.set(color=_COLORS[0], label=names[0])
     seconds = np.arange(CONTROL_START, first.lataccel.shape[1]) * DT
     for name, other in zip(names[1:], evaluations[1:], strict=True):
         for axes, values in ((above, other.lataccel), (below, other.steer)):
             later = values[index, CONTROL_START:]
-            axes.plot(seconds, later, color=_COLORS[1], alpha=0.5, linewidth=0.9, label=name)
-            axes.legend(loc="upper right", fontsize=8)
+            axes.plot(
+                seconds, later, color=_COLORS[1], alpha=0.6, linewidth=0.9, ls="--", label=name
+            )
     costs = ", ".join(
         f"{name} {e.costs.total_cost[index]:.1f}"
         for name, e in zip(names, evaluations, strict=True)
     )
-    above.set_title(f"route {first.names[index]}: total cost {costs}")
-    return figure
+    for axes in (above, below):
+        axes.legend(loc="upper right", fontsize=8)
+    title = f"route {first.names[index]}: total cost {costs}"
+    above.set_title(title, fontsize=10)
+    above.set_ylabel("lateral acceleration, m/s²")
+    below.set_ylabel("steer command")
+    picture = _image(figure, f"Target, response and steer over time on {title}")
+    return f"<p>{picture}</p>"
 
 
-def _image(figure: Figure) -> str:
+def _image(figure: Figure, text: str) -> str:
+    """Return an ``img`` with its alternative text."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
+    figure.savefig(buffer, format="png", dpi=160)  # twice the pixels of a page: sharp on a phone
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<p><img alt="" src="data:image/png;base64,{data}"></p>'
+    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{data}">'

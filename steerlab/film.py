@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from steerlab.agents.policynet.evaluate import FRAME_RATE, MakeDriver, pictures
-from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.files import atomic_path
+
+#: Pictures a second, one every second step of 0.05 s.
+FRAME_RATE = 10
 
 
 def write_film(frames: Iterable[NDArray[np.uint8]], stem: Path) -> Path:
@@ -44,14 +45,3 @@ def write_film(frames: Iterable[NDArray[np.uint8]], stem: Path) -> Path:
             duration=1000 // FRAME_RATE, loop=0,
         )  # fmt: skip
     return path
-
-
-def film_drive(
-    make_driver: MakeDriver,
-    stem: Path,
-    seeds: Iterable[int],
-    ranges: Ranges | None = None,
-    max_episode_steps: int = 500,
-) -> Path:
-    """Film one episode of KinematicDriver-v0 for each seed, one after the other."""
-    return write_film(pictures(make_driver, seeds, ranges, max_episode_steps), stem)

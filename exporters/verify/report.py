@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from steerlab.exporters.verify import FAIL, NOTE, PASS, SKIP, Check
+from steerlab.exporters.verify.base import FAIL, NOTE, PASS, SKIP, Check
 
 _COLOURS = {PASS: "green", FAIL: "bold red", SKIP: "yellow", NOTE: "yellow"}
 

@@ -1,0 +1,175 @@
+"""Closed-loop drives of CarlaDriver-v0 and their figures: metres per violation, offset, comfort.
+
+A pair learns from its pictures and may fail at any moment, so what counts is how far it gets: all metres
+of all episodes over all violations, with a bootstrap interval over episodes. Offsets are those of
+:mod:`steerlab.envs.kinematic_driver.record`: what a violation cut off counts as infinitely far off.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerlab.agents.drivingpolicy.driver import PairDriver
+from steerlab.envs.cameras.geometry import NARROW, WIDE
+from steerlab.envs.carla_driver.env import VIOLATIONS, CarlaDriverVectorEnv
+from steerlab.envs.carla_driver.scenarios import Scenario
+from steerlab.envs.kinematic_driver.record import Record, drive_once, offset_figures
+from steerlab.envs.kinematic_driver.roads import START
+from steerlab.envs.shards.pictures import DRAWN, calibrated_view, draw_labels
+from steerlab.openpilot.contracts import contract
+from steerlab.openpilot.engines import load_network
+from steerlab.seeds import HELD_OUT
+
+Bytes = NDArray[np.uint8]
+#: Makes who drives an environment; picklable, for other processes.
+MakeDriver = Callable[[CarlaDriverVectorEnv], Any]
+RESAMPLES = 2000
+FRAME_RATE = 10  # pictures of a film a second, one every second step
+
+
+@dataclass(frozen=True)
+class Course:
+    """Held-out episodes of one scenario."""
+
+    scenario: Scenario
+    map: str | None = None  # that of the scenario by default
+    traffic: int | None = None  # other vehicles, that of the scenario by default
+    steps: int = 500
+
+    def env(self) -> CarlaDriverVectorEnv:
+        """Return the environment, one row."""
+        return CarlaDriverVectorEnv(
+            1, scenario=self.scenario, map=self.map, traffic=self.traffic,
+            max_episode_steps=self.steps, threads=1,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The files of an exported pair, or of a supercombo; a driver can be made of them in any process."""
+
+    policy: str
+    vision: str = ""
+    contract: str = "openpilot-0.10.0"
+
+    def __call__(self, env: CarlaDriverVectorEnv) -> PairDriver:
+        """Return who drives.
+
+        Raises:
+            InputError: A file is absent, or does not fit the contract or the other one.
+        """
+        vision = load_network(self.vision) if self.vision else None
+        return PairDriver(env, contract(self.contract), load_network(self.policy), vision)
+
+
+def drive_episode(make: MakeDriver, course: Course, number: int) -> Record:
+    """Drive one held-out episode of a course."""
+    return drive_once(course.env(), make, HELD_OUT + number)
+
+
+@dataclass(frozen=True)
+class DriveFigures:
+    """What N episodes were like."""
+
+    episodes: int
+    km: float
+    violations: int
+    by_kind: dict[str, int] = field(default_factory=dict)
+    metres_per_violation: float = math.inf
+    interval: tuple[float, float] = (0.0, math.inf)  # 95 %, bootstrap over episodes
+    cte_p50_steady: float = math.nan  # m
+    cte_p95_steady: float = math.nan
+    lane_kept: float = math.nan  # share of the steps within half a metre; those cut off are not
+    jerk_rms: float = math.nan  # m/s^3, along
+    progress: float = math.nan  # percent of the way at the set speed
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values; what is infinite or unknown as None."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def drive_figures(record: Record) -> DriveFigures:
+    """Return the figures of a record."""
+    metres = (record.end["s"] - START).astype(float)
+    kinds = record.end["violation"].astype(int)
+    offsets = offset_figures(record)
+    kept = np.nan_to_num(record.offset, nan=np.inf) < 0.5
+    steps = record.offset.shape[0] * len(kinds)
+    unfinished = np.isnan(record.offset) & (kinds == 0)  # an episode that ended at the route's end
+    return DriveFigures(
+        episodes=len(kinds),
+        km=float(metres.sum() / 1000),
+        violations=int((kinds > 0).sum()),
+        by_kind={
+            n: int((kinds == i).sum()) for i, n in enumerate(VIOLATIONS) if i and (kinds == i).any()
+        },
+        metres_per_violation=ratio(metres, kinds > 0),
+        interval=bootstrap(metres, kinds > 0),
+        cte_p50_steady=offsets.cte_p50_steady,
+        cte_p95_steady=offsets.cte_p95_steady,
+        lane_kept=float(kept.sum() / max(steps - unfinished.sum(), 1)),
+        jerk_rms=float(np.sqrt(np.nanmean(np.square(record.jerk, dtype=np.float64)))),
+        progress=float(record.end["progress"].mean()),
+    )
+
+
+def ratio(metres: NDArray[np.floating], failed: NDArray[np.bool_]) -> float:
+    """Return metres per violation, infinite without one."""
+    return float(metres.sum() / failed.sum()) if failed.any() else math.inf
+
+
+def bootstrap(metres: NDArray[np.floating], failed: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the 95 % interval of metres per violation over episodes drawn with replacement."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(metres), (RESAMPLES, len(metres)))
+    drawn = np.sort([ratio(metres[i], failed[i]) for i in picks])
+    return float(drawn[int(0.025 * RESAMPLES)]), float(drawn[int(0.975 * RESAMPLES)])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def film(make: MakeDriver, course: Course, number: int) -> Iterator[Bytes]:
+    """Yield pictures (512, 512, 3) of one episode: both cameras with what the pair sees and plans."""
+    env = course.env()
+    driver = make(env)
+    observation, info = env.reset(seed=HELD_OUT + number)
+    driver.reset(observation, info)
+    shield = env.windshield(0)
+    over, step = False, 0
+    while not over:
+        scene = env.scene(0)
+        action = driver(observation, info)
+        if step % 2 == 0:
+            label = said_label(driver.step.outputs)
+            yield np.concatenate([
+                draw_labels(picture, calibrated_view(shield.mount, camera), label, shield.mount)
+                for picture, camera in zip(shield.pictures(scene), (NARROW, WIDE), strict=True)
+            ])  # fmt: skip
+        observation, _, terminated, truncated, info = env.step(action)
+        over, step = bool(terminated[0] or truncated[0]), step + 1
+
+
+def said_label(outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return what a pair says of one car, from the parsed outputs (1, ...), as labels are drawn."""
+    said = {name: values[0] for name, values in outputs.items()}
+    found = {name: said[name] for name in DRAWN if name in said}
+    found["lane_lines_prob"] = said["lane_lines_prob"][1::2]
+    for name in ("lane_lines", "road_edges"):
+        found[f"{name}_valid"] = np.ones(said[name].shape[:2], bool)
+    return found | {"plan_valid": np.ones(len(said["plan"]), bool)}
+
+
+def course_name(course: Course) -> str:
+    """Return scenario and map in words."""
+    own = Path(course.map).stem if course.map else course.scenario.map
+    cars = course.scenario.traffic if course.traffic is None else course.traffic
+    return f"{course.scenario.name} on {own}, {cars} others"

@@ -1,0 +1,134 @@
+"""A pair of vision and policy at the wheel of CarlaDriver-v0: from camera to command through the runner."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.drivingpolicy.network import DrivingPolicy
+from steerlab.agents.policynet.driver import OpenpilotDriver, cruise_acceleration
+from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
+from steerlab.envs.carla_driver.windshield import Windshield
+from steerlab.envs.kinematic_driver import dynamics
+from steerlab.envs.kinematic_driver.dynamics import DT
+from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
+from steerlab.envs.kinematic_driver.observation import LAYOUT
+from steerlab.openpilot.contracts import Contract, Model
+from steerlab.openpilot.engines import Network, TorchEngine
+from steerlab.openpilot.in_graph import Packed
+
+Floats = NDArray[np.floating[Any]]
+
+SPELL = 3.0  # s, for which one of two drivers goes on
+
+
+class PairDriver(OpenpilotDriver):
+    """Drives all rows of CarlaDriver with what openpilot would publish from the windshield's pictures.
+
+    Args:
+        env: The environment that is driven.
+        contract: The release whose modeld is played.
+        policy: The policy, or a supercombo, as :func:`~steerlab.openpilot.engines.load_network` gives it.
+        vision: The vision network; None for a supercombo.
+    """
+
+    env: CarlaDriverVectorEnv
+
+    def __init__(
+        self,
+        env: CarlaDriverVectorEnv,
+        contract: Contract,
+        policy: Network,
+        vision: Network | None = None,
+    ) -> None:
+        super().__init__(env, contract, policy, vision)
+        self._shields: dict[int, Windshield] = {}
+
+    def reset(self, observation: Any, info: dict[str, Any], rows: Any = slice(None)) -> None:
+        """Forget the past: new episodes have begun in ``rows``."""
+        super().reset(observation, info, rows)
+        for row in np.arange(self.env.num_envs)[rows].tolist():
+            self._shields.pop(row, None)
+
+    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Floats, Floats]:
+        """Return the curvature (1/m) and the acceleration (m/s^2) that it asks for, (N,) each."""
+        frame, asked = self.ask(observation)
+        return self.publish(asked.command, frame, observation, info["speed"].astype(float))
+
+    def keep(self, info: dict[str, Any], actions: Floats) -> None:
+        """Take note of what was carried out: the runner keeps what it published."""
+
+    def _seen(self, observation: Any) -> dict[str, Any]:
+        pictures = [self._planes(row) for row in range(self.env.num_envs)]
+        narrow, wide = (np.stack(planes) for planes in zip(*pictures, strict=True))
+        return {"image": narrow, "wide_image": wide}
+
+    def _planes(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        if row not in self._shields:
+            self._shields[row] = self.env.windshield(row)
+        return self._shields[row].planes(self.env.scene(row))
+
+
+class StraightDriver:
+    """Has one plan, straight ahead; the cruise control holds the set speed. What blindness is worth."""
+
+    def __init__(self, env: CarlaDriverVectorEnv) -> None:
+        self.env = env
+
+    def reset(self, observation: Any, info: dict[str, Any], rows: Any = slice(None)) -> None:
+        """Do nothing: there is no past."""
+
+    def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
+        """Return actions (N, 2)."""
+        v = info["speed"].astype(float)
+        pedal = cruise_acceleration(v, LAYOUT.split(observation)["cruise_speed"][:, 0])
+        actions = dynamics.encode_action(NUMPY, np.zeros_like(v), pedal, v)
+        return np.stack(actions, 1).astype(np.float32)
+
+
+class MixedDriver:
+    """One of two drivers at a time, in spells: the pair, or the teacher who sees the true state.
+
+    Args:
+        env: One row of the environment.
+        pair: The pair.
+        share: Share of the spells in which the teacher drives, 0 to 1.
+        seed: Of the choice.
+    """
+
+    def __init__(
+        self, env: CarlaDriverVectorEnv, pair: PairDriver, share: float, seed: list[int]
+    ) -> None:
+        self.pair, self.teacher = pair, PreviewDriver(env)
+        draws = np.random.default_rng(seed).random(1 + int(env.steps * DT / SPELL))
+        self.taught = np.repeat(draws < share, round(SPELL / DT))
+        self.tick = 0
+
+    def reset(self, observation: Any, info: dict[str, Any]) -> None:
+        """Forget the past: a new episode has begun."""
+        self.pair.reset(observation, info)
+        self.teacher.reset(observation, info)
+        self.tick = 0
+
+    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Floats, Floats]:
+        """Return curvature (1/m) and acceleration (m/s^2) of who drives now; both go along."""
+        asked = self.pair.propose(info, observation)
+        if self.taught[min(self.tick, len(self.taught) - 1)]:
+            asked = self.teacher.propose(info, observation)
+        self.tick += 1
+        return asked
+
+    def keep(self, info: dict[str, Any], actions: Floats) -> None:
+        """Take note of what was carried out."""
+        self.teacher.keep(info, actions)
+
+
+def torch_policy(policy: DrivingPolicy) -> Network:
+    """Return a policy that is not exported as the runner takes it: flat outputs of its contract."""
+    return packed(Packed(policy, policy.model), policy.model)
+
+
+def packed(module: Any, model: Model) -> Network:
+    """Return a module with a flat output as the runner takes it."""
+    return Network(TorchEngine(module, list(model.inputs)), model.slices)

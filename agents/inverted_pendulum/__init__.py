@@ -1,0 +1,1 @@
+"""Chunk policies on the inverted pendulum: data, ensembles, sampling, episodes and their figures."""

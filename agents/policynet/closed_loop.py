@@ -1,0 +1,146 @@
+"""Closed loops of policy files over held-out episodes, in blocks and in several processes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.policynet.driver import OpenpilotDriver, torch_driver, torch_network
+from steerlab.agents.policynet.evaluate import HeldOut, MakeDriver, drive, figures, held_out
+from steerlab.agents.policynet.model import PolicyNet
+from steerlab.agents.policynet.train import load_policy
+from steerlab.envs.kinematic_driver.record import Record, join
+from steerlab.errors import InputError
+from steerlab.openpilot.contracts import contract
+from steerlab.openpilot.engines import Network, load_network
+from steerlab.processes import worker_pool
+from steerlab.seeds import initial_weights
+
+BLOCK = 20  # episodes that a process drives side by side
+
+
+@dataclass(frozen=True)
+class PolicyFile:
+    """A policy file with what has to run around it; a driver can be made of it in any process.
+
+    An ONNX file takes its rows one after the other. A ``policy_model.pth`` of ours runs in torch, all
+    rows in one call, several times faster; the runner around it is the same.
+    """
+
+    path: str
+    contract: str
+    vision: str = ""
+
+    @property
+    def block(self) -> int:
+        """Episodes that are best driven side by side."""
+        return 100 if self.path.endswith(".pth") else BLOCK
+
+    def network(self) -> Network:
+        """Return the network.
+
+        Raises:
+            InputError: The file is absent, no policy, or for another contract.
+        """
+        if not self.path.endswith(".pth"):
+            return load_network(self.path)
+        policy = load_policy(self.path)
+        if policy.contract.id != self.contract:
+            raise InputError(
+                f"{self.path!r} was trained for {policy.contract.id}; give contract= of that name"
+            )
+        return torch_network(policy)
+
+    def __call__(self, env: Any) -> OpenpilotDriver:
+        """Return the driver of all rows of ``env``."""
+        vision = load_network(self.vision) if self.vision else None
+        return OpenpilotDriver(env, contract(self.contract), self.network(), vision)
+
+
+def drive_held_out(
+    make: MakeDriver,
+    episodes: int,
+    name: str,
+    processes: int = 1,
+    block: int = BLOCK,
+    others: HeldOut | None = None,
+) -> Record:
+    """Drive the first held-out episodes, in blocks.
+
+    Args:
+        make: Makes the driver of a block; it has to be picklable for more than one process.
+        episodes: How many.
+        name: What the progress bar says.
+        processes: Processes; each drives a block at a time.
+        block: Episodes of a block.
+        others: Other episodes in their place.
+    """
+    them = others or held_out()
+    seeds = them.seeds(episodes)
+    # As many blocks for one process as for another, none larger than it is best.
+    rounds = math.ceil(episodes / (block * processes))
+    size = math.ceil(episodes / (rounds * processes))
+    blocks = [range(a, min(a + size, seeds.stop)) for a in range(seeds.start, seeds.stop, size)]
+    with tqdm(total=episodes, unit="episode", desc=name) as bar:
+        records = []
+        if processes > 1 and len(blocks) > 1:
+            with worker_pool(processes) as pool:
+                count = len(blocks)
+                jobs = pool.map(_drive_block, [make] * count, blocks, [them] * count)
+                for record, part in zip(jobs, blocks, strict=True):
+                    records.append(record)
+                    bar.update(len(part))
+        else:
+            for part in blocks:
+                records.append(_drive_block(make, part, them))
+                bar.update(len(part))
+    return join(records)
+
+
+def _drive_block(make: MakeDriver, seeds: range, them: HeldOut) -> Record:
+    torch.set_num_threads(1)
+    return drive(make, seeds, them.ranges, them.max_episode_steps)
+
+
+def drive_preview(episodes: int, others: HeldOut | None = None) -> Record:
+    """Drive the held-out episodes with the preview controller, which sees the true state."""
+    return drive_held_out(PreviewDriver, episodes, "preview controller", block=500, others=others)
+
+
+def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None) -> Record:
+    """Drive the held-out episodes with a network with random weights."""
+    with initial_weights(0):
+        network = PolicyNet(contract_)
+    return drive_held_out(
+        torch_driver(network.eval()), episodes, "untrained network", block=500, others=others
+    )
+
+
+def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, float]]:
+    """Return what ``verify`` calls to drive a network over held-out episodes."""
+
+    def run(network: Network) -> dict[str, float]:
+        chosen = contract(contract_)
+        record = drive_held_out(
+            lambda env: OpenpilotDriver(env, chosen, network), episodes, "closed loop"
+        )
+        found = figures(record)
+        names = ("cte_p95", "cte_p95_steady", "heading_p95", "jerk_rms", "progress", "violations")
+        return {name: float(getattr(found, name)) for name in names}
+
+    return run
+
+
+def check_episodes(episodes: int, processes: int) -> None:
+    """Refuse impossible numbers before anything is computed.
+
+    Raises:
+        InputError: A number is out of range.
+    """
+    held_out().seeds(episodes)
+    if processes < 1:
+        raise InputError(f"processes={processes} must be at least 1")

@@ -1,0 +1,152 @@
+"""Every plan head: a function of what is seen, hypotheses in the plan's own shape, anchors that cover modes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steerlab.agents.drivingpolicy.anchors import anchors_of
+from steerlab.agents.drivingpolicy.data import Windows
+from steerlab.agents.drivingpolicy.heads import make_head
+from steerlab.agents.drivingpolicy.heads.anchored import Anchored
+from steerlab.agents.drivingpolicy.losses import policy_loss
+from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
+from steerlab.agents.drivingpolicy.training import PolicyTraining, new_policy
+from steerlab.errors import InputError
+from steerlab.openpilot.contracts import T_IDXS, contract
+from steerlab.openpilot.plan import FREE, Near, PlanShape
+from tests.agents.drivingpolicy.episodes import invented
+
+HEADS = [("regression", 0), ("mdn", 0), ("anchored", 0), ("anchored", 2), ("flow", 4)]
+
+
+def small(head: str, steps: int, encoder: str = "gru") -> PolicyDesign:
+    return PolicyDesign(16, 16, 16, encoder, head, Diffusion(steps))
+
+
+@pytest.fixture(scope="module")
+def windows() -> Windows:
+    return Windows([invented(seed) for seed in range(4)])
+
+
+def test_what_a_plan_was_made_of_is_read_from_it() -> None:
+    shape = PlanShape(contract("openpilot-0.10.0").command)
+    rng = torch.Generator().manual_seed(0)
+    near = Near(*(torch.rand(6, generator=rng) + 0.1 for _ in range(7)))
+    late = 0.9 * torch.rand(6, generator=rng) + 0.1  # s
+    near = near._replace(
+        speed=near.speed * 20, yaw_rate=near.yaw_rate / 20, curvature=near.curvature / 100,
+        t_lateral=late, t_longitudinal=late,
+    )  # fmt: skip
+    bends, pedals = (torch.randn(6, 3, FREE, generator=rng) * scale for scale in (0.1, 1.0))
+    found = shape.read(shape(near, bends, pedals))
+    torch.testing.assert_close(found[0], bends, atol=2e-5, rtol=0)
+    torch.testing.assert_close(found[1], pedals, atol=2e-5, rtol=0)
+
+
+def test_anchors_are_the_middles_of_what_was_driven() -> None:
+    rng = np.random.default_rng(0)
+    middles = np.array([[5.0, 0.0], [-5.0, 0.0], [0.0, 9.0]])
+    counts = (300, 200, 100)
+    points = [m + 0.1 * rng.normal(size=(n, 2)) for m, n in zip(middles, counts, strict=True)]
+    np.testing.assert_allclose(anchors_of(np.concatenate(points), 3, 0), middles, atol=0.05)
+    with pytest.raises(InputError, match="too few"):
+        anchors_of(np.zeros((2, 3)), 5, 0)
+
+
+@pytest.mark.parametrize(("head", "steps"), HEADS)
+def test_a_head_is_a_function_and_its_plans_are_integrals(
+    head: str, steps: int, windows: Windows
+) -> None:
+    torch.manual_seed(0)
+    network = DrivingPolicy("openpilot-0.10.0", small(head, steps)).eval()
+    network.plan_head.adapt(np.random.default_rng(1).normal(0, 0.1, (50, 2 * FREE)), 0)
+    batch = windows[torch.arange(6)]
+    named = {
+        "desire": batch["desire"], "traffic_convention": batch["traffic"],
+        "lateral_control_params": batch["car"],
+    }  # fmt: skip
+    with torch.no_grad():
+        once, twice = (network.tensors(network.read(batch["features"], named)) for _ in "ab")
+    assert once["plan"].shape == (6, 5, 33, 15)
+    assert once["plan_logits"].shape == (6, 5, 1)
+    for name, values in once.items():
+        assert torch.equal(values, twice[name]), name
+    plan = once["plan"].double().numpy()
+    steps_s = np.diff(T_IDXS)
+    for place, rate in ((0, 3), (1, 4), (11, 14)):  # x from vx, y from vy, yaw from its rate
+        added = np.cumsum(0.5 * (plan[..., 1:, rate] + plan[..., :-1, rate]) * steps_s, axis=-1)
+        np.testing.assert_allclose(plan[..., 1:, place], added, atol=0.02 * np.abs(added).max())
+
+
+def test_denoising_of_no_steps_asks_once_of_the_anchors() -> None:
+    torch.manual_seed(0)
+    plain, refined = (make_head("anchored", 8, steps) for steps in (0, 4))
+    refined.load_state_dict(plain.state_dict())
+    seen = torch.randn(3, 8)
+    assert not torch.equal(plain(seen).knots, refined(seen).knots)
+    with torch.no_grad():  # a network that says nothing leaves every anchor where it is
+        for head in (plain, refined):
+            for values in head.parameters():
+                values.zero_()
+            head.anchors.copy_(torch.arange(70.0).reshape(5, 14))
+    expected = torch.arange(70.0).reshape(1, 5, 14).expand(3, -1, -1)
+    torch.testing.assert_close(plain(seen).knots, expected)
+    torch.testing.assert_close(refined(seen).knots, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_signal_and_noise_add_up(schedule: str) -> None:
+    head = Anchored(8, 2, schedule)
+    signal, noise = head.amounts(torch.linspace(0, 1, 7))
+    torch.testing.assert_close(signal**2 + noise**2, torch.ones(7))
+    assert (signal[0], noise[-1]) == (1, 1)
+
+
+@pytest.mark.parametrize(("head", "steps"), [("mdn", 0), ("anchored", 2), ("flow", 4)])
+def test_a_head_learns(head: str, steps: int, windows: Windows) -> None:
+    """The way ahead bends left or right by chance: the hypotheses of those with several cover both."""
+    network = new_policy(PolicyTraining(design=small(head, steps)), windows)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    generator = torch.Generator().manual_seed(0)
+    first = last = 0.0
+    for _ in range(60):
+        rows = torch.randint(len(windows), (64,), generator=generator)
+        losses = policy_loss(network, windows[rows], generator)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        name = "flow" if head == "flow" else "plan"
+        first, last = (first or losses[name].item()), losses[name].item()
+    assert last < first - 0.2
+    batch = windows[torch.arange(64)]
+    said = network.say(batch["features"], batch["desire"], batch["traffic"])
+    knots = network.plan_head.real(network.plan_head(said.seen).knots)[:, :, 2]
+    wanted = network.shape.read(batch["plan"])[0][:, 2]
+    away = (knots - wanted[:, None]).abs()  # of 0.1 rad/s
+    assert away.amin(1).mean() < 0.05 if head != "mdn" else away.amin(1).mean() < 0.09
+
+
+def test_what_cannot_be_is_refused_in_words() -> None:
+    for design, words in (
+        (small("anchored", 9), r"diffusion.steps=9 must be in 0\.\.8"),
+        (small("flow", 0), r"diffusion.steps=0"),
+        (small("diffusion", 2), "plan head"),
+        (small("mdn", 0, "lstm"), "encoder"),
+        (PolicyDesign(reduced=2), "policy.reduced=2"),
+        (PolicyDesign(hidden=18, encoder="attention"), "multiple of 4"),
+        (PolicyDesign(diffusion=Diffusion(2, "square")), "diffusion.schedule"),
+        (PolicyDesign(diffusion=Diffusion(2, "cosine", 0.0)), "diffusion.truncation"),
+    ):
+        with pytest.raises(InputError, match=words):
+            DrivingPolicy("openpilot-0.10.0", design)
+
+
+def test_a_folder_with_no_shard_is_refused() -> None:
+    with pytest.raises(InputError, match="no shard"):
+        Windows([])
+    seen = invented(0)
+    with pytest.raises(InputError, match="features of"):
+        Windows([seen._replace(features=seen.features[:-1])])
+    assert Path("invented") == seen.shard.path
