@@ -33,7 +33,7 @@ from steerlab.processes import Terminated, process_rank, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
 from steerlab.study_arguments import MULTIRUN, SHOWING, overrides_of, shorten, writable
-from steerlab.study_files import WRITE, from_file, take_flags, write_config
+from steerlab.study_files import with_file
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -85,15 +85,11 @@ def study(
             print_help(command, module.__doc__ or "", config_type)
             return
         try:
-            flags, arguments = take_flags(arguments)
-            if WRITE in flags:
-                print(write_config(flags[WRITE], config_type, command))
+            told = with_file(arguments, config_type, command)
+            if told is None:
                 return
-            arguments = from_file(flags, arguments)
             with terminable():
-                _run_hydra(
-                    name, overrides_of(arguments, config_type), config_type, run, free, folder
-                )
+                _run_hydra(name, overrides_of(told, config_type), config_type, run, free, folder)
         except InputError as error:
             sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
         except (HydraException, OmegaConfBaseException) as error:
