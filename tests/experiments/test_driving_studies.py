@@ -22,6 +22,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_heads_are_compared(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,8 +46,8 @@ def test_heads_are_compared(
     assert json.loads((tmp_path / "run" / "plan_heads.json").read_text()) == found
 
 
-def test_what_is_wrong_is_said_before_work_starts(shards: Path, tmp_path: Path) -> None:
-    output = f"output={tmp_path / 'run'}"
+def test_what_is_wrong_is_said_before_work_starts(tmp_path: Path) -> None:
+    output, shards = f"output={tmp_path / 'run'}", tmp_path / "none"
     for main, arguments, words in (
         (compare_plan_heads.main, [f"train={shards}", "test=x", "heads=[gan]"], "gan"),
         (compare_plan_heads.main, ["heads=[mdn]"], "train is missing"),

@@ -112,7 +112,7 @@ def test_a_head_learns(head: str, steps: int, windows: Windows) -> None:
     generator = torch.Generator().manual_seed(0)
     first = last = 0.0
     for _ in range(60):
-        rows = torch.randint(len(windows), (64,), generator=generator)
+        rows = torch.randint(len(windows), (32,), generator=generator)
         losses = policy_loss(network, windows[rows], generator)
         optimizer.zero_grad()
         losses["loss"].backward()
