@@ -119,6 +119,50 @@ def study(
     return main
 
 
+def within(
+    run: Callable[[Any, Path], Any],
+    config_type: type[Any],
+    arguments: Sequence[str],
+    output: str | Path,
+    free: Sequence[str] = (),
+) -> Any:
+    """Run a study inside of another one, as its command would: options checked, folder owned, settings kept.
+
+    Args:
+        run: As for :func:`study`.
+        config_type: As for :func:`study`.
+        arguments: What one would type after the command, ``output=`` left out.
+        output: Folder of its results, made if needed.
+        free: As for :func:`study`.
+
+    Raises:
+        InputError: An option is wrong, or the folder belongs to a run with other settings.
+    """
+    settings = _composed(config_type, arguments)
+    folder = writable_folder(output)
+    with owned_folder(folder), study_settings(_save_config(settings, folder, free)):
+        return run(OmegaConf.to_object(settings), folder)
+
+
+def options_of(config_type: type[Any], arguments: Sequence[str]) -> Any:
+    """Return a study's options for what one would type after its command.
+
+    Raises:
+        InputError: An option is wrong.
+    """
+    return OmegaConf.to_object(_composed(config_type, arguments))
+
+
+def _composed(config_type: type[Any], arguments: Sequence[str]) -> DictConfig:
+    """Return the settings that arguments stand for."""
+    settings: DictConfig = writable(OmegaConf.structured(config_type))
+    flags, typed = take_flags(arguments)
+    for text in overrides_of(from_file(flags, typed), config_type):
+        override = OverridesParser.create().parse_override(text)
+        OmegaConf.update(settings, override.key_or_group, override.value())
+    return settings
+
+
 def _run_hydra(
     name: str,
     arguments: list[str],
