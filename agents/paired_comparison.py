@@ -75,7 +75,7 @@ def plot_returns(results: Mapping[str, Sequence[Episodes]], path: Path) -> None:
     """Draw the share of episodes below each return, a line a seed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for (name, runs), colour in zip(results.items(), ("tab:blue", "tab:orange"), strict=True):
+    for (name, runs), colour in zip(results.items(), ("#0072b2", "#d55e00"), strict=True):
         for i, found in enumerate(runs):
             ordered = np.sort(found["returns"])
             share = (np.arange(len(ordered)) + 1) / len(ordered)

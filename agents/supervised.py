@@ -11,7 +11,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from torch.optim.swa_utils import AveragedModel
 
 from steerlab.agents.checkpoint import fitting, load_checkpoint
 from steerlab.agents.training_loop import BEST, Stateful, TrainingLoop, moving_average
@@ -26,6 +25,8 @@ SCHEDULES = ("cosine", "step", "plateau", "none")
 Batch = dict[str, Tensor]
 #: Gets the model, a batch and a random generator; returns scalars, "loss" the one to minimise.
 Loss = Callable[[nn.Module, Batch, torch.Generator], dict[str, Tensor]]
+#: Gets the model that would be kept; returns more validation scalars.
+Metrics = Callable[[nn.Module], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def fit(
     valid: Dataset,
     config: FitConfig,
     output: str | Path,
-    metrics: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    metrics: Metrics | None = None,
     describe: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Minimise ``loss`` on ``train``, keep the weights that are best on ``valid``.
@@ -132,66 +133,84 @@ def fit(
         InputError: An option is out of range, or a data set is empty.
     """
     _check(config, train, valid)
-    output = Path(output)
-    device = torch_device(config.device)
+    output, device = Path(output), torch_device(config.device)
     model.to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    schedule = _Schedule(optimizer, config, steps=-(-len(train) // config.batch_size))
-    average = moving_average(model, config.ema_decay) if config.ema_decay else None
-    kept: nn.Module = average.module if average else model
-    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    if average:
-        parts["average"] = average
+    learner = _Learner(model, config, len(train))
     loop = TrainingLoop(
-        output, KIND, config.epochs, parts, asdict(config), unit="epoch", device=device,
+        output, KIND, config.epochs, learner.parts, asdict(config), unit="epoch", device=device,
         describe=describe,
     )  # fmt: skip
-    best_loss, best_epoch = (
-        loop.values.get("best_loss", math.inf),
-        loop.values.get("best_epoch", -1),
-    )
-
-    def out_of_patience(epoch: int) -> bool:
-        return bool(config.patience) and epoch - best_epoch > config.patience
-
+    best = _Best(**loop.values)
     with loop:
         for epoch in loop:
-            if out_of_patience(epoch):
+            if best.is_old(epoch, config.patience):
                 break
-            scalars = _train_epoch(model, loss, train, config, epoch, optimizer, schedule, average)
-            scalars |= _validate(kept, loss, valid, config)
-            if metrics:
-                kept.eval()
-                scalars |= {f"valid/{k}": float(v) for k, v in metrics(kept).items()}
+            scalars = _train_epoch(model, loss, train, config, epoch, learner)
+            scalars |= _judge(learner.kept, loss, valid, config, metrics)
             valid_loss = scalars["valid/loss"]
-            schedule.epoch_done(valid_loss)
-            better = valid_loss < best_loss
+            learner.schedule.epoch_done(valid_loss)
+            better = valid_loss < best.best_loss
             if better:
-                best_loss, best_epoch = valid_loss, epoch
-            loop.done(
-                scalars,
-                {"train": f"{scalars['train/loss']:.4g}", "valid": f"{valid_loss:.4g}"},
-                best=kept if better else None,
-                best_loss=best_loss,
-                best_epoch=best_epoch,
-            )
-    if best_epoch < 0:
+                best = _Best(valid_loss, epoch)
+            shown = {part: f"{scalars[f'{part}/loss']:.4g}" for part in ("train", "valid")}
+            loop.done(scalars, shown, best=learner.kept if better else None, **asdict(best))
+    return _finish(model, loop, best, config, device)
+
+
+class _Learner:
+    """A network and what changes with it: optimiser, learning rate, averaged weights.
+
+    Attributes:
+        kept: What is validated and kept: the averaged weights where there are any.
+        parts: Everything of it that a checkpoint holds.
+    """
+
+    def __init__(self, model: nn.Module, config: FitConfig, examples: int) -> None:
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.schedule = _Schedule(self.optimizer, config, steps=-(-examples // config.batch_size))
+        self.average = moving_average(model, config.ema_decay) if config.ema_decay else None
+        self.kept: nn.Module = self.average.module if self.average else model
+        self.parts: dict[str, Stateful] = {
+            "model": model, "optimizer": self.optimizer, "schedule": self.schedule,
+        }  # fmt: skip
+        if self.average:
+            self.parts["average"] = self.average
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The lowest validation loss so far, and its epoch."""
+
+    best_loss: float = math.inf
+    best_epoch: int = -1
+
+    def is_old(self, epoch: int, patience: int) -> bool:
+        """Tell whether ``epoch`` lies more than ``patience`` epochs after it; 0 waits for ever."""
+        return bool(patience) and epoch - self.best_epoch > patience
+
+
+def _finish(
+    model: nn.Module, loop: TrainingLoop, best: _Best, config: FitConfig, device: torch.device
+) -> FitResult:
+    """Load the best weights into the model, write statistics and curves."""
+    if best.best_epoch < 0:
         raise InputError("the validation loss was never finite; lower learning_rate")
+    path = loop.output / BEST
     result = FitResult(
-        best=load_checkpoint(output / BEST, KIND, device)["model"],
+        best=load_checkpoint(path, KIND, device)["model"],
         history=loop.records,
-        best_epoch=best_epoch,
+        best_epoch=best.best_epoch,
         seconds=loop.seconds,
-        stopped_early=out_of_patience(len(loop.records)),
+        stopped_early=best.is_old(len(loop.records), config.patience),
     )
-    with fitting(output / BEST, type(model).__name__):
+    with fitting(path, type(model).__name__):
         model.load_state_dict(result.best)
     model.eval()
-    with transaction(output) as files:
-        _write_stats(files.path("training_stats.json"), config, result, best_loss)
-        plot_curves(result.history, files.path("training_curves.png"), best_epoch)
+    with transaction(loop.output) as files:
+        _write_stats(files.path("training_stats.json"), config, result, best.best_loss)
+        plot_curves(result.history, files.path("training_curves.png"), best.best_epoch)
     return result
 
 
@@ -201,9 +220,7 @@ def _train_epoch(
     train: Dataset,
     config: FitConfig,
     epoch: int,
-    optimizer: torch.optim.Optimizer,
-    schedule: "_Schedule",
-    average: AveragedModel | None,
+    learner: _Learner,
 ) -> dict[str, float]:
     device = torch_device(config.device)
     model.train()
@@ -217,22 +234,33 @@ def _train_epoch(
         for indices in order.split(config.batch_size):
             batch = _take(train, indices, device)
             values = loss(model, batch, noise)
-            optimizer.zero_grad(set_to_none=True)
+            learner.optimizer.zero_grad(set_to_none=True)
             values["loss"].backward()
             if config.gradient_clip:
                 nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-            optimizer.step()
-            schedule.batch_done()
-            if average:
-                average.update_parameters(model)
+            learner.optimizer.step()
+            learner.schedule.batch_done()
+            if learner.average:
+                learner.average.update_parameters(model)
             _add(sums, values, len(indices))
-    rate = optimizer.param_groups[0]["lr"]
+    rate = learner.optimizer.param_groups[0]["lr"]
     return _means("train", sums, len(train)) | {"train/learning_rate": rate}
 
 
 def evaluate_loss(model: nn.Module, loss: Loss, data: Dataset, config: FitConfig) -> float:
     """Return the mean loss on ``data``, for instance a test set, with the noise of validation."""
     return _validate(model.to(torch_device(config.device)), loss, data, config)["valid/loss"]
+
+
+def _judge(
+    kept: nn.Module, loss: Loss, valid: Dataset, config: FitConfig, metrics: Metrics | None
+) -> dict[str, float]:
+    """Return the validation scalars of an epoch."""
+    scalars = _validate(kept, loss, valid, config)
+    if metrics:
+        kept.eval()
+        scalars |= {f"valid/{k}": float(v) for k, v in metrics(kept).items()}
+    return scalars
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from steerlab.agents.checkpoint import checkpoint_bytes, fitting, load_checkpoin
 from steerlab.agents.run_log import Record, RunLog
 from steerlab.errors import InputError
 from steerlab.files import transaction, writable_folder
+from steerlab.seeds import generator_seed
 from steerlab.settings import current_settings, different_settings
 
 LAST, BEST = "last.pt", "best.pt"
@@ -38,6 +39,11 @@ class Stateful(Protocol):
 def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of the weights, updated by ``update_parameters``."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def step_generator(stream: str, seed: int, step: int) -> torch.Generator:
+    """Return the random generator of one step of a training; see :mod:`steerlab.seeds`."""
+    return torch.Generator().manual_seed(generator_seed(stream, seed, step))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

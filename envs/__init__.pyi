@@ -4,6 +4,8 @@ from .carla_driver.env import (
     CarlaDriverEnv as CarlaDriverEnv,
     CarlaDriverVectorEnv as CarlaDriverVectorEnv,
 )
+from .carla_driver.server.connection import ServerLost as ServerLost
+from .carla_driver.server.options import ServerOptions as ServerOptions
 from .inverted_pendulum.env import (
     InvertedPendulumEnv as InvertedPendulumEnv,
     InvertedPendulumVectorEnv as InvertedPendulumVectorEnv,

@@ -8,6 +8,7 @@ Example:
   steerlab collect "scenario=[urban_intersection,highway_follow]" episodes=10 output=shards
 """
 
+import dataclasses
 import os
 import shutil
 import time
@@ -24,7 +25,11 @@ from tqdm.auto import tqdm
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.classical.route_driver import route_driver
 from steerlab.envs.carla_driver.collecting import Disturbance, Episode, collect
+from steerlab.envs.carla_driver.env import BACKENDS
 from steerlab.envs.carla_driver.scenarios import as_scenario
+from steerlab.envs.carla_driver.server.connection import ServerLost
+from steerlab.envs.carla_driver.server.link import InUse, Link
+from steerlab.envs.carla_driver.server.options import ServerOptions
 from steerlab.envs.shards.read import open_shard
 from steerlab.envs.shards.write import clear_pending, need_zarr
 from steerlab.errors import InputError, unknown_name
@@ -34,8 +39,9 @@ from steerlab.processes import worker_pool
 from steerlab.seeds import episode_seed
 from steerlab.study import study
 
-BACKENDS = ("embedded",)
 FRAME_KB = 110.0  # of a stored frame pair with its labels, for the estimate
+ATTEMPTS = 5  # at an episode whose server fails
+PORT_STEP = 4  # from one worker's server to the next one's
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Config:
     stream: str = option(
         "data", "stream of seeds: data, or validation for episodes that no training uses"
     )
-    backend: str = option("embedded", "embedded: everything runs here")
+    backend: str = option("embedded", "embedded: everything runs here; server: a CARLA server")
     hz: int = option(5, "frames a second: 5, or 20")
     steps: int | None = option(
         None, "length of an episode in steps of 0.05 s, that of the scenario"
@@ -66,6 +72,20 @@ class Config:
     )
     contract: str = option(
         "openpilot-0.10.0", "whose rule reads the driver's command from the plan"
+    )
+    carla_host: str = option("127.0.0.1", "machine of the server")
+    carla_port: int = option(2000, "its port; further processes take every fourth one after it")
+    carla_root: str | None = option(None, "launch a server from this folder for each process")
+    carla_timeout: float = option(20.0, "s that a server may take for an answer")
+    carla_vehicle: str | None = option(None, "blueprint of the ego vehicle, * for anything")
+    carla_sensors: str = option(
+        "model", "model frames, or full: whole sensors and openpilot's warp"
+    )
+    carla_quality: str = option("Epic", "of a launched server: Epic or Low")
+    ready_timeout: float = option(120.0, "s that a launched server may take until it answers")
+    keep_carla_running: bool = option(False, "leave a launched server running")
+    restart_every: int = option(
+        0, "episodes after which a launched server is restarted, 0 for never"
     )
 
 
@@ -109,6 +129,7 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
     if not config.scenario:
         raise InputError("scenario=[...] needs at least one name")
     contract(config.contract)
+    _server_options(config)
     need_zarr()
     clear_pending(output)
     todo, kept = [], 0
@@ -117,7 +138,7 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
         for i in range(config.episodes):
             episode = Episode(
                 scenario, episode_seed(config.stream, config.seed, i), config.map, config.steps, config.hz,
-                Disturbance(share=config.disturbed), config.pictures,
+                Disturbance(share=config.disturbed), config.pictures, config.backend,
             )  # fmt: skip
             path = output / episode.name
             if not path.exists():
@@ -132,11 +153,25 @@ def _frames(episode: Episode) -> int:
     return (episode.steps or episode.scenario.steps) * episode.hz // 20
 
 
+def _server_options(config: Config) -> ServerOptions:
+    return ServerOptions(
+        host=config.carla_host, port=config.carla_port, timeout=config.carla_timeout,
+        vehicle=config.carla_vehicle, sensors=config.carla_sensors,
+        cameras=config.pictures,
+        carla_root=config.carla_root, quality=config.carla_quality,
+        ready_timeout=config.ready_timeout, keep_running=config.keep_carla_running,
+        restart_every=config.restart_every,
+    )  # fmt: skip
+
+
 def _collected(config: Config, todo: list[Episode], output: Path) -> Iterator[Path]:
     """Yield the paths of shards as they are finished."""
-    work = partial(_collect_one, folder=output, name=config.contract)
+    work = partial(_collect_one, folder=output, config=config)
     if config.processes == 1:
-        yield from map(work, todo)
+        try:
+            yield from map(work, todo)
+        finally:
+            _close_server()
         return
     with worker_pool(config.processes, _quietly) as pool:
         running = {pool.submit(work, episode) for episode in todo}
@@ -146,9 +181,44 @@ def _collected(config: Config, todo: list[Episode], output: Path) -> Iterator[Pa
                 yield job.result()
 
 
-def _collect_one(episode: Episode, folder: Path, name: str) -> Path:
-    """Collect one episode; runs in a worker."""
-    return collect(episode, folder, PreviewDriver, route_driver, contract(name).command)
+def _collect_one(episode: Episode, folder: Path, config: Config) -> Path:
+    """Collect one episode; runs in a worker. An episode whose server fails is begun again."""
+    rule = contract(config.contract).command
+    for left in reversed(range(ATTEMPTS)):
+        server = None if config.backend == "embedded" else _server(config)
+        try:
+            return collect(episode, folder, PreviewDriver, route_driver, rule, server=server)
+        except ServerLost as error:
+            if not left:
+                raise
+            Console(stderr=True).print(f"{error}: the episode begins again", highlight=False)
+    raise AssertionError
+
+
+_held: list[Link] = []  # the server of this process
+
+
+def _server(config: Config) -> Link:
+    """Return the server of this process: the first one of the collection's that nobody else holds."""
+    if not _held:
+        options = _server_options(config)
+        for number in range(config.processes):
+            port = options.port + PORT_STEP * number
+            link = Link(dataclasses.replace(options, port=port))
+            try:
+                link.open()
+            except InUse:
+                if number + 1 == config.processes:
+                    raise
+            else:
+                _held.append(link)
+                break
+    return _held[0]
+
+
+def _close_server() -> None:
+    while _held:
+        _held.pop().close()
 
 
 def _quietly() -> None:
@@ -159,7 +229,10 @@ def _quietly() -> None:
     torch.set_num_threads(1)
 
 
-FREE = ("scenario", "map", "episodes", "processes")
+FREE = (
+    "scenario", "map", "episodes", "processes", "carla_host", "carla_port", "carla_root",
+    "carla_timeout", "carla_sensors", "carla_quality", "ready_timeout", "keep_carla_running", "restart_every",
+)  # fmt: skip
 main = study(Config, run, resumes=True, free=FREE)
 
 if __name__ == "__main__":

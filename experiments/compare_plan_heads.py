@@ -31,9 +31,8 @@ from steerlab.agents.drivingpolicy.evaluate import (
     plan_errors,
 )
 from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy
-from steerlab.agents.drivingpolicy.training import PolicyOptions, settings_of, train_policy
+from steerlab.agents.drivingpolicy.training import PolicyOptions, seen_by, settings_of, train_policy
 from steerlab.agents.visionnet.data import find, split_by_episode
-from steerlab.agents.visionnet.features import episode_features
 from steerlab.envs.shards.read import Shard
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import atomic_path
@@ -106,8 +105,7 @@ def _shards(path: str, name: str) -> list[Shard]:
 def _seen(shards: Sequence[Shard], config: Config) -> list[Seen]:
     if not config.checkpoint:
         return with_true_features(shards)
-    vision = load_vision(config.checkpoint)
-    return [Seen(shard, episode_features(vision, shard)) for shard in shards]
+    return seen_by(load_vision(config.checkpoint), shards)
 
 
 def _trained(

@@ -25,6 +25,7 @@ from steerlab.agents.classical.tracking import (
     optimal_controls,
     random_controls,
 )
+from steerlab.agents.trc.acceptance import check_accepts
 from steerlab.agents.trc.data import load_controls
 from steerlab.agents.trc.evaluate import cases_of, gaps, judge
 from steerlab.agents.trc.model import Planner
@@ -63,10 +64,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         raise InputError("two checkpoints have the same name; put them into different folders")
     problem = next(iter(models.values())).problem
     data = cases_of(config.test_data, problem)
-    for name, other in ((n, m.problem) for n, m in models.items()):
-        if other != data.problem:
-            raise InputError(f"{name} plans for {other}, the test data are for {data.problem}")
+    for name, model in models.items():
+        check_accepts(model.problem, data.problem, name)
     initial, targets = data.arrays["initial_states"], data.arrays["target_states"]
+    problem = data.problem
     planners = _planners(problem, models)
     controls = {name: plan(initial, targets) for name, plan in planners.items()}
     for path in config.outside:

@@ -29,12 +29,12 @@ from steerlab.agents.drivingpolicy.closed_loop import (
     film,
 )
 from steerlab.agents.drivingpolicy.driver import StraightDriver
+from steerlab.agents.drivingpolicy.report import drive_course, pooled, print_figures
 from steerlab.envs.carla_driver.scenarios import as_scenario
 from steerlab.envs.kinematic_driver.record import Record
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments._film import write_film
-from steerlab.experiments._pair import drive_course, pooled, print_figures
 from steerlab.files import atomic_path
+from steerlab.film import write_film
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
 from steerlab.study import study

@@ -34,6 +34,7 @@ from steerlab.envs.kinematic_driver.record import (
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import atomic_path
+from steerlab.line_styles import line_styles
 from steerlab.options import option
 from steerlab.study import study
 
@@ -142,10 +143,12 @@ def _plot(results: dict[str, Record], path: Path) -> None:
     """Draw how the drivers' episodes spread in offset and return."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
+    styles = line_styles(results)
     for name, found in results.items():
         for axis, key in zip(axes, ("cte_p95", "base_return"), strict=True):
             values = np.sort(found.end[key])
-            axis.plot(values, np.linspace(0, 1, len(values)), label=name)
+            share = np.linspace(0, 1, len(values))
+            axis.plot(values, share, label=name, markevery=0.1, markersize=4, **styles[name])
     axes[0].set(xlabel="P95 of the offset in an episode (m)", ylabel="share of episodes below")
     axes[1].set(xlabel="return")
     for axis in axes:

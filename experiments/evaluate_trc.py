@@ -1,10 +1,13 @@
 """Evaluate a planner: against the optimum, every iterate, further away, shorter, and in feedback.
 
+Options such as spread=4 change where the test cases lie. A limit, weight or length of step that the
+planner was not trained for is refused by name; more steps than it has are planned anew at each step.
+
 Writes evaluation_results.json, gaps.png, iterates.png and paths.png.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from steerlab.agents.classical.tracking import finite_horizon_lqr, optimal_controls
+from steerlab.agents.trc.acceptance import check_accepts, replanned, with_steps
 from steerlab.agents.trc.data import PlanData
 from steerlab.agents.trc.evaluate import (
     Policy,
@@ -28,6 +32,7 @@ from steerlab.agents.trc.model import Planner
 from steerlab.agents.trc.report import JUDGED_COLUMNS, judged_row, plot_gaps, plot_paths
 from steerlab.agents.trc.train import load_planner
 from steerlab.devices import torch_device
+from steerlab.envs.tracking.changes import ProblemChanges, given_changes
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
 from steerlab.files import atomic_path, write_json
@@ -39,7 +44,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProblemChanges):
     """Options of evaluate-trc."""
 
     checkpoint: str = option("", "checkpoint of train-trc; '' = that of the last one")
@@ -50,6 +55,9 @@ class Config:
     )
     closed_loop_cases: int = option(200, "cases driven in closed loop; 0 = none")
     device: str = option("auto", "auto, cpu or cuda")
+    horizons: list[int] = option(
+        [], "other numbers of steps, more or fewer; [] = a third and two thirds of the planner's"
+    )
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
@@ -58,19 +66,20 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         raise InputError(f"closed_loop_cases={config.closed_loop_cases} must not be negative")
     if any(value < 0 for value in (*config.scales, *config.disturbances)):
         raise InputError("scales and disturbances must not be negative")
+    if min(config.horizons, default=1) < 1:
+        raise InputError(f"horizons={config.horizons} must be numbers of steps, at least 1")
     device = torch_device(config.device)
     checkpoint = config.checkpoint or latest_result("train_trc", "best.pt")
     model = load_planner(checkpoint, device)
-    problem = model.problem
-    data = cases_of(config.test_data, problem)
-    if data.problem != problem:
-        raise InputError(
-            f"the checkpoint plans for {problem}, the test data are for {data.problem}; "
-            "make them with the same task and preset"
-        )
-    arrays = data.arrays
-    plans = model.plan(arrays["initial_states"], arrays["target_states"], all_iterates=True)
+    data = _test_cases(config, model.problem, checkpoint)
+    problem, arrays = data.problem, data.arrays
+    plans = model.plan(
+        arrays["initial_states"], arrays["target_states"], problem.steps, all_iterates=True
+    )[:, :, : problem.steps]
     few = min(len(data), 500)
+    horizons = config.horizons or _horizons(model.problem)
+    fewer = [m for m in horizons if m <= model.problem.steps]
+    more = [m for m in horizons if m > model.problem.steps]
     results: dict[str, Any] = {
         "checkpoint": checkpoint,
         "device": str(device),
@@ -79,7 +88,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         "test": judge(data, plans[-1]),
         "iterates": judge_iterates(data, plans),
         "further_away": {str(s): _further(model, few, s) for s in config.scales},
-        "fewer_steps": {str(m): _shorter(model, few, m) for m in _horizons(problem)},
+        "fewer_steps": {str(m): _other_steps(model, problem, few, m) for m in fewer},
+        "more_steps": {str(m): _other_steps(model, problem, few, m) for m in more},
         "closed_loop": _closed_loop(model, data, config) if config.closed_loop_cases else {},
     }
     write_json(output / "evaluation_results.json", results)
@@ -97,6 +107,24 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     )
     Console().print(f"[bold]{output / 'evaluation_results.json'}[/]", highlight=False)
     return results
+
+
+def _test_cases(config: Config, trained: TrackingProblem, checkpoint: str) -> PlanData:
+    """Return the cases of the file, or new ones with the changes that are asked for.
+
+    Raises:
+        InputError: The planner was not trained for them.
+    """
+    changes = given_changes(config)
+    if changes and config.test_data:
+        raise InputError(
+            f"{min(changes)}= and test_data= cannot both be given: the file says what its cases are"
+        )
+    asked = type(trained).preset(**{**asdict(trained), **changes})
+    check_accepts(trained, asked, checkpoint)
+    data = cases_of(config.test_data, asked)
+    check_accepts(trained, data.problem, checkpoint, fewer=True)
+    return data
 
 
 def _optimum(problem: TrackingProblem, data: PlanData) -> Floats:
@@ -117,27 +145,26 @@ def _horizons(problem: TrackingProblem) -> list[int]:
     return sorted({max(problem.steps * part // 3, 1) for part in (1, 2)})
 
 
-def shortened(problem: TrackingProblem, steps: int) -> TrackingProblem:
-    """Return the same problem with only ``steps`` steps of the same length."""
-    return replace(problem, steps=steps, horizon=steps * problem.dt)
-
-
-def _shorter(model: Planner, count: int, steps: int) -> dict[str, float]:
-    problem = shortened(model.problem, steps)
+def _other_steps(
+    model: Planner, problem: TrackingProblem, count: int, steps: int
+) -> dict[str, float]:
+    """Judge plans for fewer steps as they are, and for more steps replanned at each of them."""
+    problem = with_steps(problem, steps)
     cases = optimal_cases(problem, count, 8)
-    arrays = cases.arrays
-    plans = model.plan(arrays["initial_states"], arrays["target_states"], steps)
-    return judge(cases, plans[:, :steps])
+    initial, targets = cases.arrays["initial_states"], cases.arrays["target_states"]
+    if steps <= model.problem.steps:
+        return judge(cases, model.plan(initial, targets, steps)[:, :steps])
+    return judge(cases, replanned(model, problem, initial, targets))
 
 
 def _closed_loop(model: Planner, data: PlanData, config: Config) -> dict[str, Any]:
     """Drive with the network, with the optimum and with the regulator, all replanned, or once."""
-    problem = model.problem
+    problem = data.problem
     rows = slice(0, config.closed_loop_cases)
     initial, targets = data.arrays["initial_states"][rows], data.arrays["target_states"][rows]
 
     def through(plan: Callable[[TrackingProblem, Floats, Floats], Floats]) -> Policy:
-        return lambda x, goal, steps: plan(shortened(problem, steps), x, goal)
+        return lambda x, goal, steps: plan(with_steps(problem, steps), x, goal)
 
     policies: dict[str, tuple[Policy, bool]] = {
         "network": (model.plan, True),
@@ -167,6 +194,7 @@ def _print(results: dict[str, Any]) -> None:
         judged_row(f"starts x {scale} away", r) for scale, r in results["further_away"].items()
     ]
     rows += [judged_row(f"{steps} steps left", r) for steps, r in results["fewer_steps"].items()]
+    rows += [judged_row(f"{m} steps, replanned", r) for m, r in results["more_steps"].items()]
     print_table("Cost above the optimum", JUDGED_COLUMNS, rows)
     iterates = results["iterates"]
     rows = [

@@ -1,8 +1,9 @@
 """Train a vision network and a driving policy on shards, for the files that openpilot loads.
 
 stage=vision learns openpilot's vision heads, and with them the 512 features, from the labels of steerlab
-collect; stage=policy learns to drive from the features of a checkpoint=; stage=all does one after the
-other. Stop with Ctrl-C, and the same command with the same output= goes on with the numbers of an
+collect; stage=policy learns to drive from the features of a checkpoint=; stage=dagger lets the pair of a
+checkpoint= drive dagger.rounds= times and learns from what the teacher says to that; stage=all does one
+after the other. Stop with Ctrl-C, and the same command with the same output= goes on with the numbers of an
 uninterrupted run. dataset.test_path= holds shards that are looked at once, at the end: maps that were
 never trained on. On several GPUs: torchrun --nproc-per-node=N -m steerlab train-driving ... output=DIR.
 
@@ -26,8 +27,9 @@ import torch
 from rich.console import Console
 
 from steerlab.agents.driving import load_driving, load_vision
+from steerlab.agents.drivingpolicy.dagger import check_dagger, dagger_stage
 from steerlab.agents.drivingpolicy.network import Diffusion
-from steerlab.agents.drivingpolicy.training import PolicyOptions, policy_stage
+from steerlab.agents.drivingpolicy.training import DaggerOptions, PolicyOptions, policy_stage
 from steerlab.agents.training_loop import LAST
 from steerlab.agents.visionnet import data, metrics
 from steerlab.agents.visionnet.training import VisionTraining, check, train_vision
@@ -39,7 +41,7 @@ from steerlab.options import option
 from steerlab.processes import process_rank
 from steerlab.study import study
 
-STAGES = ("vision", "policy", "all")
+STAGES = ("vision", "policy", "dagger", "all")
 FIGURES = "figures.json"
 
 
@@ -54,11 +56,12 @@ class ResumeOptions:
 class Config(VisionTraining):
     """Options of the study."""
 
-    stage: str = option("vision", "vision, policy, or all: one after the other")
-    checkpoint: str = option("", "epoch_NNNN.pt to begin with: the weights of vision, or the vision "
-                             "network of stage=policy")  # fmt: skip
+    stage: str = option("vision", "vision, policy, dagger, or all: one after the other")
+    checkpoint: str = option("", "epoch_NNNN.pt to begin with: the weights of vision, the vision "
+                             "network of stage=policy, or the pair of stage=dagger")  # fmt: skip
     policy: PolicyOptions = option(PolicyOptions(), "")
     diffusion: Diffusion = option(Diffusion(), "")
+    dagger: DaggerOptions = option(DaggerOptions(), "")
     training: ResumeOptions = option(ResumeOptions(), "")
     threads: int = option(1, "threads of torch")
 
@@ -75,23 +78,27 @@ def run(config: Config, output: Path) -> Path:
         raise InputError(
             f"{str(output)!r} holds a run and training.resume=false: choose another output="
         )
-    if config.stage == "policy" and not config.checkpoint:
-        raise InputError("stage=policy needs checkpoint= with a trained vision network")
+    if config.stage in ("policy", "dagger") and not config.checkpoint:
+        raise InputError(f"stage={config.stage} needs checkpoint= with a trained vision network")
+    if config.stage in ("dagger", "all"):
+        check_dagger(config.dagger, at_least=int(config.stage == "dagger"))
     torch.set_num_threads(config.threads)
     start = load_driving(config.checkpoint) if config.checkpoint else None
     console = Console(quiet=process_rank() > 0)
     train, valid, test = _shards(config, console)
-    if config.stage == "policy":
+    if config.stage in ("policy", "dagger"):
         path = Path(config.checkpoint)
     else:
         vision, policy = (start[n] if start else None for n in ("vision", "policy"))
         path = train_vision(config, train, valid, output, vision, policy)
     if process_rank():
         return path
-    if config.stage != "policy":
+    if config.stage in ("vision", "all"):
         _report(config, path, {"validation": valid, "test": test}, output, console)
-    if config.stage != "vision":
+    if config.stage in ("policy", "all"):
         path = policy_stage(config, path, train, valid, output)
+    if config.stage in ("dagger", "all") and config.dagger.rounds:
+        path = dagger_stage(config, path, train, valid, output)
     console.print(f"checkpoint: {path}", soft_wrap=True)
     console.print(f"curves and pictures: tensorboard --logdir {output}", soft_wrap=True)
     return path

@@ -71,14 +71,14 @@ class Config(GradientConfig):
     report_first: int = option(400, "number of the first route of the report")
     report_count: int = option(100, "routes of the report; 0 = none")
     salts: list[str] = option(["honest", "second", "third"], "other noises of the report")
-    rounds: int = option(3, "rounds of driving, modelling and improving")
-    rollouts: int = option(1000, "drives in the plant a round, 50 s each")
-    plant_epochs: int = option(12, "passes over the drives that the model makes in a round")
+    rounds: int = option(2, "rounds of driving, modelling and improving")
+    rollouts: int = option(600, "drives in the plant a round, 50 s each")
+    plant_epochs: int = option(10, "passes over the drives that the model makes in a round")
     hidden: int = option(128, "units of the policy's two layers")
     preview: int = option(50, "steps of the future that the policy sees, at most 50")
     history: int = option(20, "steps of its past that the policy sees, 2 to 20")
     delta: bool = option(True, "the policy answers with a change of the steer, else with the steer")
-    updates: int = option(800, "gradient steps a round")
+    updates: int = option(600, "gradient steps a round")
     processes: int = option(0, "processes that drive in the plant; 0 = one a core")
 
 

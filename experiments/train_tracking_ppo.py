@@ -16,9 +16,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from steerlab.agents.sb3 import train_sb3
-from steerlab.agents.trc.evaluate import drive, optimal_cases
+from steerlab.agents.trc.evaluate import Policy, drive, optimal_cases
 from steerlab.devices import torch_device
 from steerlab.envs.sb3 import make_sb3_vec
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.problems import ProblemOptions, chosen_problem
 from steerlab.errors import InputError
 from steerlab.files import write_json
@@ -56,32 +57,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
             f"total_steps={config.total_steps} must be at least one episode of all rows "
             f"({iteration} steps), and num_envs and cases at least 1"
         )
-    rows = make_sb3_vec(
-        config.task,
-        config.num_envs,
-        preset=config.preset,
-        steps=problem.steps,
-        horizon=problem.horizon,
-    )
-    # Costs of hundreds early on would drown the critic; the states are of the order of one.
-    venv = VecNormalize(rows, norm_obs=False, gamma=1.0, clip_reward=np.inf)
-    with unchanged_generators():
-        model = PPO(
-            "MlpPolicy",
-            venv,
-            n_steps=problem.steps,
-            batch_size=config.batch_size,
-            n_epochs=config.n_epochs,
-            learning_rate=lambda left: config.learning_rate * left,
-            gamma=1.0,
-            gae_lambda=config.gae_lambda,
-            seed=config.seed,
-            device=torch_device(config.device),
-            policy_kwargs={
-                "net_arch": [config.hidden, config.hidden],
-                "activation_fn": torch.nn.Tanh,
-            },
-        )
+    model = _new_model(config, problem)
     train_sb3(model, output, config.total_steps, asdict(config), seed=config.seed)
 
     def policy(states: Floats, targets: Floats, left: int) -> Floats:
@@ -89,21 +65,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
         seen = np.concatenate([states, targets, remaining], axis=1).astype(np.float32)
         return model.predict(seen, deterministic=True)[0][:, None].astype(np.float64)
 
-    data = optimal_cases(problem, config.cases, 123)
-    best = data.arrays["optimal_costs"]
-    costs, errors = drive(
-        problem, policy, data.arrays["initial_states"], data.arrays["target_states"]
-    )
-    gap = (costs - best) / best
-    results = {
-        "cost": float(costs.mean()),
-        "optimal_cost": float(best.mean()),
-        "gap_of_means": float(costs.mean() / best.mean() - 1),
-        "gap_median": float(np.median(gap)),
-        "gap_p95": float(np.percentile(gap, 95)),
-        "final_error": float(errors.mean()),
-        "success": float((errors < problem.tolerance).mean()),
-    }
+    results = _evaluate(problem, policy, config.cases)
     write_json(output / "results.json", results)
     print_table(
         f"PPO on {config.task} ({config.preset}), {config.cases:,} cases, cost above the optimum",
@@ -121,6 +83,48 @@ def run(config: Config, output: Path) -> dict[str, float]:
     )
     Console().print(f"curves: tensorboard --logdir {output}", highlight=False)
     return results
+
+
+def _new_model(config: Config, problem: TrackingProblem) -> PPO:
+    rows = make_sb3_vec(config.task, config.num_envs, **asdict(problem))
+    # Costs of hundreds early on would drown the critic; the states are of the order of one.
+    venv = VecNormalize(rows, norm_obs=False, gamma=1.0, clip_reward=np.inf)
+    with unchanged_generators():
+        return PPO(
+            "MlpPolicy",
+            venv,
+            n_steps=problem.steps,
+            batch_size=config.batch_size,
+            n_epochs=config.n_epochs,
+            learning_rate=lambda left: config.learning_rate * left,
+            gamma=1.0,
+            gae_lambda=config.gae_lambda,
+            seed=config.seed,
+            device=torch_device(config.device),
+            policy_kwargs={
+                "net_arch": [config.hidden, config.hidden],
+                "activation_fn": torch.nn.Tanh,
+            },
+        )
+
+
+def _evaluate(problem: TrackingProblem, policy: Policy, cases: int) -> dict[str, float]:
+    """Drive the test cases in closed loop; return costs and errors, held to the optimum."""
+    data = optimal_cases(problem, cases, 123)
+    best = data.arrays["optimal_costs"]
+    costs, errors = drive(
+        problem, policy, data.arrays["initial_states"], data.arrays["target_states"]
+    )
+    gap = (costs - best) / best
+    return {
+        "cost": float(costs.mean()),
+        "optimal_cost": float(best.mean()),
+        "gap_of_means": float(costs.mean() / best.mean() - 1),
+        "gap_median": float(np.median(gap)),
+        "gap_p95": float(np.percentile(gap, 95)),
+        "final_error": float(errors.mean()),
+        "success": float((errors < problem.tolerance).mean()),
+    }
 
 
 main = study(Config, run, resumes=True)

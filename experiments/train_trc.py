@@ -13,7 +13,7 @@ from steerlab.agents.trc.data import PLANS_FILE, load_dataset
 from steerlab.agents.trc.model import SIZES, MlpPlanner, Planner, TinyRecursiveControl
 from steerlab.agents.trc.train import TrainConfig, load_planner, train
 from steerlab.envs.tracking.problem import TrackingProblem
-from steerlab.errors import InputError, unknown_name
+from steerlab.errors import unknown_name
 from steerlab.options import option
 from steerlab.seeds import initial_weights
 from steerlab.study import latest_result, study
@@ -62,10 +62,6 @@ def run(config: Config, output: Path) -> Planner:
     """Train and write the results to ``output``."""
     train_set, valid_set = load_dataset(config.data or latest_result("generate_lqr", PLANS_FILE))
     model = make_planner(config, train_set.problem)
-    if model.problem != train_set.problem:
-        raise InputError(
-            f"init={config.init} plans for {model.problem}, the data are for {train_set.problem}"
-        )
     console = Console()
     console.print(
         f"{config.model}: {model.parameter_count():,} weights, "

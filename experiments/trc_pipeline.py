@@ -5,7 +5,7 @@ Makes training cases (seed 42) and test cases (seed 123), trains a planner and t
 there already is not made again: the same command with the same output= goes on where it stopped.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,14 @@ class Config(ProblemOptions):
 def run(config: Config, output: Path) -> dict[str, Any]:
     """Do it all in ``output``; return the comparison."""
     console = Console()
-    base = ProblemOptions(config.task, config.preset, config.num_steps, config.time_horizon)
+    base = {f.name: getattr(config, f.name) for f in fields(ProblemOptions)}
     files = {}
     for part, count, seed in (("train", config.num_samples, 42), ("test", config.num_tests, 123)):
         files[part] = output / part / PLANS_FILE
         labels = config.labels if part == "train" else "optimal"
         if not files[part].exists():
             console.print(Rule(f"{part} cases"))
-            making = generate_lqr.Config(**vars(base), num_samples=count, seed=seed, labels=labels)
+            making = generate_lqr.Config(**base, num_samples=count, seed=seed, labels=labels)
             generate_lqr.run(making, writable_folder(output / part))
 
     training = train_trc.Config(

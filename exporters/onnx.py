@@ -55,11 +55,6 @@ def export_onnx(
         InputError: The two differ by more than ``tolerance``.
     """
     model.eval()
-    batch = torch.export.Dim("batch", min=1)
-    shapes: tuple[Any, ...] | None = tuple({0: batch} for _ in example) if dynamic_batch else None
-    kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
-    if shapes and inspect.Parameter.VAR_POSITIONAL in kinds:
-        shapes = (shapes,)  # torch.export counts *inputs as one
     # It would say for each export that torchvision, which nobody here needs, is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with atomic_path(path) as temporary:
@@ -71,17 +66,13 @@ def export_onnx(
                 str(temporary),
                 input_names=list(input_names),
                 output_names=list(output_names),
-                dynamic_shapes=shapes,
+                dynamic_shapes=_free_batch(model, len(example)) if dynamic_batch else None,
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
-        proto = onnx.load(str(temporary))
-        _forget_origin(proto.graph)
-        onnx.helper.set_model_props(proto, dict(metadata or {}))
-        onnx.checker.check_model(proto, full_check=True)
-        write_graph(temporary, proto)
+        _tidy(temporary, metadata or {})
         difference = _largest_difference(model, example, str(temporary), input_names)
         if not difference <= tolerance:
             raise InputError(
@@ -89,6 +80,24 @@ def export_onnx(
                 f"{tolerance:g}; export in float32 and without dropout, or raise the tolerance"
             )
     return difference
+
+
+def _free_batch(model: nn.Module, count: int) -> tuple[Any, ...]:
+    """Return what tells torch.export that the first axis of all inputs is free."""
+    batch = torch.export.Dim("batch", min=1)
+    shapes: tuple[Any, ...] = tuple({0: batch} for _ in range(count))
+    kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}
+    variadic = inspect.Parameter.VAR_POSITIONAL in kinds
+    return (shapes,) if variadic else shapes  # torch.export counts *inputs as one
+
+
+def _tidy(path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the graph anew: without the exporter's notes, with ``metadata``, checked."""
+    proto = onnx.load(str(path))
+    _forget_origin(proto.graph)
+    onnx.helper.set_model_props(proto, dict(metadata))
+    onnx.checker.check_model(proto, full_check=True)
+    write_graph(path, proto)
 
 
 def _forget_origin(graph: onnx.GraphProto) -> None:

@@ -133,36 +133,55 @@ def export_model(
     places = places or paths(folder, model.name)
     network.eval()
     inputs = dict(probe_inputs) if probe_inputs else example_inputs(model)
-    examples = [
+    examples = _examples(model, inputs)
+    module, meaning = _flat(network, model, examples)
+    metadata = metadata_of(model, checkpoint)
+    difference = _write_graph(module, examples[0], model, places.onnx, metadata, tolerance)
+    with torch.no_grad():
+        flat = np.concatenate([_first(module(*e)).numpy() for e in examples])
+    probe = Probe(
+        inputs=_arrays(inputs),
+        outputs=flat,
+        meaning=meaning or parse(model.slices, flat),
+        **_arrays({"driven_curvature": driven_curvature, "v_ego": v_ego}),
+        recorded=bool(probe_inputs),
+    )
+    return write_beside(
+        places, contract, metadata, probe, difference, half, tinygrad, tinygrad_path
+    )
+
+
+def _examples(model: Model, inputs: Mapping[str, Array]) -> list[list[Tensor]]:
+    """Return each of the recorded inputs as tensors in the order of the contract, batch axis first."""
+    return [
         [torch.as_tensor(inputs[n][k], dtype=getattr(torch, i.dtype)).reshape(i.shape)
          for n, i in model.inputs.items()]
         for k in range(len(next(iter(inputs.values()))))
     ]  # fmt: skip
-    module, meaning = _flat(network, model, examples)
-    metadata = metadata_of(model, checkpoint)
-    difference = export_onnx(
-        _UsesEveryInput(module, _unused(module, examples[0])),
-        examples[0],
-        places.onnx,
+
+
+def _write_graph(
+    module: nn.Module,
+    example: list[Tensor],
+    model: Model,
+    path: Path,
+    metadata: Metadata,
+    tolerance: float,
+) -> float:
+    return export_onnx(
+        _UsesEveryInput(module, _unused(module, example)),
+        example,
+        path,
         list(model.inputs),
         model.output_names,
         dynamic_batch=False,
         metadata=onnx_properties(metadata),
         tolerance=tolerance,
     )
-    with torch.no_grad():
-        flat = np.concatenate([_first(module(*e)).numpy() for e in examples])
-    probe = Probe(
-        inputs={n: np.asarray(v) for n, v in inputs.items()},
-        outputs=flat,
-        meaning=meaning or parse(model.slices, flat),
-        driven_curvature=None if driven_curvature is None else np.asarray(driven_curvature),
-        v_ego=None if v_ego is None else np.asarray(v_ego),
-        recorded=bool(probe_inputs),
-    )
-    return write_beside(
-        places, contract, metadata, probe, difference, half, tinygrad, tinygrad_path
-    )
+
+
+def _arrays(values: Mapping[str, ArrayLike | None]) -> dict[str, Any]:
+    return {name: None if v is None else np.asarray(v) for name, v in values.items()}
 
 
 def write_beside(

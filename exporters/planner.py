@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from steerlab.agents.trc.model import Planner
+from steerlab.agents.trc.model import MlpPlanner, Planner
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.problems import dump_problem
 from steerlab.errors import InputError
@@ -20,27 +20,35 @@ from steerlab.openpilot.engines import session
 BATCHES = (1, 1024)
 
 
-def export_planner(model: Planner, path: str | Path) -> float:
-    """Write a planner of a linear plant as ONNX, checked against torch.
+def export_planner(
+    model: Planner, path: str | Path, *, rows: int | None = None, opset: int = 18, source: str = ""
+) -> float:
+    """Write a planner as ONNX, checked against torch.
 
     Inputs, float32: ``initial_state`` (B, 2), ``target_state`` (B, 2) and ``remaining`` (B,), the
     steps that are left. Output: ``controls`` (B, T, 1), of which a closed loop applies the first.
+    The file's ``metadata_props`` hold ``problem`` and ``model`` as JSON, and ``source``.
+
+    Args:
+        model: The planner. One that simulates its plant needs a linear plant.
+        path: The file.
+        rows: Plans a call, B; None leaves B free.
+        opset: Version of the operator set.
+        source: What the metadata say of where the weights are from.
 
     Returns:
         The largest difference to torch that was found.
 
     Raises:
-        InputError: The plant is nonlinear: its simulation would unroll into a very large graph.
+        InputError: The planner simulates a nonlinear plant, which would unroll into a very large
+            graph.
     """
-    if not model.problem.linear:
-        raise InputError(
-            f"{type(model.problem).__name__} is nonlinear, and its planner simulates it: there is "
-            "no ONNX export; use the planner from torch"
-        )
+    check_exportable(model)
     model = model.cpu().eval()
+    count = rows or 64
     generator = torch.Generator().manual_seed(0)
-    states = 2 * torch.rand(64, 4, generator=generator) - 1
-    remaining = torch.randint(1, model.problem.steps + 1, (64,), generator=generator).float()
+    states = 2 * torch.rand(count, 4, generator=generator) - 1
+    remaining = torch.randint(1, model.problem.steps + 1, (count,), generator=generator).float()
     return export_onnx(
         model,
         (
@@ -51,9 +59,28 @@ def export_planner(model: Planner, path: str | Path) -> float:
         path,
         ["initial_state", "target_state", "remaining"],
         ["controls"],
-        metadata={"problem": dump_problem(model.problem), "model": json.dumps(model.describe())},
+        dynamic_batch=rows is None,
+        opset=opset,
+        metadata={
+            "problem": dump_problem(model.problem),
+            "model": json.dumps(model.describe()),
+            "source": source,
+        },
         tolerance=1e-3,
     )
+
+
+def check_exportable(model: Planner) -> None:
+    """Refuse a planner that simulates a nonlinear plant; a plain network does not.
+
+    Raises:
+        InputError: It is one.
+    """
+    if not model.problem.linear and not isinstance(model, MlpPlanner):
+        raise InputError(
+            f"{type(model.problem).__name__} is nonlinear, and its planner simulates it: there is "
+            "no ONNX export; use the planner from torch"
+        )
 
 
 def planner_inputs(problem: TrackingProblem, batch: int) -> tuple[torch.Tensor, ...]:

@@ -130,28 +130,19 @@ def advance(
     rolling = np.maximum(speed, 3.0)
     ahead = cars.front * cars.wheelbase
     behind = cars.wheelbase - ahead
-    front_load = GRAVITY * (1 - cars.front)  # per unit of mass
-    rear_load = GRAVITY * cars.front
     gain = 2 * cars.gain * speed / (speed + cars.gain_speed)
     assistance, wheel = motion.assistance, motion.wheel
     sideslip, yaw_rate, push = motion.sideslip, motion.yaw_rate, motion.disturbance
     fade = np.exp(-dt / cars.disturbance_time)
     kick = cars.disturbance * np.sqrt(1 - fade**2)
-    # Stiffness that the steering works against: lateral acceleration per angle of the wheels.
-    firm = 400.0 / (cars.wheelbase * (1 + 400.0 * 0.002))
-    # Half of what the motor works against at 20 m/s is the steering itself (its geometry and the
-    # return action of its controller), half the road. So a car answers less at low speed, where a
-    # larger angle is needed, and the wheels are not left to swing with the yaw motion.
-    spring = firm
-    damping = cars.response * firm * np.clip(speed / 20.0, 0.15, 1.5)
+    spring, damping = _steering(cars, speed)
     old, new = (np.clip(s, -cars.limit, cars.limit) for s in steer)
     for step in range(_SUBSTEPS):
         command = np.where(step * dt < cars.dead_time % DT, old, new)
         assistance = assistance + dt / cars.lag * (gain * command - assistance)
         front_slip = wheel - (sideslip + ahead * yaw_rate) / rolling
         rear_slip = -(sideslip - behind * yaw_rate) / rolling
-        front = _tyre(cars.front_stiffness, cars.friction, front_slip) * front_load
-        rear = _tyre(cars.rear_stiffness, cars.friction, rear_slip) * rear_load
+        front, rear = _axle_forces(cars, front_slip, rear_slip)
         push = fade * push + kick * noise[step]
         aligning = front / (1 - cars.front) + spring * wheel
         balance = assistance - aligning
@@ -170,6 +161,23 @@ def advance(
         np.where(slow, geometric, yaw_rate),
         push,
     )
+
+
+def _steering(cars: Cars, speed: Floats) -> tuple[Floats, Floats]:
+    """Return spring and damping that the steering motor works against."""
+    # Lateral acceleration per angle of the wheels, at 20 m/s.
+    firm = 400.0 / (cars.wheelbase * (1 + 400.0 * 0.002))
+    # Half of what the motor works against at 20 m/s is the steering itself (its geometry and the
+    # return action of its controller), half the road. So a car answers less at low speed, where a
+    # larger angle is needed, and the wheels are not left to swing with the yaw motion.
+    return firm, cars.response * firm * np.clip(speed / 20.0, 0.15, 1.5)
+
+
+def _axle_forces(cars: Cars, front_slip: Floats, rear_slip: Floats) -> tuple[Floats, Floats]:
+    """Return the lateral forces of both axles per unit of the car's mass, m/s^2."""
+    front = _tyre(cars.front_stiffness, cars.friction, front_slip) * (GRAVITY * (1 - cars.front))
+    rear = _tyre(cars.rear_stiffness, cars.friction, rear_slip) * (GRAVITY * cars.front)
+    return front, rear
 
 
 def _tyre(stiffness: Floats, friction: Floats, slip: Floats) -> Floats:

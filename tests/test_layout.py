@@ -13,6 +13,13 @@ from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 FLOORS = ("surrogates", "envs", "agents", "exporters", "experiments")
+#: Longest function, docstring included, and those that may be longer, with the reason.
+LINES = 60
+LONG = {
+    "envs/kinematic_driver/compiled.py:loops": "what numba compiles shares one closure",
+    "envs/kinematic_driver/compiled.py:step": "the whole step in one compiled loop, row by row",
+    "exporters/policy.py:export_policy": "a keyword for each of its files, and what each means",
+}
 ABOVE = {room: set(FLOORS[i + 1 :]) for i, room in enumerate(FLOORS)}
 
 
@@ -36,6 +43,22 @@ def test_studies_hold_no_library() -> None:
         if path.name != "__init__.py":
             assert not path.name.startswith("_"), path
             assert "main = study(" in path.read_text(encoding="utf-8"), path
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {}
+    for path in (p for folder in ("steerlab", *FLOORS) for p in (ROOT / folder).rglob("*.py")):
+        place = path.relative_to(ROOT)
+        if len(place.parts) > 1 and place.parts[0] == "steerlab" and place.parts[1] in FLOORS:
+            continue  # the link to a room
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno is not None
+                name, length = f"{place.as_posix()}:{node.name}", node.end_lineno - node.lineno + 1
+                lengths[name] = max(length, lengths.get(name, 0))
+    assert len(lengths) > 1000
+    assert {name: n for name, n in lengths.items() if n > LINES and name not in LONG} == {}
+    assert {name for name in LONG if lengths.get(name, 0) <= LINES} == set(), "no longer needed"
 
 
 def imported_rooms(path: Path) -> set[str]:

@@ -77,20 +77,41 @@ def solve_sqp(
         direction, promised = _program(problem, x0, goal, u, solver)
         iterations[active] += 1
         done = promised <= tolerance * np.maximum(costs[active], tolerance)
-        step, gained = np.ones(len(active)), done.copy()
-        for _ in range(30):
-            if gained.all():
-                break
-            trial = u + step[:, None, None] * direction
-            cost = problem.cost(x0, goal, trial)
-            better = ~gained & (cost <= costs[active] - 1e-4 * step * promised)
-            rows = active[better]
-            controls[rows], costs[rows] = trial[better], cost[better]
-            gained |= better
-            step[~gained] /= 2
+        gained, controls[active], costs[active] = _line_search(
+            problem, (x0, goal), u, costs[active], direction, promised, done
+        )
         converged[active] = done
         active = active[gained & ~done]
     return SqpResult(controls, costs, iterations, converged)
+
+
+def _line_search(
+    problem: TrackingProblem,
+    case: tuple[Floats, Floats],
+    controls: Floats,
+    costs: Floats,
+    direction: Floats,
+    promised: Floats,
+    done: NDArray[np.bool_],
+) -> tuple[NDArray[np.bool_], Floats, Floats]:
+    """Halve the step until the cost falls by a share of what was promised (Armijo's rule).
+
+    Returns:
+        Which cases (B,) gained or were done before, and their controls and costs now.
+    """
+    step, gained = np.ones(len(costs)), done.copy()
+    controls, costs, before = controls.copy(), costs.copy(), costs
+    guess = controls.copy()
+    for _ in range(30):
+        if gained.all():
+            break
+        trial = guess + step[:, None, None] * direction
+        cost = problem.cost(*case, trial)
+        better = ~gained & (cost <= before - 1e-4 * step * promised)
+        controls[better], costs[better] = trial[better], cost[better]
+        gained |= better
+        step[~gained] /= 2
+    return gained, controls, costs
 
 
 def _program(

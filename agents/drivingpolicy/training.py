@@ -16,9 +16,10 @@ from steerlab.agents.drivingpolicy.losses import policy_loss
 from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
 from steerlab.agents.supervised import FitConfig, fit
 from steerlab.agents.visionnet.features import episode_features
+from steerlab.agents.visionnet.network import VisionNet
 from steerlab.devices import torch_device
+from steerlab.envs.carla_driver.scenarios import SCENARIOS
 from steerlab.envs.shards.read import Shard
-from steerlab.errors import InputError
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
 from steerlab.seeds import initial_weights
@@ -48,8 +49,22 @@ class PolicyTraining(FitConfig):
     design: PolicyDesign = option(PolicyDesign(), "of the network")
 
 
+@dataclass(frozen=True)
+class DaggerOptions:
+    """Options of the rounds in which the pair drives and the teacher labels."""
+
+    rounds: int = option(0, "how many; 0 = none")
+    scenario: tuple[str, ...] = option(tuple(SCENARIOS), "where it drives, by name or .yaml")
+    map: str | None = option(None, "a shipped map or an .xodr file, instead of the scenario's")
+    episodes: int = option(4, "episodes of each scenario in a round")
+    steps: int = option(500, "length of an episode in steps of 0.05 s")
+    teacher: float = option(0.5, "share of the time that the teacher drives in the first round; in "
+                            "the last it does not")  # fmt: skip
+    disturbed: float = option(0.1, "share of the time that commands are disturbed")
+
+
 class StageOptions(Protocol):
-    """What the policy stage reads of a study's options."""
+    """What the stages behind vision read of a study's options."""
 
     @property
     def policy(self) -> PolicyOptions:
@@ -58,6 +73,10 @@ class StageOptions(Protocol):
     @property
     def diffusion(self) -> Diffusion:
         """Of the plan head."""
+
+    @property
+    def dagger(self) -> DaggerOptions:
+        """Of the rounds in which the pair drives."""
 
     @property
     def contract(self) -> str:
@@ -109,11 +128,7 @@ def new_policy(config: PolicyTraining, train: Windows) -> DrivingPolicy:
 
 
 def train_policy(
-    config: PolicyTraining,
-    train: Windows,
-    valid: Windows,
-    output: str | Path,
-    start: Mapping[str, object] | None = None,
+    config: PolicyTraining, train: Windows, valid: Windows, output: str | Path
 ) -> DrivingPolicy:
     """Train a policy, or go on where ``output`` has one half trained; return the best on ``valid``.
 
@@ -122,27 +137,23 @@ def train_policy(
         train: Windows to learn from.
         valid: Windows to choose by.
         output: Folder of the checkpoints, the log and the curves.
-        start: Weights to begin with, those of a policy of the same design; its anchors stay.
 
     Raises:
         InputError: An option is out of range, or ``output`` belongs to other options.
     """
     network = new_policy(config, train)
-    if start is not None:
-        try:
-            network.load_state_dict(dict(start))  # type: ignore[arg-type]
-        except RuntimeError as error:
-            raise InputError(
-                "the policy to begin with has another design than the options: give the design= that "
-                f"it was trained with ({' '.join(str(error).split())[:120]})"
-            ) from error
 
     def metrics(model: nn.Module) -> Mapping[str, float]:
         assert isinstance(model, DrivingPolicy)
-        return plan_errors(network_planner(model), valid)
+        return plan_errors(network_planner(model.cpu()), valid)
 
     fit(network, policy_loss, train, valid, config, output, metrics, network.describe())
-    return network.eval()
+    return network.cpu().eval()
+
+
+def seen_by(vision: VisionNet, shards: Sequence[Shard]) -> list[Seen]:
+    """Return shards with what a vision network makes of their frames."""
+    return [Seen(shard, episode_features(vision, shard)) for shard in shards]
 
 
 def policy_stage(
@@ -176,11 +187,8 @@ def policy_stage(
     )  # fmt: skip
     start = load_driving(checkpoint)
     vision = load_vision(checkpoint, torch_device(settings.device))
-    sets = [
-        Windows(Seen(shard, episode_features(vision, shard)) for shard in shards)
-        for shards in (train, valid)
-    ]
-    network = train_policy(settings, *sets, Path(output) / "policy")
+    learned, judged = (Windows(seen_by(vision, shards)) for shards in (train, valid))
+    network = train_policy(settings, learned, judged, Path(output) / "policy")
     epoch = int(start["told"].get("epoch", 0)) + settings.epochs
     told = {"stage": "policy", "epoch": epoch, "vision": start["told"]}
     path = Path(output) / FOLDER / f"epoch_{epoch:04d}.pt"

@@ -11,6 +11,7 @@ from steerlab.agents.inverted_pendulum.episodes import OBSTACLE, Rollouts
 from steerlab.agents.inverted_pendulum.evaluate import Cell, interval, rates
 from steerlab.envs.inverted_pendulum.dynamics import STEP_SECONDS
 from steerlab.files import atomic_path
+from steerlab.line_styles import line_styles
 
 
 def table(cells: list[Cell], variant: str, key: str) -> Table:
@@ -65,13 +66,13 @@ def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
 
 def _panel(axes: Any, cells: list[Cell], key: str) -> None:
     """Draw one rate of every controller over the replan interval, with its 95 % interval."""
-    for i, name in enumerate(dict.fromkeys(c.controller for c in cells)):
+    for name, style in line_styles(c.controller for c in cells).items():
         line = sorted((c for c in cells if c.controller == name), key=lambda c: c.replan)
         means = np.array([np.mean(getattr(c, key)) for c in line])
         bounds = np.array([interval(getattr(c, key), c.episodes) for c in line])
         axes.errorbar(
-            [c.replan for c in line], means, np.abs(bounds.T - means), capsize=2, marker="o",
-            markersize=3, label=name, color=f"C{i}", linewidth=2 if name.startswith("pi0") else 1,
+            [c.replan for c in line], means, np.abs(bounds.T - means), capsize=2,
+            markersize=3, label=name, linewidth=2 if name.startswith("pi0") else 1, **style,
         )  # fmt: skip
     axes.grid(alpha=0.3)
 
@@ -91,7 +92,7 @@ def plot_paths(
         for end, good, states in zip(
             played.steps[:most], played.survived, played.states, strict=False
         ):
-            colour = "C0" if good else "C3"
+            colour = "#0072b2" if good else "#d55e00"
             axes.plot(seconds[: end + 1], states[: end + 1, 0], color=colour, linewidth=0.7)
             if not good:
                 axes.plot(seconds[end], states[end, 0], "x", color=colour, markersize=4)

@@ -37,21 +37,25 @@ from steerlab.agents.policynet.train import (
     ImitationConfig,
     check_shared,
     finish,
-    load_policy,
-    new_policy,
-    other_contract,
+    first_policy,
 )
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE
 from steerlab.agents.recurrent_ppo.train import make_driver_env
-from steerlab.agents.training_loop import Stateful, TrainingLoop, moving_average, set_rate
+from steerlab.agents.training_loop import (
+    Stateful,
+    TrainingLoop,
+    moving_average,
+    set_rate,
+    step_generator,
+)
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import Ranges
-from steerlab.envs.wrappers.cvar import EXTRA
+from steerlab.envs.wrappers.cvar import EXTRA, CVaRVectorReward
 from steerlab.errors import InputError
 from steerlab.openpilot.engines import Network
 from steerlab.options import option
-from steerlab.seeds import episode_seed, generator_seed, initial_weights
+from steerlab.seeds import episode_seed, initial_weights
 
 #: Frames that a window must hold before a command counts, unless the episode is younger.
 HISTORY = 12
@@ -64,6 +68,8 @@ TRUE_STATE = (
 AHEAD = np.array([0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], np.float32)
 #: Kind of the checkpoints of this training.
 KIND = "PPO on PolicyNet"
+#: Stream of its seeds.
+STREAM = "reinforcement"
 
 
 @dataclass(frozen=True)
@@ -152,8 +158,7 @@ def train_ppo(
     """Train, or go on training, and return the policy with averaged weights.
 
     Writes what :func:`~steerlab.agents.policynet.train.train_imitation` writes, and resumes as it does:
-    an iteration depends on the checkpoint (weights, optimisers, scales of the critic's inputs, returns
-    and threshold of CVaR) and on its number only.
+    an iteration depends on the checkpoint and on its number only.
 
     Args:
         config: What both recipes share: contract, length, widths, seed.
@@ -167,20 +172,13 @@ def train_ppo(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check_ppo(config, ppo)
-    output = Path(output)
-    network = load_policy(start) if start else new_policy(config)
-    if network.contract.id != config.contract:
-        raise other_contract(start, network)
-    network.features = "vision" if vision else network.features
+    network = first_policy(config, start, vision)
     with initial_weights(config.seed):
         critic = Critic(INPUTS)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
-    env = make_driver_env(
-        ppo.num_envs, ppo.steps, "Disabled", ppo.gamma, ranges, alpha=ppo.alpha, soften=ppo.soften,
-        threshold=RETURN_SCALE, first_only=True, per_alpha=False,
-    )  # fmt: skip
+    env = _environment(ppo, ranges)
     parts: dict[str, Stateful] = {
         "model": network, "average": average, "optimizer": optimizer, "critic": critic,
         "critic_optimizer": critic_optimizer, "risk": env.risk,
@@ -190,42 +188,45 @@ def train_ppo(
     with TrainingLoop(output, KIND, iterations, parts, settings, unit="drive") as loop:
         for iteration in loop:
             env.risk.set_progress(iteration / iterations)
-            first_episode = iteration * ppo.num_envs
-            seed = episode_seed("reinforcement", config.seed, first_episode, ppo.num_envs)
+            seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
             drive = collect(network, env, None, ppo.steps, seed, mixture, vision, true_state)
-            generator = torch.Generator().manual_seed(
-                generator_seed("reinforcement", config.seed, iteration)
-            )
+            generator = step_generator(STREAM, config.seed, iteration)
             only_critic = iteration < ppo.critic_first
+            advantage, targets = _credit(critic, drive, ppo, only_critic)
             rate = ppo.learning_rate * (1.0 - 0.9 * iteration / iterations)
             rising = iteration == ppo.critic_first  # Adam's first steps are its least certain
-            # Without an own estimate to lean on, what was really paid is the target.
-            decay = 1.0 if only_critic else ppo.gae_lambda
-            critic.normalize_by(drive.critic_obs)
-            with torch.no_grad():
-                values = critic(drive.critic_obs)
-            advantage = advantages(drive.rewards, values, drive.dones, ppo.gamma, decay)
-            targets = advantage + values[:-1]
             scalars = {} if only_critic else _improve(
                 network, average, optimizer, drive, advantage, ppo, (rate, rising), generator
             )  # fmt: skip
             scalars["critic/explained"] = float(1 - advantage.var() / targets.var().clamp(min=1e-9))
             scalars["critic/loss"] = _fit(
-                critic,
-                critic_optimizer,
-                drive.critic_obs[:-1],
-                targets,
-                ppo.critic_epochs,
-                generator,
-            )
+                critic, critic_optimizer, drive.critic_obs[:-1], targets, ppo.critic_epochs, generator
+            )  # fmt: skip
             scalars |= {f"drive/{name}": value for name, value in drive.figures.items()}
             scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
-            found = plan_error(network, drive, generator)
-            loop.done(
-                scalars | {f"plan/{k}": v for k, v in found.items()},
-                {name: drive.figures[name] for name in ("return", "violations")},
-            )
-        return finish(average.module, output, loop.log, iterations, config.film, vision)
+            scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
+            loop.done(scalars, {name: drive.figures[name] for name in ("return", "violations")})
+        return finish(average.module, loop.output, loop.log, iterations, config.film, vision)
+
+
+def _environment(ppo: PPOConfig, ranges: Ranges | None) -> CVaRVectorReward:
+    return make_driver_env(
+        ppo.num_envs, ppo.steps, "Disabled", ppo.gamma, ranges, alpha=ppo.alpha, soften=ppo.soften,
+        threshold=RETURN_SCALE, first_only=True, per_alpha=False,
+    )  # fmt: skip
+
+
+def _credit(
+    critic: Critic, drive: Rollout, ppo: PPOConfig, only_critic: bool
+) -> tuple[Tensor, Tensor]:
+    """Return advantages and the critic's targets, (T, N) each; the critic's scales see the drive."""
+    # A critic that is not trained yet is no help: the rewards themselves are then the target.
+    decay = 1.0 if only_critic else ppo.gae_lambda
+    critic.normalize_by(drive.critic_obs)
+    with torch.no_grad():
+        values = critic(drive.critic_obs)
+    advantage = advantages(drive.rewards, values, drive.dones, ppo.gamma, decay)
+    return advantage, advantage + values[:-1]
 
 
 def advantages(

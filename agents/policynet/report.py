@@ -23,6 +23,7 @@ from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.record import CTE_CAPTION, Record
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.files import atomic_path, write_json
+from steerlab.line_styles import line_styles
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
 
@@ -107,12 +108,14 @@ def plot_records(records: Mapping[str, Record], path: Path) -> None:
     """Draw how far off the path the drivers were, and how rough, over all steps."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
+    styles = line_styles(records)
     for name, record in records.items():
         for axis, key in zip(axes, ("offset", "heading", "jerk"), strict=True):
             values = getattr(record, key)
             values = np.sort(values[~np.isnan(values)])
             values = values[np.linspace(0, len(values) - 1, 400).astype(int)]
-            axis.plot(values, np.linspace(0, 1, len(values)), label=name)
+            share = np.linspace(0, 1, len(values))
+            axis.plot(values, share, label=name, markevery=0.1, markersize=4, **styles[name])
     labels = ("offset from the path (m)", "heading error (rad)", "jerk (m/s^3)")
     limits = (TARGETS["cte_p95"][0], TARGETS["heading_p95"][0], None)
     for axis, label, limit in zip(axes, labels, limits, strict=True):

@@ -1,6 +1,6 @@
 """Driving KinematicDriver-v0 with a policy network in training, and what is kept of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -89,7 +89,7 @@ Watch = Callable[[KinematicDriverVectorEnv, Any, dict[str, Any]], Floats]
 
 
 @torch.no_grad()
-def collect(  # noqa: C901 - one step of a drive: splitting it would pass a dozen arrays around
+def collect(
     network: PolicyNet,
     env: KinematicDriverVectorEnv | CVaRVectorReward,
     teacher: Teacher | None,
@@ -114,121 +114,186 @@ def collect(  # noqa: C901 - one step of a drive: splitting it would pass a doze
     """
     task = env.unwrapped
     assert isinstance(task, KinematicDriverVectorEnv)
-    n = env.num_envs
-    rng = np.random.default_rng([seed, 7])
-    driver = OpenpilotDriver(task, network.contract, FramePolicy(network, n), vision)
-    features = torch.empty(steps, n, FEATURES, dtype=torch.float16)
-    frames = np.zeros((steps, n, FRAME.size), np.float32)
-    first = np.zeros((steps, n), np.int64)
-    chance = np.zeros((steps, n, 2), np.float32)
-    rewards, ended = np.zeros((steps, n), np.float32), np.zeros((steps, n), bool)
-    critic_obs: list[Tensor] = []
-    begun = np.zeros(n, np.int64)
-    sums = np.zeros(3)
-    ends: list[int] = []  # violations of episodes that are over
-    returns = np.full(n, np.nan)  # of each row's first episode
-
+    driver = OpenpilotDriver(task, network.contract, FramePolicy(network, env.num_envs), vision)
     observation, info = env.reset(seed=seed)
     if teacher:
         teacher.reset(observation, info)
-    pose = np.zeros((3, n))
-    noise, taught, noisy = np.zeros((2, n)), np.zeros(n, bool), np.zeros(n, bool)
-    keep = np.array(mixture.keep)[:, None]
+    behavior = _Behavior(mixture, env.num_envs, np.random.default_rng([seed, 7]))
+    kept = _Recording(steps, env.num_envs, teacher is not None)
+    critic_obs: list[Tensor] = []
     for step in range(steps):
         if watch:
             critic_obs.append(torch.as_tensor(watch(task, observation, info)))
-        if step % mixture.block == 0:
-            taught, noisy = rng.random((2, n)) < np.array([[mixture.teacher], [mixture.noise]])
+        behavior.draw(step)
         frame, answer = driver.ask(observation)
-        said = answer.command
-        v = info["speed"].astype(float)
-        curvature, pedal = teacher.propose(info, observation) if teacher else said[:2]
-        scale = dynamics.curvature_scale(NUMPY, v)
-        steer = np.clip(curvature, -1.4 * scale, 1.4 * scale)
-        pedal = np.clip(pedal, -3.0, 1.8)
-        drawn = rng.normal(size=(2, n))
-        noise = keep * noise + np.sqrt(1 - keep**2) * drawn
-        sway, push = noisy * noise * np.array([[mixture.lateral], [mixture.pedal]])
-        asked = (
-            np.where(taught, steer, said[0]) + sway / sway_speed(v) ** 2,
-            np.where(taught, pedal, said[1]) + push,
-        )
-        command = Command(*asked, said.should_stop)
-        actions = driver.act(command, frame, observation, v)
+        speed = info["speed"].astype(float)
+        own = answer.command
+        taught = teacher.propose(info, observation) if teacher else own[:2]
+        right = _within_limits(speed, *taught)
+        command = behavior.command(own, right, speed)
+        actions = driver.act(command, frame, observation, speed)
         if teacher:
             teacher.keep(info, actions)
-
-        features[step] = torch.as_tensor(frame.features)
-        yaw_rate = v * info["curvature"]
-        parts_of = FRAME.split(frames[step])
-        parts_of["desire"][:] = frame.desires[:, -1]
-        parts_of["traffic"][:], parts_of["car"][:] = frame.traffic, frame.car
-        wanted = (steer, pedal) if teacher else asked
-        parts_of["wanted"][:] = np.stack(wanted, 1)
-        motion = (*pose, v, info["acceleration"], yaw_rate)
-        for name, value in zip(
-            ("x", "y", "yaw", "speed", "acceleration", "yaw_rate"), motion, strict=True
-        ):
-            parts_of[name][:, 0] = value
-        parts_of["desired"][:, 0] = LAYOUT.split(observation)["desire"].argmax(1)
-        first[step], chance[step] = begun, drawn.T
-        error = np.abs(said[0] - steer) / scale
-        sums += [np.mean(error**2), np.mean((said[1] - pedal) ** 2), np.mean(np.abs(info["cte"]))]
-
-        observation, rewards[step], terminated, truncated, info = env.step(
-            actions.astype(np.float32)
-        )
-        # The bicycle's motion over the step, midpoint rule.
-        turn = dynamics.DT * info["speed"] * info["curvature"]
-        way, course = dynamics.DT * 0.5 * (v + info["speed"]), pose[2] + 0.5 * turn
-        pose = pose + np.stack([way * np.cos(course), way * np.sin(course), turn])
-        ended[step] = over = terminated | truncated
+        wanted = right if teacher else command[:2]
+        kept.frame(step, frame, observation, info, wanted, behavior.drawn)
+        kept.compare(own, right, speed, info)
+        observation, rewards, terminated, truncated, info = env.step(actions.astype(np.float32))
+        over = terminated | truncated
+        kept.outcome(step, rewards, over, info, speed)
         if over.any():
-            ends += info["violation"][over].tolist()
-            returns = np.where(over & (begun == 0), info["base_return"], returns)
-            observation, fresh = env.reset(options={"reset_mask": over})
-            for name, values in fresh.items():
-                if not name.startswith("_"):
-                    info[name] = np.where(over, values, info[name])
-            if teacher:
-                teacher.reset(observation, info, over)
-            driver.reset(observation, info, over)
-            pose[:, over] = 0.0
-            begun[over] = step + 1
+            observation = _restart(env, info, over, [driver, *([teacher] if teacher else [])])
     if watch:
         critic_obs.append(torch.as_tensor(watch(task, observation, info)))
-    # An episode that is not over counts as if it went on as it went so far.
-    longer = info["base_return"] * task.max_episode_steps / steps
-    returns = np.where(begun == 0, longer, returns)
-    final, end = np.empty_like(first), np.full(n, steps - 1)
-    for step in range(steps - 1, -1, -1):
-        if step < steps - 1:
-            end = np.where(first[step + 1] != first[step], step, end)
-        final[step] = end
-    means = sums / steps
-    taught_figures = {
-        "steer_error": float(np.sqrt(means[0])),
-        "pedal_error": float(np.sqrt(means[1])),
-    }
-    return Rollout(
-        features,
-        torch.as_tensor(frames),
-        torch.as_tensor(first),
-        torch.as_tensor(final),
-        (taught_figures if teacher else {})
-        | {
-            "cte_mean": float(means[2]),
+    rollout = kept.rollout(info["base_return"], task.max_episode_steps)
+    if watch:
+        rollout.critic_obs = torch.stack(critic_obs).float()
+    return rollout
+
+
+def _restart(env: Any, info: dict[str, Any], over: Floats, told: Sequence[Any]) -> Any:
+    """Begin new episodes where ``over``, bring ``info`` up to date, tell all; return the observation."""
+    observation, fresh = env.reset(options={"reset_mask": over})
+    for name, values in fresh.items():
+        if not name.startswith("_"):
+            info[name] = np.where(over, values, info[name])
+    for each in told:
+        each.reset(observation, info, over)
+    return observation
+
+
+def _within_limits(speed: Floats, curvature: Floats, pedal: Floats) -> tuple[Floats, Floats]:
+    """Return a curvature and an acceleration that the task's actions reach."""
+    scale = dynamics.curvature_scale(NUMPY, speed)
+    return np.clip(curvature, -1.4 * scale, 1.4 * scale), np.clip(pedal, -3.0, 1.8)
+
+
+class _Behavior:
+    """Who drives in each row, and how the commands are disturbed."""
+
+    def __init__(self, mixture: BehaviorMix, rows: int, rng: np.random.Generator) -> None:
+        self.mixture, self.rng = mixture, rng
+        self.drawn = self.noise = np.zeros((2, rows))
+        self.taught = self.noisy = np.zeros(rows, bool)
+
+    def draw(self, step: int) -> None:
+        """Draw anew what is drawn at this step."""
+        mix, shape = self.mixture, self.noise.shape
+        if step % mix.block == 0:
+            shares = np.array([[mix.teacher], [mix.noise]])
+            self.taught, self.noisy = self.rng.random(shape) < shares
+        keep = np.array(mix.keep)[:, None]
+        self.drawn = self.rng.normal(size=shape)
+        self.noise = keep * self.noise + np.sqrt(1 - keep**2) * self.drawn
+
+    def command(self, own: Command, right: tuple[Floats, Floats], speed: Floats) -> Command:
+        """Return what is executed: the policy's or the teacher's command, with the disturbance."""
+        size = np.array([[self.mixture.lateral], [self.mixture.pedal]])
+        sway, push = self.noisy * self.noise * size
+        return Command(
+            np.where(self.taught, right[0], own[0]) + sway / sway_speed(speed) ** 2,
+            np.where(self.taught, right[1], own[1]) + push,
+            own.should_stop,
+        )
+
+
+class _Recording:
+    """What is kept of a drive, step by step."""
+
+    def __init__(self, steps: int, rows: int, taught: bool) -> None:
+        self.taught = taught
+        self.features = torch.empty(steps, rows, FEATURES, dtype=torch.float16)
+        self.frames = np.zeros((steps, rows, FRAME.size), np.float32)
+        self.first = np.zeros((steps, rows), np.int64)
+        self.chance = np.zeros((steps, rows, 2), np.float32)
+        self.rewards, self.ended = (
+            np.zeros((steps, rows), np.float32),
+            np.zeros((steps, rows), bool),
+        )
+        self.begun = np.zeros(rows, np.int64)  # step at which the row's episode began
+        self.pose = np.zeros((3, rows))  # x, y, yaw since then
+        self.sums = np.zeros(3)
+        self.ends: list[int] = []  # violations of episodes that are over
+        self.returns = np.full(rows, np.nan)  # of each row's first episode
+
+    def frame(
+        self, step: int, frame: Any, observation: Any, info: dict[str, Any],
+        wanted: tuple[Floats, Floats], drawn: Floats,
+    ) -> None:  # fmt: skip
+        """Keep what the policy saw, the true motion, and what it should have asked for."""
+        self.features[step] = torch.as_tensor(frame.features)
+        speed = info["speed"].astype(float)
+        parts = FRAME.split(self.frames[step])
+        parts["desire"][:] = frame.desires[:, -1]
+        parts["traffic"][:], parts["car"][:] = frame.traffic, frame.car
+        parts["wanted"][:] = np.stack(wanted, 1)
+        motion = (*self.pose, speed, info["acceleration"], speed * info["curvature"])
+        names = ("x", "y", "yaw", "speed", "acceleration", "yaw_rate")
+        for name, value in zip(names, motion, strict=True):
+            parts[name][:, 0] = value
+        parts["desired"][:, 0] = LAYOUT.split(observation)["desire"].argmax(1)
+        self.first[step], self.chance[step] = self.begun, drawn.T
+
+    def compare(
+        self, own: Command, right: tuple[Floats, Floats], speed: Floats, info: dict[str, Any]
+    ) -> None:
+        """Add up how far the policy's own command is from the right one, and the car from its path."""
+        error = np.abs(own[0] - right[0]) / dynamics.curvature_scale(NUMPY, speed)
+        off = np.mean(np.abs(info["cte"]))
+        self.sums += [np.mean(error**2), np.mean((own[1] - right[1]) ** 2), off]
+
+    def outcome(
+        self, step: int, rewards: Floats, over: Floats, info: dict[str, Any], before: Floats
+    ) -> None:
+        """Keep what came of a step that began with the speed ``before``."""
+        self.rewards[step], self.ended[step] = rewards, over
+        # The bicycle's motion over the step, midpoint rule.
+        turn = dynamics.DT * info["speed"] * info["curvature"]
+        way, course = dynamics.DT * 0.5 * (before + info["speed"]), self.pose[2] + 0.5 * turn
+        self.pose = self.pose + np.stack([way * np.cos(course), way * np.sin(course), turn])
+        if over.any():
+            self.ends += info["violation"][over].tolist()
+            self.returns = np.where(over & (self.begun == 0), info["base_return"], self.returns)
+            self.pose[:, over] = 0.0
+            self.begun[over] = step + 1
+
+    def rollout(self, returns: Floats, episode_steps: int) -> Rollout:
+        """Return it all; ``returns`` (N,) are those so far of the episodes that are not over."""
+        return Rollout(
+            self.features,
+            torch.as_tensor(self.frames),
+            torch.as_tensor(self.first),
+            torch.as_tensor(self._last()),
+            self._figures(returns, episode_steps),
+            chance=torch.as_tensor(self.chance),
+            rewards=torch.as_tensor(self.rewards),
+            dones=torch.as_tensor(self.ended),
+        )
+
+    def _last(self) -> NDArray[np.int64]:
+        """Return the last step of each frame's episode."""
+        steps = len(self.first)
+        last, end = np.empty_like(self.first), np.full(self.first.shape[1], steps - 1)
+        for step in range(steps - 1, -1, -1):
+            if step < steps - 1:
+                end = np.where(self.first[step + 1] != self.first[step], step, end)
+            last[step] = end
+        return last
+
+    def _figures(self, so_far: Floats, episode_steps: int) -> dict[str, float]:
+        steps, ends = len(self.first), self.ends
+        # An episode that is not over counts as if it went on as it went so far.
+        returns = np.where(self.begun == 0, so_far * episode_steps / steps, self.returns)
+        steer, pedal, off = self.sums / steps
+        errors = {"steer_error": float(np.sqrt(steer)), "pedal_error": float(np.sqrt(pedal))}
+        return {
+            **(errors if self.taught else {}),
+            "cte_mean": float(off),
             "episodes": float(len(ends)),
             "return": float(returns.mean()),
             "return_cvar": cvar(returns, 0.05),
             "violations": float(sum(kind > 0 for kind in ends)),
+            **{name: float(sum(k == i for k in ends)) for i, name in enumerate(VIOLATIONS) if i},
         }
-        | {name: float(sum(k == i for k in ends)) for i, name in enumerate(VIOLATIONS) if i},
-        chance=torch.as_tensor(chance),
-        rewards=torch.as_tensor(rewards),
-        dones=torch.as_tensor(ended),
-        critic_obs=torch.stack(critic_obs).float() if watch else torch.empty(0),
-    )
 
 
 def sway_speed(v: Any) -> Any:

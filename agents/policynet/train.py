@@ -23,7 +23,13 @@ from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, col
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
 from steerlab.agents.recurrent_ppo.train import load_driver
 from steerlab.agents.run_log import RunLog
-from steerlab.agents.training_loop import Stateful, TrainingLoop, moving_average, set_rate
+from steerlab.agents.training_loop import (
+    Stateful,
+    TrainingLoop,
+    moving_average,
+    set_rate,
+    step_generator,
+)
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.errors import InputError
@@ -31,7 +37,7 @@ from steerlab.film import FRAME_RATE
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network
 from steerlab.options import option
-from steerlab.seeds import FILM, episode_seed, generator_seed, initial_weights
+from steerlab.seeds import FILM, episode_seed, initial_weights
 
 POLICY = "policy_model.pth"
 #: Kinds of the checkpoints of this training, and of ``policy_model.pth``.
@@ -130,56 +136,85 @@ def train_imitation(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check(config)
-    output = Path(output)
-    network = load_policy(start) if start else new_policy(config)
-    if network.contract.id != config.contract:
-        raise other_contract(start, network)
-    network.features = "vision" if vision else network.features
+    network = first_policy(config, start, vision)
     make_teacher = make_teacher or choose_teacher(config)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
-    updates = max(1, round(config.passes * config.num_envs * config.steps
-                           / (WINDOW * config.batch_size)))  # fmt: skip
-
-    def rate(update: int) -> float:
-        share = update / (updates * iterations)
-        cosine = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * share))
-        return float(config.learning_rate * min(1.0, (update + 1) / 100) * cosine)
-
+    updates = _updates(config)
     parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
     with TrainingLoop(output, KIND, iterations, parts, asdict(config), unit="drive") as loop:
         for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
-            env = KinematicDriverVectorEnv(
-                config.num_envs, ranges=HARD if hard else ranges, autoreset_mode="Disabled"
-            )
             shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
             noise = config.noise + (config.calm - config.noise) * iteration / iterations
             mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
-            first_episode = iteration * config.num_envs
-            seed = episode_seed("training", config.seed, first_episode, config.num_envs)
-            network.eval()
-            drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, vision)
-            network.train()
-            generator = torch.Generator().manual_seed(
-                generator_seed("training", config.seed, iteration)
+            drive = _drive(
+                config, network, iteration, make_teacher, mixture, HARD if hard else ranges, vision
             )
-            sums: dict[str, float] = {}
-            for update in range(updates):
-                set_rate(optimizer, rate(iteration * updates + update))
+            generator = step_generator("training", config.seed, iteration)
+            means: dict[str, float] = {}
+            for update in range(iteration * updates, (iteration + 1) * updates):
+                set_rate(optimizer, _rate(config.learning_rate, update, updates * iterations))
                 losses = _update(network, optimizer, drive, config.batch_size, generator)
                 average.update_parameters(network)
-                for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + value / updates
-            scalars = {f"loss/{k}": v for k, v in sums.items()}
+                means = {k: means.get(k, 0.0) + v / updates for k, v in losses.items()}
+            scalars = {f"loss/{k}": v for k, v in means.items()}
             where = "hard" if hard else "drive"
             scalars |= {f"{where}/{k}": v for k, v in drive.figures.items()}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             loop.done(
                 scalars | {"drive/teacher": mixture.teacher},
-                {"loss": f"{sums['loss']:.3f}", "cte": f"{drive.figures['cte_mean']:.2f}"},
+                {"loss": f"{means['loss']:.3f}", "cte": f"{drive.figures['cte_mean']:.2f}"},
             )
-        return finish(average.module, output, loop.log, iterations, config.film, vision)
+        return finish(average.module, loop.output, loop.log, iterations, config.film, vision)
+
+
+def first_policy(
+    config: ImitationConfig, start: str | Path | None, vision: Network | None
+) -> PolicyNet:
+    """Return the policy that a training begins with.
+
+    Raises:
+        InputError: ``start`` is no policy, or one for another contract.
+    """
+    network = load_policy(start) if start else new_policy(config)
+    if network.contract.id != config.contract:
+        raise InputError(
+            f"start={str(start)!r} was trained for {network.contract.id}; give contract= of that name"
+        )
+    network.features = "vision" if vision else network.features
+    return network
+
+
+def _drive(
+    config: ImitationConfig,
+    network: PolicyNet,
+    iteration: int,
+    make_teacher: MakeTeacher,
+    mixture: BehaviorMix,
+    ranges: Ranges | None,
+    vision: Network | None,
+) -> Rollout:
+    """Return the drive of an iteration, on roads of its own."""
+    env = KinematicDriverVectorEnv(config.num_envs, ranges=ranges, autoreset_mode="Disabled")
+    first_episode = iteration * config.num_envs
+    seed = episode_seed("training", config.seed, first_episode, config.num_envs)
+    network.eval()
+    drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, vision)
+    network.train()
+    return drive
+
+
+def _updates(config: ImitationConfig) -> int:
+    """Return the gradient steps of an iteration."""
+    frames = config.num_envs * config.steps
+    return max(1, round(config.passes * frames / (WINDOW * config.batch_size)))
+
+
+def _rate(largest: float, update: int, updates: int) -> float:
+    """Return the learning rate of a gradient step: a short rise, then half a cosine."""
+    cosine = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (update / updates)))
+    return float(largest * min(1.0, (update + 1) / 100) * cosine)
 
 
 def _is_hard(iteration: int, share: float) -> bool:
@@ -204,13 +239,6 @@ def finish(
         seen = pictures(torch_driver(policy, vision), (FILM,), max_episode_steps=film)
         log.film(step, "drive/film", seen, FRAME_RATE)
     return policy
-
-
-def other_contract(start: str | Path | None, network: PolicyNet) -> InputError:
-    """Return what is to be said of a start for another release."""
-    return InputError(
-        f"start={str(start)!r} was trained for {network.contract.id}; give contract= of that name"
-    )
 
 
 def _update(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from steerlab.agents.trc.data import PlanData
 from steerlab.files import atomic_path
+from steerlab.line_styles import line_styles
 from steerlab.tables import percent
 
 Floats = NDArray[np.float64]
@@ -46,9 +47,11 @@ def plot_gaps(path: Path, gaps: Mapping[str, Floats], title: str) -> None:
     """Draw the share of cases below each cost gap, one line a method."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
+    styles = line_styles(gaps)
     for name, values in gaps.items():
         ordered = np.maximum(np.sort(values), 1e-7)
-        axes.plot(100 * ordered, np.arange(1, len(ordered) + 1) / len(ordered), label=name)
+        share = np.arange(1, len(ordered) + 1) / len(ordered)
+        axes.plot(100 * ordered, share, label=name, markevery=0.1, markersize=4, **styles[name])
     axes.set(
         xscale="log",
         xlim=(1e-5, None),
@@ -71,10 +74,12 @@ def plot_paths(path: Path, data: PlanData, plans: Mapping[str, Floats], count: i
     axes = figure.subplots(2, count, squeeze=False)
     time_axis = np.arange(problem.steps + 1) * problem.dt
     initial, targets = arrays["initial_states"][:count], arrays["target_states"][:count]
+    styles = line_styles(plans)
     for name, controls in plans.items():
         states = problem.rollout(initial, controls[:count])
-        last = name == list(plans)[-1]
-        style = {"color": "black", "linestyle": ":"} if last else {"linewidth": 1.5}
+        style = {k: v for k, v in styles[name].items() if k != "marker"} | {"linewidth": 1.5}
+        if name == list(plans)[-1]:
+            style = {"color": "black", "linestyle": ":"}
         for i in range(count):
             axes[0, i].plot(*states[i].T, label=name, **style)
             axes[1, i].stairs(controls[i, :, 0], time_axis, baseline=None, label=name, **style)

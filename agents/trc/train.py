@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from steerlab.agents.checkpoint import fitting, load_checkpoint
 from steerlab.agents.supervised import KIND, Batch, FitConfig, FitResult, fit
+from steerlab.agents.trc.acceptance import check_accepts
 from steerlab.agents.trc.data import PlanData
 from steerlab.agents.trc.model import MlpPlanner, Planner, TinyRecursiveControl, TrcConfig
 from steerlab.envs.tracking.problems import dump_problem, parse_problem
@@ -58,11 +59,7 @@ def train(
     if config and options:
         raise InputError("give the training options either as config or by name, not both")
     config = config or TrainConfig(**options)
-    if model.problem != train_set.problem:
-        raise InputError(
-            f"the model plans for {model.problem}, the data for {train_set.problem}; "
-            "make the model with the problem of the data"
-        )
+    check_accepts(model.problem, train_set.problem, "the model")
     describe = {"problem": dump_problem(model.problem), "model": model.describe()}
     return fit(model, make_loss(config), train_set, valid_set, config, output, describe=describe)
 

@@ -6,7 +6,6 @@ is handed in.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,24 +66,30 @@ def _relight(pairs: list[Bytes], rng: np.random.Generator) -> None:
         bright = (bright - 128.0) * np.exp(0.3 * draws[1]) + 128.0 + 20.0 * draws[2]
         colour = (levels - 128.0) * np.exp(0.4 * draws[3]) + 128.0
         tables = [bright] * 4 + [colour + 6.0 * draws[4], colour + 6.0 * draws[5]]
-        for plane in range(2 * PLANES):
-            if pair[plane].any():  # zeros stand for no frame
-                table = np.clip(np.rint(tables[plane % PLANES]), 0, 255).astype(np.uint8)
-                np.take(table, pair[plane], out=pair[plane])
+        whole = [np.clip(np.rint(table), 0, 255).astype(np.uint8) for table in tables]
+        for frame in (pair[:PLANES], pair[PLANES:]):
+            if frame.any():  # zeros stand for no frame
+                for plane, table in zip(frame, whole, strict=True):
+                    plane[:] = table[plane]
 
 
 def _add_noise(pair: Bytes, sigma: float, rng: np.random.Generator) -> None:
     """Add noise of standard deviation ``sigma`` to the brightness, a third of it to the colours."""
-    scaled = [np.rint(s * _noise()).astype(np.int16) for s in (sigma, sigma / 3.0)]
-    for plane in range(2 * PLANES):
-        if pair[plane].any():
-            table = scaled[plane % PLANES >= 4]
-            start = int(rng.integers(0, _TABLE - pair[plane].size))
-            noise = table[start : start + pair[plane].size].reshape(pair[plane].shape)
-            pair[plane] = np.clip(pair[plane] + noise, 0, 255)
+    brightness, colour = slice(0, 4), slice(4, PLANES)
+    for frame in (pair[:PLANES], pair[PLANES:]):
+        if not frame.any():  # zeros stand for no frame
+            continue
+        for planes, strength in ((brightness, sigma), (colour, sigma / 3.0)):
+            part = frame[planes]
+            start = int(rng.integers(0, _TABLE - part.size))
+            noise = _noise()[start : start + part.size].reshape(part.shape)
+            # In whole numbers, which is several times as fast: both factors are 32 times too large.
+            noise = (noise * np.int16(round(32 * strength)) + np.int16(512)) >> 10
+            np.clip(part + noise, 0, 255, out=part, casting="unsafe")
 
 
 @cache
-def _noise() -> NDArray[Any]:
-    """Return normal values, drawn once: a part of them at a random place serves as well as new ones."""
-    return np.random.default_rng(0).standard_normal(_TABLE, np.float32)
+def _noise() -> NDArray[np.int16]:
+    """Return 32 times normal values, drawn once: a part of them anywhere serves as well as new ones."""
+    values = np.random.default_rng(0).standard_normal(_TABLE, np.float32)
+    return np.rint(32.0 * values).astype(np.int16)

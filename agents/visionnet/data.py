@@ -163,7 +163,8 @@ def _pair(shard: Shard, name: str, older: int, newer: int) -> Array:
         now = shard.read(name, newer)
         return image_pair(np.zeros_like(now), now)
     rows = slice(int(older), newer + 1, newer - int(older))
-    return cast(Array, shard.read(name, rows).reshape(12, *shard.group[name].shape[2:]))
+    frames = shard.read(name, rows)
+    return image_pair(frames[0], frames[1])
 
 
 class EpochBatches(Sampler[list[Key]]):

@@ -7,6 +7,7 @@ averaged: where a line is in the picture is what the heads tell. All heads read 
 so that the features a policy gets hold whatever the heads say.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from steerlab.openpilot.outputs import pack
 VISION = "driving_vision"
 CHANNELS = 12  # of an image pair
 _MIDDLE, _SPREAD = 128.0, 64.0  # of pixel values
+_ANY = 1e4  # no limit to a mean or a logit, in the same units
 _LOG_STD = 4.0  # a head's spread is within e^-4 and e^4 times that of the labels
 _REDUCTION = 32  # pixels of an image plane for one place of the last map
 _PLACES = (128 // _REDUCTION) * (256 // _REDUCTION)
@@ -56,6 +58,7 @@ class VisionNet(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    limit: Tensor
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class VisionNet(nn.Module):
         self.neck = nn.Sequential(nn.Conv2d(sizes.widths[-1], sizes.neck, 1), nn.ReLU())
         self.join = nn.Linear(2 * _PLACES * sizes.neck, FEATURES)
         self.norm = nn.LayerNorm(FEATURES)
-        total = sum(torch.Size(shape).numel() for shape in self.shapes.values())
+        total = sum(math.prod(shape) for shape in self.shapes.values())
         self.heads = nn.Sequential(
             nn.Linear(FEATURES, sizes.trunk), nn.ReLU(), nn.Linear(sizes.trunk, total)
         )
@@ -90,6 +93,9 @@ class VisionNet(nn.Module):
             self.heads[-1].weight *= 0.1
         self.register_buffer("mean", torch.zeros(total))
         self.register_buffer("scale", torch.ones(total))
+        self.register_buffer("limit", torch.full((total,), _ANY), persistent=False)
+        for name, limits in self._split(self.limit).items():
+            limits.fill_(_LOG_STD if name.endswith("_log_std") else _ANY)
         self.to(memory_format=torch.channels_last)  # twice as fast on a processor
 
     def set_units(self, mean: Mapping[str, Tensor], scale: Mapping[str, Tensor]) -> None:
@@ -139,13 +145,8 @@ class VisionNet(nn.Module):
 
     def read(self, hidden: Tensor) -> dict[str, Tensor]:
         """Return the named tensors of all heads for features (B, 512), ``hidden_state`` among them."""
-        said, units, offset = (self._split(x) for x in (self.heads(hidden), self.scale, self.mean))
-        found = {"hidden_state": hidden}
-        for name, values in said.items():
-            if name.endswith("_log_std"):
-                values = values.clamp(-_LOG_STD, _LOG_STD)
-            found[name] = values * units[name] + offset[name]
-        return found
+        said = self.heads(hidden).clamp(-self.limit, self.limit) * self.scale + self.mean
+        return {"hidden_state": hidden, **self._split(said)}
 
     def forward(self, img: Tensor, big_img: Tensor) -> Tensor:
         """Return the flat output (B, N) in the order of the contract, float32.
@@ -159,12 +160,12 @@ class VisionNet(nn.Module):
 
     def _split(self, flat: Tensor) -> dict[str, Tensor]:
         """Return views of a vector (..., total) by name."""
-        sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
-        parts = flat.split(sizes, dim=-1)
-        return {
-            name: part.view(*flat.shape[:-1], *shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
-        }
+        found, start = {}, 0
+        for name, shape in self.shapes.items():
+            stop = start + math.prod(shape)
+            found[name] = flat[..., start:stop].view(*flat.shape[:-1], *shape)
+            start = stop
+        return found
 
 
 class _Block(nn.Module):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import steerlab
 from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
 from steerlab.envs.carla_driver.recording import Recorder
 from steerlab.envs.carla_driver.scenarios import Scenario, as_scenario
+from steerlab.envs.carla_driver.server.link import Link
 from steerlab.envs.carla_driver.windshield import Windshield
 from steerlab.envs.kinematic_driver.dynamics import DT, encode_action
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
@@ -71,11 +73,13 @@ class Episode:
     hz: int = 5  # frames a second, 5 or 20
     disturbance: Disturbance = dataclasses.field(default_factory=Disturbance)
     pictures: bool = True  # False leaves frames black: state and labels are there all the same
+    backend: str = "embedded"
 
     @property
     def map_name(self) -> str:
         """Return the map's name without folder and suffix."""
-        return Path(self.map or self.scenario.map).stem
+        usual = self.scenario.map if self.backend == "embedded" else self.scenario.town
+        return Path(self.map or usual).stem
 
     @property
     def name(self) -> str:
@@ -90,10 +94,12 @@ def collect(
     teacher: Teacher,
     rule: CommandRule,
     progress: Callable[[], Any] | None = None,
+    server: Link | None = None,
 ) -> Path:
     """Drive one episode and write its shard.
 
-    What comes out depends on the episode only, not on who collected before.
+    What comes out depends on the episode only, not on who collected before. On a CARLA server that holds
+    for what is drawn; the server's physics and traffic need not repeat themselves.
 
     Args:
         episode: What to drive.
@@ -102,17 +108,20 @@ def collect(
         teacher: Whose recovery is the plan label.
         rule: The contract's rule, which reads commands from plans.
         progress: Called after every frame.
+        server: The server, for the backend ``server``; its options ask for cameras.
 
     Raises:
         InputError: The shard exists, an extra is missing, or an argument is out of range.
+        ServerLost: The server failed; the episode leaves nothing behind and can be tried again.
     """
     if episode.hz not in (5, FRAME_HZ):
         raise InputError(f"hz={episode.hz} must be 5 or {FRAME_HZ}")
     stride = FRAME_HZ // episode.hz
     env = CarlaDriverVectorEnv(
-        1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps, threads=1
-    )
-    with ShardWriter(Path(folder) / episode.name) as writer:
+        1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps, threads=1,
+        backend=episode.backend, server=server,
+    )  # fmt: skip
+    with closing(env), ShardWriter(Path(folder) / episode.name) as writer:
         rng = np.random.default_rng([episode.seed, 4])
         phase = int(rng.integers(stride))
         added = episode.disturbance.draw(env.steps, rng)
@@ -183,7 +192,7 @@ def _attributes(
         "commit": commit(),
         "scenario": scenario,
         "scenario_hash": scenario_hash(episode.scenario),
-        "map": episode.map_name,
+        "map": episode.map_name if episode.backend == "embedded" else env.road_map.name,
         "map_hash": env.road_map.hash,
         "seed": episode.seed,
         "backend": env.backend,

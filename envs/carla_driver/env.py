@@ -15,10 +15,14 @@ from steerlab.envs.arguments import integer, time_limit
 from steerlab.envs.batch import Info, Rows, SingleEnv, after_reset
 from steerlab.envs.carla_driver import traffic as others
 from steerlab.envs.carla_driver.cameras import Cameras
+from steerlab.envs.carla_driver.embedded import Embedded
 from steerlab.envs.carla_driver.routes import Routes, knots_for, routes_of
 from steerlab.envs.carla_driver.scenarios import WEATHER, Scenario, as_scenario
 from steerlab.envs.carla_driver.scene import Scene
+from steerlab.envs.carla_driver.server.link import Link
+from steerlab.envs.carla_driver.server.options import ServerOptions, as_options
 from steerlab.envs.carla_driver.windshield import Windshield
+from steerlab.envs.carla_driver.world import PLAN_BRAKING, STOP_MARGIN, PlaceTaken, World
 from steerlab.envs.kinematic_driver import randomization, roads
 from steerlab.envs.kinematic_driver.dynamics import DT, MAX_CURVATURE, encode_action
 from steerlab.envs.kinematic_driver.env import LIMITS, KinematicDriverVectorEnv
@@ -35,7 +39,7 @@ from steerlab.envs.kinematic_driver.randomization import (
 )
 from steerlab.envs.kinematic_driver.reward import Reward
 from steerlab.envs.kinematic_driver.roads import Roads
-from steerlab.envs.kinematic_driver.threads import share
+from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS as KINEMATIC_VIOLATIONS
 from steerlab.envs.layout import Layout
 from steerlab.envs.maps import load_map
@@ -52,7 +56,8 @@ LAYOUT = Layout(
     signal_gap=1,  # m to the next stop line
     signal=len(others.LIGHTS),  # what the signal there shows, one-hot
 )
-BACKENDS, CAMERAS, ACTIONS = ("embedded",), ("none", "rgb", "model"), ("curvature", "pedals")
+BACKENDS, CAMERAS = ("embedded", "server"), ("none", "rgb", "model")
+ACTIONS = ("curvature", "pedals")
 
 #: What an episode has besides KinematicDriver's values.
 OWN = ("route", "traffic_seed", "signal_clock", "lead_at", *WEATHER)
@@ -67,8 +72,8 @@ SEEN = {
     "stop_gap": others.STOP_GAP, "signal_gap": others.SIGNAL_GAP,
 }  # fmt: skip
 WHEELBASE, FULL_STEER = 2.7, np.arctan(2.7 * MAX_CURVATURE)  # m, rad of the wheels at steer 1
-STOP_MARGIN, FOLLOW_MARGIN = 1.0, 3.0  # m that the planned speed keeps from a line and from a car
-PLAN_BRAKING = 1.2  # m/s^2, of the planned speed before a stop
+FOLLOW_MARGIN = 3.0  # m that the planned speed keeps from a car
+DRAWS = 8  # episodes that are drawn until one finds room to begin
 
 
 class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
@@ -81,7 +86,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
     Args:
         num_envs: Number of rows.
         scenario: Name of a scenario, path of a ``.yaml`` file, a mapping, or a :class:`Scenario`.
-        map: Name of a shipped map or path of an ``.xodr`` file; that of the scenario by default.
+        map: Name of a shipped map or path of an ``.xodr`` file; that of the scenario by default. On a
+            server: one of its maps.
         traffic: Number of other vehicles in a row; that of the scenario by default.
         actions: ``curvature`` for desired curvature and acceleration as in KinematicDriver, or
             ``pedals`` for steer in [-1, 1], throttle and brake in [0, 1].
@@ -89,7 +95,10 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
             ``state`` and both windshield cameras: ``narrow`` and ``wide`` (256, 512, 3) RGB, or
             ``img`` and ``big_img`` (12, 128, 256) as openpilot's network takes them. They need the
             extra ``camera``.
-        backend: ``embedded``: everything runs in this process.
+        backend: ``embedded``: everything runs in this process. ``server``: a CARLA server moves the
+            car and all others and takes the pictures, see ``docs/carla_server.md``.
+        server: Options of that backend: a mapping of those that differ from the defaults of
+            :class:`~steerlab.envs.carla_driver.server.options.ServerOptions`; or a link to a server.
         max_episode_steps: Length of an episode in steps of 0.05 s, from 10 to 4000; that of the
             scenario by default.
         ranges: Bounds of what is drawn of the car, as for KinematicDriver.
@@ -101,7 +110,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         threads: Threads that share the rows of a compiled loop; all cores by default.
 
     Raises:
-        InputError: An argument is out of range, or the map does not offer what the scenario needs.
+        InputError: An argument is out of range, the map does not offer what the scenario needs, or
+            there is no server.
     """
 
     layout = LAYOUT
@@ -117,6 +127,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         actions: str = "curvature",
         camera: str = "none",
         backend: str = "embedded",
+        server: Link | ServerOptions | Mapping[str, Any] | None = None,
         max_episode_steps: int | None = None,
         ranges: Ranges | Mapping[str, Any] | None = None,
         noise: bool = True,
@@ -134,24 +145,48 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         self.backend, self.camera, self.actions = backend, camera, actions
         self.scenario = as_scenario(scenario)
         self.map = map
-        self.road_map = load_map(self.scenario.map if map is None else map)
         self.steps = time_limit(max_episode_steps, self.scenario.steps, *LIMITS)
         count = self.scenario.traffic if traffic is None else traffic
         self.traffic = integer("traffic", count, 0, 100)
         self.compute = compute
-        _ = self.routes  # made before anything else, so that a map that does not fit is told of
-        super().__init__(
-            num_envs, self.steps, ranges, noise, reward, autoreset_mode, render_mode, "bird",
-            compute, threads,
-        )  # fmt: skip
+        if server is not None and backend != "server":
+            raise InputError(f"server= is for backend='server', not for {backend!r}: leave it out")
+        if backend == "server" and num_envs != 1:
+            raise InputError(
+                f"num_envs={num_envs}: a CARLA server has one environment; use a vector of "
+                "processes, each with a server on a port of its own"
+            )
+        self.server = server if isinstance(server, Link) else as_options(server)
+        self.world = self._make_world()
+        self.road_map = self.world.road_map
+        try:
+            _ = self.routes  # made before anything else, so that a map that does not fit is told of
+            super().__init__(
+                num_envs, self.steps, ranges, noise, reward, autoreset_mode, render_mode, "bird",
+                compute, threads,
+            )  # fmt: skip
+        except BaseException:
+            self.world.close()
+            raise
         self.cars, self.rows = others.empty(self.num_envs, self.traffic + 1)
-        self._fast = isinstance(self.simulator.view, np.ndarray) and self.simulator.chunk > 1 << 32
         self._wish = np.zeros(self.num_envs, np.intp)  # number of the row's desire on its route
         self.own = np.zeros((len(OWN), self.num_envs), np.float32)
         self.cameras = None if camera == "none" else Cameras(self, camera)
         if self.cameras is not None:
             self.single_observation_space = self.cameras.space(self.single_observation_space)
             self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def _make_world(self) -> World:
+        if self.backend == "embedded":
+            return Embedded(load_map(self.scenario.map if self.map is None else self.map))
+        from steerlab.envs.carla_driver.server.backend import Server
+
+        return Server(self.server, self.scenario, self.map, self.camera != "none")
+
+    def _make_simulator(self, backend: str, steps: int) -> Simulator:
+        return self.world.make_simulator(
+            backend, self.num_envs, steps, self.weights, self.threads, self._knots()
+        )
 
     # What follows from the arguments is left out of copies and pickles, and made again.
 
@@ -161,12 +196,13 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         return routes_of(self.road_map, self.scenario, self.steps)
 
     @cached_property
-    def _static(self) -> tuple[others.Ways, others.Roads]:
+    def tables(self) -> tuple[others.Ways, others.Roads]:
+        """Routes and map as the loops over traffic take them."""
         return others.ways_of(self.routes), others.roads_of(self.road_map)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {name: part for name, part in state.items() if name not in ("routes", "_static")}
+        return {name: part for name, part in state.items() if name not in ("routes", "tables")}
 
     def _action_space(self) -> gym.spaces.Box:
         low = [-1.0, -1.0] if self.actions == "curvature" else [-1.0, 0.0, 0.0]
@@ -219,15 +255,11 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
             vehicles[i, 4] = -np.arctan(
                 np.interp(cars[vehicle, others.S], self.road_map.s[part], slope)
             )
-        x, y, z, yaw, slope = self._pose(np.array([row]))[0]
+        x, y, z, yaw, slope, roll = self.world.poses(self, np.array([row]))[0]
         lead = int(now[others.LEAD])
-        signals = [
-            others.shows(self._static[1].signals, signal, now[others.CLOCK])
-            for signal in range(len(self.road_map.signal_kind))
-        ]
         return Scene(
             road_map=self.road_map,
-            ego=np.array([x, y, z, 0.0, -np.arctan(slope), yaw]),
+            ego=np.array([x, y, z, roll, -np.arctan(slope), yaw]),
             ego_speed=float(sim.state.v[row]),
             ego_acceleration=float(sim.state.a[row]),
             ego_curvature=float(sim.state.k[row]),
@@ -242,7 +274,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
             vehicle_ids=there,
             lead=int(np.flatnonzero(there == lead)[0]) if lead in there else -1,
             lead_gap=float(now[others.LEAD_GAP]),
-            signals=np.array(signals, np.int64),
+            signals=self.world.signals(self, row),
             weather={name: float(self.own[OWN.index(name), row]) for name in WEATHER},
             brightness=float(sim.episode["brightness"][row]),
             time=float(sim.time[row]) * DT,
@@ -338,6 +370,14 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
             pins[name] = np.floor(value) if name == "route" else value
         return pins
 
+    def _reset(self, rows: Rows, options: dict[str, Any]) -> None:
+        for left in reversed(range(DRAWS)):
+            try:
+                return super()._reset(rows, options)
+            except PlaceTaken:
+                if not left:
+                    raise
+
     def _start(self, rows: NDArray[np.intp], episode: NDArray[np.float32], made: Roads) -> None:
         super()._start(rows, episode[: len(EPISODE)], made)
         self.own[:, rows] = episode[len(EPISODE) :]
@@ -349,18 +389,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         self._wish[rows] = 0
         if self.cameras is not None:
             self.cameras.begin(rows)
-        ways, world = self._static
-        others.loops(self._fast).start(
-            rows, own["lead_at"], ways, world, self.cars, self.rows, self._ego()
-        )
-        # No episode begins too fast to stop for what is ahead.
-        room = np.maximum(self.rows[rows, others.STOP_GAP] - 2 * STOP_MARGIN, 0.0)
-        fastest = np.where(room < 100.0, np.sqrt(2 * PLAN_BRAKING * room), np.inf)
-        self.simulator.slow_down(rows, fastest.astype(np.float32))
-
-    def _ego(self) -> tuple[Any, ...]:
-        state = self.simulator.state
-        return state.s, state.d, state.psi, state.v
+        self.world.begin(self, rows, own)
 
     def _step(
         self, rows: Rows, actions: NDArray[Any]
@@ -369,9 +398,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         if self.actions == "pedals":
             actions = pedals_to_actions(actions, sim.state.v)
         reward, terminated, truncated = super()._step(rows, actions)
-        ways, world = self._static
-        work = (ways, world, self.cars, self.rows, self._ego())
-        share(others.loops(self._fast).step, self.num_envs, self.threads if self._fast else 1, work)
+        self.world.step(self)
         event = self.rows[:, others.EVENT]
         new = (event > 0) & ~terminated
         sim.violation[new] = event[new]
@@ -407,26 +434,12 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         wanted = (s >= episode["desire_from"][rows]) & (s <= episode["desire_to"][rows])
         return np.where(wanted, episode["desire"][rows], NONE).astype(np.int64)
 
-    def _pose(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return x, y, z (m), yaw (rad) and slope of the middle of the rear axle, (n, 5)."""
-        state, routes = self.simulator.state, self.routes
-        s, d = state.s[rows].astype(float), state.d[rows].astype(float)
-        at = np.clip(s / routes.spacing, 0, routes.knots - 1.001)
-        whole = at.astype(int)
-        table, route = routes.pose, self._route(rows)
-        first, second = table[route, whole], table[route, whole + 1]
-        pose = first + (at - whole)[:, None] * (second - first)
-        pose[:, 0] -= d * np.sin(pose[:, 3])
-        pose[:, 1] += d * np.cos(pose[:, 3])
-        pose[:, 3] += state.psi[rows]
-        return np.asarray(pose)
-
-    @after_reset
     @after_reset
     def windshield(self, row: int) -> Windshield:
         """Return how the cameras of a row are mounted and how its world looks in this episode."""
         weather = {name: float(self.own[OWN.index(name), row]) for name in WEATHER}
-        return Windshield(int(self.own[OWN.index("traffic_seed"), row]), weather)
+        seed = int(self.own[OWN.index("traffic_seed"), row])
+        return self.world.windshield(row, seed, weather)
 
     def _observe(self, rows: Rows) -> Any:
         state = self._states(rows)
@@ -446,8 +459,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
 
     def _info(self, rows: Rows) -> Info:
         info = super()._info(rows)
-        pose = self._pose(self.row_indices(rows)).T
-        info |= dict(zip(("x", "y", "z", "yaw", "slope"), pose, strict=True))
+        pose = self.world.poses(self, self.row_indices(rows)).T
+        info |= dict(zip(("x", "y", "z", "yaw", "slope"), pose, strict=False))
         info |= {"desire": self._desires(self.row_indices(rows)).astype(np.int32)}
         now = self.rows[rows].T.copy()
         info |= {name: now[column] for name, column in SEEN.items()}
@@ -455,7 +468,12 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         info |= {name: own[OWN.index(name)] for name in WEATHER}
         for name, column in (("route", others.ROUTE), ("light", others.LIGHT)):
             info[name] = now[column].astype(np.int32)
-        return info
+        return info | self.world.info(self, rows)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the window and what the backend holds."""
+        super().close_extras(**kwargs)
+        self.world.close()
 
     def _picture(self, row: int) -> NDArray[np.uint8]:
         from steerlab.envs.carla_driver.render import draw

@@ -62,7 +62,7 @@ class Recorder:
         """Return the record of all ticks."""
         scenes = [tick.scene for tick in self.ticks]
         routes, row = self.env.routes, self.row
-        path = _path(routes, scenes[0].route)
+        path = path_of(routes, scenes[0].route)
         state = State(*np.array([tick.state for tick in self.ticks]).T)
         chains, of_knot = _chains(scenes[0].road_map, routes.lane[scenes[0].route])
         knots = np.clip(state.s / routes.spacing, 0, routes.knots - 1).astype(int)
@@ -79,7 +79,7 @@ class Recorder:
         )  # fmt: skip
 
 
-def _path(routes: Routes, route: int) -> Path:
+def path_of(routes: Routes, route: int) -> Path:
     """Return the planned path of a route."""
     last = int(min(routes.knots - 1, np.ceil(routes.end[route] / routes.spacing)))
     part = slice(0, last + 1)

@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from steerlab.errors import InputError, unknown_name
+from steerlab.readers.text import read_yaml
 
 Range = tuple[float, float]
 
@@ -144,26 +143,12 @@ def as_scenario(scenario: "str | Path | Scenario | Mapping[str, Any]") -> Scenar
     if isinstance(scenario, Mapping):
         return _from_mapping(scenario, "the mapping")
     if Path(scenario).suffix in (".yaml", ".yml"):
-        return _from_file(Path(scenario))
+        path = Path(scenario)
+        return _from_mapping({"name": path.stem, **read_yaml(path)}, str(path))
     if str(scenario) not in SCENARIOS:
         known = [*SCENARIOS, "any path that ends in .yaml"]
         raise unknown_name("scenario", str(scenario), known)
     return SCENARIOS[str(scenario)]
-
-
-def _from_file(path: Path) -> Scenario:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"cannot read scenario {str(path)!r}: {error.strerror or error}"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"scenario {str(path)!r} is no YAML: {reason}") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"scenario {str(path)!r} must be a mapping of names to values")
-    return _from_mapping({"name": path.stem, **content}, str(path))
 
 
 def _from_mapping(content: Mapping[str, Any], source: str) -> Scenario:

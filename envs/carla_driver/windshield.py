@@ -71,7 +71,7 @@ class Windshield:
         moving = merge([bodies(others), lamps(scene.road_map, lights)])
         scenery = scenery_of(scene.road_map)
         shot = Shot(scenery, self.look, moving, shadows(others), self.views(scene, cameras))
-        return [_gain(picture, scene.brightness) for picture in render(shot)]
+        return [exposed(picture, scene.brightness) for picture in render(shot)]
 
     def planes(self, scene: Scene) -> tuple[Bytes, Bytes]:
         """Return what openpilot's network takes of one moment, narrow and wide (6, 128, 256)."""
@@ -79,7 +79,7 @@ class Windshield:
         return narrow, wide
 
 
-def _gain(picture: Bytes, brightness: float) -> Bytes:
+def exposed(picture: Bytes, brightness: float) -> Bytes:
     """Return a picture exposed by ``brightness``, of which the camera takes back the most part."""
     if brightness == 1.0:
         return picture

@@ -118,16 +118,19 @@ class KinematicDriverVectorEnv(BatchEnv):
         self._ranges, self._noise = as_ranges(ranges), bool(noise)
         self.weights = as_reward(reward)
         self.threads = integer("threads", os.cpu_count() if threads is None else threads, 1)
-        self.simulator = make_simulator(
-            backend, num_envs, steps, self.weights, self.threads, self._knots()
-        )
+        self.simulator = self._make_simulator(backend, steps)
         self.base_reward = np.zeros(num_envs, np.float32)
         self._source = _Source(self)
         self._shown = -DT  # s, when
         self.importance = np.ones(num_envs)
         self.conditions = np.zeros((num_envs, 0))
 
-    # A task on other roads replaces the next three, and what it makes of an episode in _start.
+    # A task on other roads replaces the next four, and what it makes of an episode in _start.
+
+    def _make_simulator(self, backend: str, steps: int) -> Simulator:
+        return make_simulator(
+            backend, self.num_envs, steps, self.weights, self.threads, self._knots()
+        )
 
     def _action_space(self) -> gym.spaces.Box:
         return gym.spaces.Box(-1.0, 1.0, (2,), np.float32)

@@ -158,18 +158,7 @@ def generate(values: Values, uniforms: Floats, max_steps: int) -> Roads:
     # From here in float32, which is several times faster; only running sums keep float64.
     kappa, s = kappa.astype(np.float32), s.astype(np.float32)
     ds = spacing.astype(np.float32)[:, None]
-    mean = kappa.copy()
-    mean[:, :-1] += kappa[:, 1:]
-    mean[:, :-1] *= 0.5
-    slope = np.zeros_like(kappa)
-    np.subtract(kappa[:, 1:], kappa[:, :-1], out=slope[:, :-1])
-    slope /= ds
-    heading = _integrate(mean * ds)
-    middle = heading + 0.5 * ds * (kappa + 0.25 * ds * slope)
-    # Simpson's rule for the position: exact to 1e-3 m over the whole of the tightest bend.
-    x = _integrate(_simpson(np.cos, heading, middle, ds))
-    y = _integrate(_simpson(np.sin, heading, middle, ds))
-
+    x, y, heading, mean, slope = _course(kappa, ds)
     left, right = _boundaries(values, kappa, s, changing, side, change_from, change_length)
     planned = plan_speed(values, kappa, slope, s, speed[:, None])
 
@@ -191,6 +180,22 @@ def generate(values: Values, uniforms: Floats, max_steps: int) -> Roads:
         "oncoming": np.where(values["kind"] == LANELESS, 0.5 * lane, np.inf).astype(np.float32),
     }
     return Roads(spacing.astype(np.float32), view, plan, end.astype(np.float32), scalars)
+
+
+def _course(kappa: Floats, ds: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Return x, y, heading, and mean and slope of the curvature up to the next knot, (n, K) each."""
+    mean = kappa.copy()
+    mean[:, :-1] += kappa[:, 1:]
+    mean[:, :-1] *= 0.5
+    slope = np.zeros_like(kappa)
+    np.subtract(kappa[:, 1:], kappa[:, :-1], out=slope[:, :-1])
+    slope /= ds
+    heading = _integrate(mean * ds)
+    middle = heading + 0.5 * ds * (kappa + 0.25 * ds * slope)
+    # Simpson's rule for the position: exact to 1e-3 m over the whole of the tightest bend.
+    x = _integrate(_simpson(np.cos, heading, middle, ds))
+    y = _integrate(_simpson(np.sin, heading, middle, ds))
+    return x, y, heading, mean, slope
 
 
 def _bends(
@@ -235,12 +240,7 @@ def _bends(
         ramp = np.where(short, size / np.maximum(kappa, 1e-9), ramp)
 
         begin = np.ceil((at + straight) / spacing).astype(int)
-        ramp_knots = np.maximum(np.ceil(ramp / spacing), 2).astype(int)
-        arc = np.maximum(size / np.maximum(kappa, 1e-9) - ramp_knots * spacing, 0.0)
-        arc_knots = np.round(arc / spacing).astype(int)
-        # Knots round the lengths; the curvature makes up for it, so that the angle is kept, unless
-        # that would make the bend tighter.
-        kappa = np.minimum(kappa, size / ((ramp_knots + arc_knots) * spacing))
+        kappa, ramp_knots, arc_knots = _rounded(kappa, ramp, size, spacing)
         step = np.sign(theta) * kappa / ramp_knots
         corner = begin
         for width, weight in ((ramp_knots, 1), (arc_knots, -1), (ramp_knots, -1), (0, 1)):
@@ -257,6 +257,20 @@ def _bends(
     kappa = np.zeros((n, count))
     kappa[:, 1:] = np.cumsum(np.cumsum(impulses[:, :-1], axis=1), axis=1)
     return kappa, first_from, first_to
+
+
+def _rounded(
+    kappa: Floats, ramp: Floats, angle: Floats, spacing: Floats
+) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
+    """Return the curvature of a bend whose ramps and arc end on knots, and their lengths in knots.
+
+    The curvature makes up for the rounding, so that the angle is kept, unless that would make the
+    bend tighter.
+    """
+    ramp_knots = np.maximum(np.ceil(ramp / spacing), 2).astype(int)
+    arc = np.maximum(angle / np.maximum(kappa, 1e-9) - ramp_knots * spacing, 0.0)
+    arc_knots = np.round(arc / spacing).astype(int)
+    return np.minimum(kappa, angle / ((ramp_knots + arc_knots) * spacing)), ramp_knots, arc_knots
 
 
 def _first_bend(desire: Floats, kind: Floats) -> tuple[Floats, Floats, Floats]:

@@ -208,7 +208,7 @@ class Simulator:
         self.commands[self.clock % DELAY_STEPS] = shaped[2]
         delayed = self._past(self.commands, self.delay)
         here = (self.place.kappa, self.place.kappa_slope)
-        new = self.state = dynamics.advance(xp, old, self.vehicle, shaped, delayed, here)
+        new = self.state = self._advance(old, shaped, delayed, here)
         self.place = self._place(new.s, self.base, episode["spacing"])
         self._look()
 
@@ -237,6 +237,12 @@ class Simulator:
         sums["offset_max"] = xp.maximum(sums["offset_max"], offset)
         sums["return"] = sums["return"] + base
         return Outcome(reward, base, terminated, truncated)
+
+    def _advance(
+        self, old: State, shaped: tuple[Array, Array, Array], delayed: Array, here: Any
+    ) -> State:
+        """Return the state one step later; a car that somebody else moves replaces this."""
+        return dynamics.advance(self.xp, old, self.vehicle, shaped, delayed, here)
 
     def observe(self, rows: Any, out: Array) -> None:
         """Write the observations of ``rows`` (a slice or indices) to ``out`` (n, LAYOUT.size)."""

@@ -464,6 +464,29 @@ def motorway() -> Drawing:
     exit_road.after = between.before = ("junction", 100, "")
     between.after = entry_road.before = ("junction", 101, "")
 
+    _extra_lanes(exit_road, entry_road, first)
+    for road, before, after in ((over, None, -5), (into, -5, None)):
+        road.sections = [
+            Section(0.0, _linked(_carriageways(), before={-5: before}, after={-5: after}))
+        ]
+    between.sections = [Section(0.0, _carriageways())]
+    _slip(drawing, exit_road, entry_road, gap + 2 * through)
+    numbers = (-2, -3, -4, 2, 3, 4)
+    same = tuple((n, n) for n in numbers)
+    drawing.junctions[100] = [
+        Way(0, 10, tuple(p for p in same if p[0] < 0)), Way(1, 10, tuple(p for p in same if p[0] > 0)),
+        Way(0, 12, ((-5, -1),)),
+    ]  # fmt: skip
+    drawing.junctions[101] = [
+        Way(1, 11, tuple(p for p in same if p[0] < 0)), Way(2, 11, tuple(p for p in same if p[0] > 0)),
+        Way(5, 13, ((-1, -1),)),
+    ]  # fmt: skip
+    return drawing
+
+
+def _extra_lanes(exit_road: Road, entry_road: Road, first: float) -> None:
+    """Open a lane before the exit at ``first`` m, and close one after the entry."""
+
     def extra(width: Cubic, kind: str = "driving") -> tuple[LaneSpec, ...]:
         return (LaneSpec(-5, kind, width, "solid"),)
 
@@ -483,23 +506,6 @@ def motorway() -> Drawing:
         ),
         Section(SIDE, _linked(_carriageways(), before={-5: -6})),
     ]
-    for road, before, after in ((over, None, -5), (into, -5, None)):
-        road.sections = [
-            Section(0.0, _linked(_carriageways(), before={-5: before}, after={-5: after}))
-        ]
-    between.sections = [Section(0.0, _carriageways())]
-    _slip(drawing, exit_road, entry_road, gap + 2 * through)
-    numbers = (-2, -3, -4, 2, 3, 4)
-    same = tuple((n, n) for n in numbers)
-    drawing.junctions[100] = [
-        Way(0, 10, tuple(p for p in same if p[0] < 0)), Way(1, 10, tuple(p for p in same if p[0] > 0)),
-        Way(0, 12, ((-5, -1),)),
-    ]  # fmt: skip
-    drawing.junctions[101] = [
-        Way(1, 11, tuple(p for p in same if p[0] < 0)), Way(2, 11, tuple(p for p in same if p[0] > 0)),
-        Way(5, 13, ((-1, -1),)),
-    ]  # fmt: skip
-    return drawing
 
 
 def _slip(drawing: Drawing, exit_road: Road, entry_road: Road, between: float) -> None:

@@ -16,7 +16,7 @@ from steerlab.files import atomic_path
 from steerlab.surrogates.segments.data import CONTROL_START, DT
 
 _SAMPLES = 5
-_COLORS = ("#0072b2", "#d55e00")  # of Okabe and Ito, told apart by colour-blind people, too
+_COLORS = ("#0072b2", "#d55e00")
 _WIDTH = (
     5.6  # inches of a picture: its text is about as large as the page's on a phone of 390 pixels
 )
@@ -117,7 +117,7 @@ def _histograms(names: list[str], evaluations: list[Evaluation]) -> list[str]:
         wide = high > 10 * low  # a logarithmic axis of less than a decade has crowded labels
         bins = np.geomspace(low, high, 30) if wide else np.linspace(low, high, 30)
         for name, values, color in zip(names, columns, _COLORS, strict=False):
-            axes.hist(values, bins, alpha=0.6, color=color, label=name)
+            axes.hist(values, bins.tolist(), alpha=0.6, color=color, label=name)
         axes.set(xscale="log" if wide else "linear", xlabel=label, ylabel="routes")
         axes.legend(fontsize=9)
         medians = " and ".join(

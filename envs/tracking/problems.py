@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from steerlab.envs.tracking.changes import ProblemChanges, given_changes
 from steerlab.envs.tracking.double_integrator import DoubleIntegrator
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.van_der_pol import VanDerPol
@@ -48,7 +49,7 @@ def parse_problem(text: str) -> TrackingProblem:
 
 
 @dataclass(frozen=True)
-class ProblemOptions:
+class ProblemOptions(ProblemChanges):
     """Which problem is solved; the parameters that are null are those of the preset."""
 
     task: str = option("DoubleIntegrator-v0", "DoubleIntegrator-v0 or VanDerPol-v0")
@@ -65,4 +66,5 @@ def chosen_problem(options: ProblemOptions) -> TrackingProblem:
     """
     given = {"steps": options.num_steps, "horizon": options.time_horizon}
     changes = {key: value for key, value in given.items() if value is not None}
+    changes |= given_changes(options)
     return make_problem(options.task, options.preset, **changes)

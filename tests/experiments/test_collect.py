@@ -51,7 +51,7 @@ def test_collect_resume_inspect_convert(tmp_path: Path, capsys: pytest.CaptureFi
 def test_errors_come_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for options, text in (
         (["scenario=[moon]"], "moon"),
-        (["backend=server"], "backend"),
+        (["backend=cloud"], "backend"),
         (["episodes=0"], "episodes"),
         (["disturbed=2"], "disturbed"),
         (["contract=openpilot-1"], "openpilot-1"),

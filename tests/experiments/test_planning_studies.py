@@ -130,7 +130,7 @@ def test_any_size_is_evaluated_and_outside_methods_join(tmp_path: Path) -> None:
     )
     assert found["test"] == pytest.approx({k: results["odd"][k] for k in found["test"]})
     assert found["closed_loop"]["optimum"]["0.1"]["cost"] > 0
-    with pytest.raises(InputError, match="same task and preset"):
+    with pytest.raises(InputError, match=r"terminal_factor=100\.0 and not 0\.0"):
         evaluate_trc.run(
             evaluate_trc.Config(checkpoint, str(generate(tmp_path / "p", preset="published"))),
             tmp_path / "evaluation",

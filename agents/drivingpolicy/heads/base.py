@@ -106,11 +106,10 @@ class Denoiser(nn.Module):
         self.of_time = nn.Linear(TIMES, width, bias=False)
         places = 0.1 * torch.randn(hypotheses, width) if hypotheses else torch.zeros(1, width)
         self.place = nn.Parameter(places, requires_grad=bool(hypotheses))
-        self.rest = nn.Sequential(
-            nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs)
-        )
+        last = nn.Linear(width, outputs)
         with torch.no_grad():
-            self.rest[-1].weight *= 0.1
+            last.weight *= 0.1
+        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
 
     def forward(self, knots: Tensor, seen: Tensor, time: Tensor) -> Tensor:
         """Return (B, M, outputs) for knots (B, M, KNOTS), seen (B, width), time (B, 1) or (1, 1)."""

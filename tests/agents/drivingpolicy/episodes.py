@@ -58,7 +58,7 @@ def invented(seed: int, frames: int = 40, reach: int = 33) -> Seen:
     desire[:, 0] = 1.0
     arrays = {
         "frame_tick": ticks, "state": state, "commands": commands, "desire": desire,
-        "traffic_convention": np.tile(np.float32([1, 0]), (frames, 1)),
+        "traffic_convention": np.tile(np.array([1, 0], np.float32), (frames, 1)),
         "lateral_control_params": np.stack([speed, np.full(frames, 0.2)], 1).astype(np.float32),
         "plan": plan, "plan_valid": np.repeat(known, frames, 0), "desire_state": desire[ticks],
     }  # fmt: skip

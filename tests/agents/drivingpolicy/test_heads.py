@@ -9,6 +9,7 @@ import torch
 from steerlab.agents.drivingpolicy.anchors import anchors_of
 from steerlab.agents.drivingpolicy.data import Windows
 from steerlab.agents.drivingpolicy.heads import make_head
+from steerlab.agents.drivingpolicy.heads.anchored import Anchored
 from steerlab.agents.drivingpolicy.losses import policy_loss
 from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
 from steerlab.agents.drivingpolicy.training import PolicyTraining, new_policy
@@ -97,8 +98,8 @@ def test_denoising_of_no_steps_asks_once_of_the_anchors() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_signal_and_noise_add_up(schedule: str) -> None:
-    head = make_head("anchored", 8, 2, schedule)
-    signal, noise = head.amounts(torch.linspace(0, 1, 7))  # type: ignore[operator]
+    head = Anchored(8, 2, schedule)
+    signal, noise = head.amounts(torch.linspace(0, 1, 7))
     torch.testing.assert_close(signal**2 + noise**2, torch.ones(7))
     assert (signal[0], noise[-1]) == (1, 1)
 

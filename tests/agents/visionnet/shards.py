@@ -25,7 +25,7 @@ def write_shards(folder: Path) -> Path:
 
 
 def _write(path: Path, place: str, course: str, speed: float, seed: int) -> None:
-    cars = [(40.0, 0.0, 9.0)] if seed else []
+    cars = [(75.0, 0.0, 9.0)] if seed else []  # the drive begins at 40 m
     record = drive(course, ticks=4 * FRAMES + 60, speed=speed, cars=cars)
     ticks = 2 + 4 * np.arange(FRAMES)
     rng = np.random.default_rng(seed)

@@ -56,7 +56,8 @@ def test_encoded_labels_are_read_back(width: int) -> None:
         np.testing.assert_allclose(found[name], given[name], rtol=1e-6, err_msg=name)
         np.testing.assert_allclose(found[f"{name}_stds"], math.exp(-2.0), rtol=1e-6)
     for name in ("lead_prob", "desire_pred", "meta"):
-        np.testing.assert_allclose(found[name], given[name], atol=3e-5, err_msg=name)
+        # Certainty ends at e^-11, for each of eight desires.
+        np.testing.assert_allclose(found[name], given[name], rtol=0, atol=2e-4, err_msg=name)
     # openpilot reads indices 1, 3, 5 and 7 of the lane lines' probabilities.
     chances = found["lane_lines_prob"]
     np.testing.assert_allclose(chances[:, [1, 3, 5, 7]], given["lane_lines_prob"], rtol=1e-5)

@@ -43,8 +43,10 @@ def test_yaml_of_ones_own(tmp_path: Path) -> None:
         ("map: urban_grid\nweather: {snow: [0, 1]}\n", "unknown weather"),
         ("map: urban_grid\nweather: {wetness: [0, 200]}\n", "weather wetness must be within"),
         ("map: urban_grid\nsteps: 3\n", "steps must be in"),
-        ("- a\n- b\n", "must be a mapping"),
-        ("a: [\n", "is no YAML"),
+        ("- a\n- b\n", "holds no options by name"),
+        ("a: [\n", "not readable as YAML"),
+        ("a: &a [1, 2]\nb: *a\n", "aliases are not accepted"),
+        ("x" * 300_000, "more than 262,144 bytes"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -65,5 +67,5 @@ def test_registered_scenarios() -> None:
         SCENARIOS.pop("mine", None)
     with pytest.raises(InputError, match="unknown scenario 'mine'"):
         as_scenario("mine")
-    with pytest.raises(InputError, match="cannot read scenario"):
+    with pytest.raises(InputError, match=r"there is no file 'absent\.yaml'"):
         as_scenario("absent.yaml")

@@ -1,4 +1,4 @@
-"""What the studies of vision and policy share: drives of a course, in processes, and their table."""
+"""Drives of a course, in processes, and their table."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

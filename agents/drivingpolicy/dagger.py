@@ -1,0 +1,152 @@
+"""DAgger with pictures: the pair drives CarlaDriver, the teacher labels every frame, the policy learns anew.
+
+A round collects episodes that the pair of the round before drives (Ross, Gordon and Bagnell 2011), in turns
+with the teacher at first, and trains a policy from random weights on all shards so far. Its flat outputs go
+through openpilot's runner, as those of the exported files do. A round follows from the checkpoint before it
+and its number: what is stopped goes on with the episodes and epochs that are missing.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from steerlab.agents.classical.route_driver import route_driver
+from steerlab.agents.driving import FOLDER, load_driving, load_vision, save_driving
+from steerlab.agents.drivingpolicy.checkpoint import policy_of, policy_part
+from steerlab.agents.drivingpolicy.data import Windows
+from steerlab.agents.drivingpolicy.driver import MixedDriver, PairDriver, packed, torch_policy
+from steerlab.agents.drivingpolicy.network import DrivingPolicy
+from steerlab.agents.drivingpolicy.training import (
+    DaggerOptions,
+    StageOptions,
+    seen_by,
+    settings_of,
+    train_policy,
+)
+from steerlab.agents.visionnet.network import VisionNet
+from steerlab.devices import torch_device
+from steerlab.envs.carla_driver.collecting import Disturbance, Episode, collect
+from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
+from steerlab.envs.carla_driver.scenarios import as_scenario
+from steerlab.envs.shards.read import Shard, open_shard
+from steerlab.envs.shards.write import clear_pending
+from steerlab.errors import InputError
+from steerlab.files import writable_folder
+from steerlab.seeds import episode_seed
+
+
+def check_dagger(options: DaggerOptions, at_least: int = 0) -> None:
+    """Refuse impossible options before anything is driven.
+
+    Args:
+        options: What is asked for.
+        at_least: Rounds that there have to be.
+
+    Raises:
+        InputError: An option is out of range, or a scenario is unknown.
+    """
+    if options.rounds < at_least:
+        raise InputError(f"dagger.rounds={options.rounds} must be at least {at_least}")
+    if options.episodes < 1:
+        raise InputError(f"dagger.episodes={options.episodes} must be at least 1")
+    if not 10 <= options.steps <= 4000:
+        raise InputError(f"dagger.steps={options.steps} must be in 10..4000")
+    for name in ("teacher", "disturbed"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise InputError(f"dagger.{name}={getattr(options, name)} must be in [0, 1]")
+    if options.rounds and not options.scenario:
+        raise InputError("dagger.scenario=[...] needs at least one name")
+    for scenario in options.scenario:
+        as_scenario(scenario)
+
+
+def dagger_stage(
+    options: StageOptions,
+    checkpoint: str | Path,
+    train: Sequence[Shard],
+    valid: Sequence[Shard],
+    output: str | Path,
+) -> Path:
+    """Go through the rounds, each in ``output/dagger/round_NN``; return the last checkpoint.
+
+    Args:
+        options: Options of the study.
+        checkpoint: The pair that drives the first round.
+        train: Shards that are learned from besides.
+        valid: Shards to choose the best epoch of each round by.
+        output: Folder of the run.
+
+    Raises:
+        InputError: An option is out of range, or the checkpoint is no whole pair.
+    """
+    told, rounds = options.dagger, options.dagger.rounds
+    check_dagger(told)
+    settings = settings_of(
+        options.policy, options.diffusion, contract=options.contract, seed=options.seed,
+        device=options.device,
+    )  # fmt: skip
+    start = load_driving(checkpoint)
+    vision, policy = load_vision(checkpoint), policy_of(start["policy"], checkpoint)
+    eyes = load_vision(checkpoint, torch_device(options.device))
+    seen, judged = seen_by(eyes, train), Windows(seen_by(eyes, valid))
+    path, epoch = Path(checkpoint), int(start["told"].get("epoch", 0))
+    for number in range(1, rounds + 1):
+        folder = Path(output) / "dagger" / f"round_{number:02d}"
+        share = told.teacher * (1.0 - (number - 1) / max(rounds - 1, 1))
+        shards = list(drive_round(told, vision, policy, number, options.seed, share, folder))
+        seen += seen_by(eyes, shards)
+        policy = train_policy(settings, Windows(seen), judged, folder / "policy")
+        epoch += settings.epochs
+        about = {"stage": "dagger", "round": number, "epoch": epoch, "before": start["told"]}
+        path = Path(output) / FOLDER / f"epoch_{epoch:04d}.pt"
+        save_driving(path, start["vision"], policy_part(policy), about)
+    return path
+
+
+def drive_round(
+    options: DaggerOptions,
+    vision: VisionNet,
+    policy: DrivingPolicy,
+    number: int,
+    seed: int,
+    share: float,
+    folder: Path,
+) -> Iterator[Shard]:
+    """Let the pair drive the episodes of a round that are not there yet; yield all its shards.
+
+    Args:
+        options: Where and how long.
+        vision: The vision network, on the processor.
+        policy: The policy.
+        number: Of the round, from 1.
+        seed: Of the run.
+        share: Of the time that the teacher drives.
+        folder: Where the shards go.
+    """
+    clear_pending(writable_folder(folder))
+    make = partial(mixed_driver, vision=vision, policy=policy, share=share)
+    first = (number - 1) * options.episodes
+    episodes = [
+        Episode(
+            as_scenario(scenario), episode_seed("imitation", seed, first + i), options.map,
+            options.steps, disturbance=Disturbance(share=options.disturbed),
+        )
+        for scenario in options.scenario for i in range(options.episodes)
+    ]  # fmt: skip
+    for episode in tqdm(episodes, unit="episode", desc=f"round {number}"):
+        path = folder / episode.name
+        if not path.exists():
+            driver = partial(make, seed=episode.seed)
+            collect(episode, folder, driver, route_driver, policy.contract.command)
+        yield open_shard(path)
+
+
+def mixed_driver(
+    env: CarlaDriverVectorEnv, vision: VisionNet, policy: DrivingPolicy, share: float, seed: int
+) -> MixedDriver:
+    """Return who drives an episode: the pair, and the teacher for a share of the time."""
+    eyes = packed(vision, vision.model)
+    pair = PairDriver(env, policy.contract, torch_policy(policy), eyes)
+    return MixedDriver(env, pair, share, [seed, 5])
