@@ -91,9 +91,8 @@ def study(
                 return
             arguments = from_file(flags, arguments)
             with terminable():
-                _run_hydra(
-                    name, overrides_of(arguments, config_type), config_type, run, free, folder
-                )
+                given = overrides_of(arguments, config_type)
+                _run_hydra(name, given, config_type, run, free, folder)
         except InputError as error:
             sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
         except (HydraException, OmegaConfBaseException) as error:
@@ -102,11 +101,7 @@ def study(
         except OSError as error:
             if error.errno not in _STORAGE_ERRORS:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
-            sys.exit(
-                f"steerlab {command}: cannot write: {error.strerror}{where}; make room or give "
-                "another output=; what is there already is kept"
-            )
+            sys.exit(f"steerlab {command}: {_cannot_write(error)}")
         except KeyboardInterrupt as stop:
             text = f"\nsteerlab {command}: stopped."
             if resumes and stop.args:
@@ -117,6 +112,14 @@ def study(
             sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
     return main
+
+
+def _cannot_write(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"cannot write: {error.strerror}{where}; make room or give another output=; what is there "
+        "already is kept"
+    )
 
 
 def within(
