@@ -137,8 +137,8 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
         scenario = as_scenario(name)
         for i in range(config.episodes):
             episode = Episode(
-                scenario, episode_seed(config.stream, config.seed, i), config.map, config.steps, config.hz,
-                Disturbance(share=config.disturbed), config.pictures, config.backend,
+                scenario, episode_seed(config.stream, config.seed, i), config.map, config.steps,
+                config.hz, Disturbance(share=config.disturbed), config.pictures, config.backend,
             )  # fmt: skip
             path = output / episode.name
             if not path.exists():

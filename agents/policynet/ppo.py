@@ -30,6 +30,7 @@ from steerlab.agents.policynet.losses import (
     hindsight_losses,
     look,
     plan_error,
+    random_windows,
 )
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, collect, sway_speed
@@ -38,6 +39,7 @@ from steerlab.agents.policynet.train import (
     check_shared,
     finish,
     first_policy,
+    on_cpu,
 )
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE
 from steerlab.agents.recurrent_ppo.train import make_driver_env
@@ -48,6 +50,7 @@ from steerlab.agents.training_loop import (
     set_rate,
     step_generator,
 )
+from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import Ranges
@@ -175,6 +178,9 @@ def train_ppo(
     network = first_policy(config, start, vision)
     with initial_weights(config.seed):
         critic = Critic(INPUTS)
+    device = torch_device(config.device)
+    network.to(device)
+    critic.to(device)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
@@ -185,11 +191,15 @@ def train_ppo(
     }  # fmt: skip
     settings = {**asdict(config), "ppo": asdict(ppo)}
     mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
-    with TrainingLoop(output, KIND, iterations, parts, settings, unit="drive") as loop:
+    with TrainingLoop(
+        output, KIND, iterations, parts, settings, unit="drive", device=device
+    ) as loop:
         for iteration in loop:
             env.risk.set_progress(iteration / iterations)
             seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
-            drive = collect(network, env, None, ppo.steps, seed, mixture, vision, true_state)
+            drive = collect(
+                on_cpu(network), env, None, ppo.steps, seed, mixture, vision, true_state
+            ).to(device)
             generator = step_generator(STREAM, config.seed, iteration)
             only_critic = iteration < ppo.critic_first
             advantage, targets = _credit(critic, drive, ppo, only_critic)
@@ -206,7 +216,7 @@ def train_ppo(
             scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             loop.done(scalars, {name: drive.figures[name] for name in ("return", "violations")})
-        return finish(average.module, loop.output, loop.log, iterations, config.film, vision)
+        return finish(average.module.cpu(), loop.output, loop.log, iterations, config.film, vision)
 
 
 def _environment(ppo: PPOConfig, ranges: Ranges | None) -> CVaRVectorReward:
@@ -252,7 +262,8 @@ def advantages(
 def moves(new: WindowBatch, old: WindowBatch, ppo: PPOConfig) -> Tensor:
     """Return how far the commands (B, 25, 2) moved, in standard deviations of what is drawn anew."""
     fresh = math.sqrt(1.0 - ppo.keep**2)
-    speed = torch.as_tensor(sway_speed(new.given["speed"][..., 0].numpy()))
+    true = new.given["speed"][..., 0]
+    speed = torch.as_tensor(sway_speed(true.cpu().numpy()), device=true.device)
     steer = (new.curvature - old.curvature) * speed**2 / (ppo.lateral * fresh)
     return torch.stack([steer, (new.pedal - old.pedal) / (ppo.pedal * fresh)], -1)
 
@@ -286,8 +297,7 @@ def _improve(
     for update in range(updates):
         rate, rising = schedule
         set_rate(optimizer, rate * (update + 1) / updates if rising else rate)
-        ends = torch.randint(0, len(advantage), (ppo.batch_size,), generator=generator)
-        who = torch.randint(0, advantage.shape[1], (ppo.batch_size,), generator=generator)
+        ends, who = random_windows(drive, ppo.batch_size, generator)
         seen = look(network, drive, ends, who)
         with torch.no_grad():
             before = look(old, drive, ends, who)
