@@ -33,7 +33,7 @@ from steerlab.processes import Terminated, process_rank, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
 from steerlab.study_arguments import MULTIRUN, SHOWING, overrides_of, shorten, writable
-from steerlab.study_files import with_file
+from steerlab.study_files import from_file, take_flags, with_file
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -98,11 +98,7 @@ def study(
         except OSError as error:
             if error.errno not in _STORAGE_ERRORS:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
-            sys.exit(
-                f"steerlab {command}: cannot write: {error.strerror}{where}; make room or give "
-                "another output=; what is there already is kept"
-            )
+            sys.exit(f"steerlab {command}: {_cannot_write(error)}")
         except KeyboardInterrupt as stop:
             print(_stopped(command, arguments, stop, resumes), file=sys.stderr)
             sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
@@ -118,6 +114,14 @@ def _stopped(command: str, arguments: Sequence[str], stop: KeyboardInterrupt, re
         again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
         text += f" To go on from there: {again}"
     return text
+
+
+def _cannot_write(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"cannot write: {error.strerror}{where}; make room or give another output=; what is there "
+        "already is kept"
+    )
 
 
 def within(
