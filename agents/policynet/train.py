@@ -147,9 +147,9 @@ def train_imitation(
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = _updates(config)
     parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
-    with TrainingLoop(
-        output, KIND, iterations, parts, asdict(config), unit="drive", device=device
-    ) as loop:
+    settings = asdict(config)
+    drives = TrainingLoop(output, KIND, iterations, parts, settings, unit="drive", device=device)
+    with drives as loop:
         for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
             shares = () if start else TEACHER_SHARES[iteration : iteration + 1]

@@ -87,7 +87,8 @@ def tune_by_gradient(
     device = torch_device(config.device)
     model.to(device)
     first = PlanReward(deepcopy(model), reward, name)
-    parts, scale = [], 1.0
+    parts: list[TensorData] = []
+    scale = 1.0
     for stream, count in (("training", cases), ("validation", max(cases // 10, 1))):
         drawn = cases_from(model.problem, count, episode_seed(stream, config.seed, 0, 1), device)
         worth = first.of_planner(*drawn)
@@ -223,7 +224,7 @@ class PlanEnv(VecEnv):
             self.actions, dtype=torch.float32, device=planner.plant.round.device
         )
         plans = planner.problem.clip(planner.problem.limit * action @ planner.plant.round)
-        gained = (self.first(*self.cases, plans) - self.worth) / self.scale
+        gained = (self.first(self.cases[0], self.cases[1], plans) - self.worth) / self.scale
         done = np.ones(self.num_envs, dtype=bool)
         return self.reset(), gained.cpu().numpy(), done, [{} for _ in done]
 
