@@ -175,12 +175,10 @@ def train_ppo(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check_ppo(config, ppo)
-    network = first_policy(config, start, vision)
-    with initial_weights(config.seed):
-        critic = Critic(INPUTS)
     device = torch_device(config.device)
-    network.to(device)
-    critic.to(device)
+    network = first_policy(config, start, vision).to(device)
+    with initial_weights(config.seed):
+        critic = Critic(INPUTS).to(device)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
@@ -189,17 +187,13 @@ def train_ppo(
         "model": network, "average": average, "optimizer": optimizer, "critic": critic,
         "critic_optimizer": critic_optimizer, "risk": env.risk,
     }  # fmt: skip
-    settings = {**asdict(config), "ppo": asdict(ppo)}
-    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
+    options = asdict(config) | {"ppo": asdict(ppo)}
     with TrainingLoop(
-        output, KIND, iterations, parts, settings, unit="drive", device=device
+        output, KIND, iterations, parts, options, unit="drive", device=device
     ) as loop:
         for iteration in loop:
             env.risk.set_progress(iteration / iterations)
-            seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
-            drive = collect(
-                on_cpu(network), env, None, ppo.steps, seed, mixture, vision, true_state
-            ).to(device)
+            drive = _drive(config, ppo, network, env, iteration, vision).to(device)
             generator = step_generator(STREAM, config.seed, iteration)
             only_critic = iteration < ppo.critic_first
             advantage, targets = _credit(critic, drive, ppo, only_critic)
@@ -209,14 +203,36 @@ def train_ppo(
                 network, average, optimizer, drive, advantage, ppo, (rate, rising), generator
             )  # fmt: skip
             scalars["critic/explained"] = float(1 - advantage.var() / targets.var().clamp(min=1e-9))
+            seen, epochs = drive.critic_obs[:-1], ppo.critic_epochs
             scalars["critic/loss"] = _fit(
-                critic, critic_optimizer, drive.critic_obs[:-1], targets, ppo.critic_epochs, generator
-            )  # fmt: skip
-            scalars |= {f"drive/{name}": value for name, value in drive.figures.items()}
-            scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
-            scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
+                critic, critic_optimizer, seen, targets, epochs, generator
+            )
+            scalars |= _figures(env, drive, plan_error(network, drive, generator))
             loop.done(scalars, {name: drive.figures[name] for name in ("return", "violations")})
         return finish(average.module.cpu(), loop.output, loop.log, iterations, config.film, vision)
+
+
+def _drive(
+    config: ImitationConfig,
+    ppo: PPOConfig,
+    network: PolicyNet,
+    env: CVaRVectorReward,
+    iteration: int,
+    vision: Network | None,
+) -> Rollout:
+    """Return the drive of an iteration, on roads of its own."""
+    seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
+    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
+    return collect(on_cpu(network), env, None, ppo.steps, seed, mixture, vision, true_state)
+
+
+def _figures(env: CVaRVectorReward, drive: Rollout, plan: dict[str, float]) -> dict[str, float]:
+    return {
+        **{f"drive/{name}": value for name, value in drive.figures.items()},
+        "risk/threshold": env.risk.threshold,
+        "risk/alpha": env.risk.alpha,
+        **{f"plan/{name}": value for name, value in plan.items()},
+    }
 
 
 def _environment(ppo: PPOConfig, ranges: Ranges | None) -> CVaRVectorReward:

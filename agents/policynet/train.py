@@ -139,17 +139,16 @@ def train_imitation(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check(config)
-    network = first_policy(config, start, vision)
-    make_teacher = make_teacher or choose_teacher(config)
     device = torch_device(config.device)
-    network.to(device)
+    network = first_policy(config, start, vision).to(device)
+    make_teacher = make_teacher or choose_teacher(config)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = _updates(config)
     parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
-    with TrainingLoop(
-        output, KIND, iterations, parts, asdict(config), unit="drive", device=device
-    ) as loop:
+    settings = asdict(config)
+    drives = TrainingLoop(output, KIND, iterations, parts, settings, unit="drive", device=device)
+    with drives as loop:
         for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
             shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
@@ -166,8 +165,7 @@ def train_imitation(
                 average.update_parameters(network)
                 means = {k: means.get(k, 0.0) + v / updates for k, v in losses.items()}
             scalars = {f"loss/{k}": v for k, v in means.items()}
-            where = "hard" if hard else "drive"
-            scalars |= {f"{where}/{k}": v for k, v in drive.figures.items()}
+            scalars |= {f"{'hard' if hard else 'drive'}/{k}": v for k, v in drive.figures.items()}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             loop.done(
                 scalars | {"drive/teacher": mixture.teacher},
