@@ -46,7 +46,7 @@ class PlanPPOConfig:
     num_envs: int = option(512, "plans side by side")
     rounds: int = option(4, "plans of each row in an iteration")
     batch_size: int = option(512, "plans in a gradient step")
-    n_epochs: int = option(4, "passes over the plans of an iteration")
+    epochs: int = option(4, "passes over the plans of an iteration")
     learning_rate: float = option(1e-4, "step size of Adam")
     exploration: float = option(0.02, "standard deviation of what is tried, in round coordinates")
 
@@ -151,7 +151,7 @@ def tune_by_ppo(
             rows,
             n_steps=config.rounds,
             batch_size=config.batch_size,
-            n_epochs=config.n_epochs,
+            n_epochs=config.epochs,
             learning_rate=config.learning_rate,
             seed=seed,
             device=place,
@@ -297,7 +297,7 @@ def _scale(worth: Tensor) -> float:
 
 
 def _check_ppo(config: PlanPPOConfig) -> None:
-    for key in ("num_envs", "rounds", "batch_size", "n_epochs"):
+    for key in ("num_envs", "rounds", "batch_size", "epochs"):
         if getattr(config, key) < 1:
             raise InputError(f"{key}={getattr(config, key)} must be at least 1")
     for key in ("learning_rate", "exploration"):
