@@ -61,6 +61,15 @@ CASES = {
         "train_trc",
         ["data={inputs}/lqr/lqr_dataset.npz", "model=small", "hidden_dim=8", "latent_dim=8", *FIT],
     ),
+    "finetune-trc": Case(
+        "finetune_trc",
+        ["checkpoint={inputs}/trc/best.pt", "cases=40", "test_cases=10", *FIT],
+    ),
+    "finetune-trc-ppo": Case(
+        "finetune_trc",
+        ["checkpoint={inputs}/trc/best.pt", "method=ppo", "ppo.total_plans=96", "ppo.num_envs=8",
+         "ppo.batch_size=16", "ppo.n_epochs=1", "test_cases=10", "device=cpu"],
+    ),
     "train-pi0": Case(
         "train_pi0", ["data={inputs}/pendulum", "width=8", "layers=1", "threads=1", *FIT]
     ),
@@ -175,6 +184,8 @@ def make_inputs(folder: Path, run: Callable[[str, list[str], Path], None]) -> No
         place.mkdir(parents=True)
         (place / "rlog").write_bytes(log(Drive(pressed=(30.0 + minute, 31.0 + minute))))
     run("generate_lqr", [*CASES["generate-lqr"].options, "output=lqr"], folder)
+    small = [o.replace("{inputs}", str(folder)) for o in CASES["train-trc"].options]
+    run("train_trc", [*small, "output=trc"], folder)
     run("generate_pendulum_data", ["trajectories=20", "tokenizer=seed", "output=pendulum"], folder)
     small = [o.replace("{inputs}", str(folder)) for o in CASES["train-pi0"].options]
     run("train_pi0", [*small, "output=pi0"], folder)
