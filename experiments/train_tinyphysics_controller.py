@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
@@ -54,8 +53,7 @@ from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentData, MomentPlant, Transitions, moment_loss
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments, synthetic_segments
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 
 @dataclass(frozen=True)

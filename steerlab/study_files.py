@@ -36,8 +36,10 @@ def take_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     for argument in arguments:
         flag, equals, value = argument.partition("=")
         flag = _SHORT.get(flag, flag)
-        if waiting:
+        if waiting and not equals and not argument.startswith("-"):
             found[waiting], waiting = argument, ""
+        elif waiting:
+            break
         elif flag not in (NAME, FOLDER, WRITE):
             others.append(argument)
         elif equals:

@@ -70,7 +70,7 @@ def _relight(pairs: list[Bytes], rng: np.random.Generator) -> None:
         for frame in (pair[:PLANES], pair[PLANES:]):
             if frame.any():  # zeros stand for no frame
                 for plane, table in zip(frame, whole, strict=True):
-                    plane[:] = table[plane]
+                    plane[:] = np.take(table, plane)
 
 
 def _add_noise(pair: Bytes, sigma: float, rng: np.random.Generator) -> None:

@@ -93,7 +93,7 @@ def collect(
     make_driver: MakeDriver,
     teacher: Teacher,
     rule: CommandRule,
-    progress: Callable[[], Any] | None = None,
+    progress: Callable[[], Any] = lambda: None,
     server: Link | None = None,
 ) -> Path:
     """Drive one episode and write its shard.
@@ -114,9 +114,7 @@ def collect(
         InputError: The shard exists, an extra is missing, or an argument is out of range.
         ServerLost: The server failed; the episode leaves nothing behind and can be tried again.
     """
-    if episode.hz not in (5, FRAME_HZ):
-        raise InputError(f"hz={episode.hz} must be 5 or {FRAME_HZ}")
-    stride = FRAME_HZ // episode.hz
+    stride = _stride(episode.hz)
     env = CarlaDriverVectorEnv(
         1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps, threads=1,
         backend=episode.backend, server=server,
@@ -132,17 +130,13 @@ def collect(
         shield = env.windshield(0)
         for tick in range(env.steps):
             scene = env.scene(0)
-            curvature, pull = driver.propose(info, observation)
             v = np.asarray(info["speed"], float)
-            curvature = curvature + added[tick, 0] / np.maximum(v, 4.0) ** 2
-            pull = pull + added[tick, 1] * (v > 1.0)
-            commands = float(curvature[0]), float(pull[0])
-            recorder.add(scene, commands, float(info["stop_gap"][0]))
+            curvature, pull = _disturbed(driver.propose(info, observation), added[tick], v)
+            recorder.add(scene, (float(curvature[0]), float(pull[0])), float(info["stop_gap"][0]))
             if tick % stride == phase:
                 writer.add_frame(*(shield.planes(scene) if episode.pictures else _BLACK))
                 frames.append(tick)
-                if progress:
-                    progress()
+                progress()
             actions = np.stack(encode_action(NUMPY, curvature, pull, v), 1).astype(np.float32)
             driver.keep(info, actions)
             observation, _, terminated, truncated, info = env.step(actions)
@@ -152,6 +146,21 @@ def collect(
         record = recorder.finish(shield.mount)
         arrays = _arrays(record, np.array(frames), teacher, rule)
         return writer.finish(arrays, _attributes(episode, env, shield, record, phase, violation))
+
+
+def _stride(hz: int) -> int:
+    """Return the ticks from one frame to the next."""
+    if hz not in (5, FRAME_HZ):
+        raise InputError(f"hz={hz} must be 5 or {FRAME_HZ}")
+    return FRAME_HZ // hz
+
+
+def _disturbed(
+    asked: tuple[NDArray[Any], NDArray[Any]], added: NDArray[np.float64], v: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return curvature (1/m) and acceleration (m/s^2) with what is added (2,) to them, m/s^2."""
+    curvature, pull = asked
+    return curvature + added[0] / np.maximum(v, 4.0) ** 2, pull + added[1] * (v > 1.0)
 
 
 def _arrays(

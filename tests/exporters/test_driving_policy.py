@@ -78,7 +78,9 @@ def test_the_diffusion_is_in_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "steps", "encoder", "target"),
     [
-        pytest.param("anchored", 4, "attention", "sunnypilot-2025-08", marks=pytest.mark.slow),
+        pytest.param(
+            "anchored", 4, "attention", "sunnypilot-2025-08", marks=pytest.mark.exhaustive
+        ),
         pytest.param("anchored", 0, "gru", "openpilot-0.10.0", marks=pytest.mark.exhaustive),
         pytest.param("mdn", 0, "gru", "openpilot-0.10.1", marks=pytest.mark.exhaustive),
         pytest.param("flow", 4, "attention", "openpilot-0.11.0", marks=pytest.mark.exhaustive),

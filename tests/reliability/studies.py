@@ -1,5 +1,7 @@
 """The long studies at their smallest, and what they need to begin with."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,6 +120,11 @@ CASES = {
         [*POLICY[:2], "total_steps=120", "ppo_steps=60", *POLICY[3:5], *POLICY[6:], *PPO[:-1],
          "ppo.critic_first=0", "seeds=1", "roads=1", "resamples=20"],
     ),
+    "train-driving": Case(
+        "train_driving",
+        ["dataset.train_path={inputs}/shards", "dataset.val_maps=[south]", "epochs=2",
+         "batch_size=12", "checkpoint_interval=1", "log_interval=1", "device=cpu"],
+    ),
     "quickstart": Case(
         "quickstart",
         ["total_steps=180", "episodes=2", "tinygrad=false", "video=false", "processes=1"],
@@ -132,9 +139,13 @@ def make_small(put: Callable[[Any, str, Any], None]) -> None:
     from steerlab.agents.recurrent_ppo import train
     from steerlab.agents.recurrent_ppo.train import DriverConfig
     from steerlab.agents.tinyphysics import exploration
+    from steerlab.agents.visionnet import network, training
     from steerlab.experiments import compare_policynet, quickstart, train_surrogate
 
     put(train, "ROWS", 8)
+    mini = {"tiny": network.VisionSize((4, 4, 4, 4), (1, 1, 1, 1), 2, 4)}
+    put(network, "SIZES", mini)
+    put(training, "_SHOWN", 1)
     put(train, "PASSES", 1)
     put(exploration, "CHUNK", 3)
     put(train_surrogate, "_WATCHED", 1)
@@ -153,6 +164,9 @@ def make_inputs(folder: Path, run: Callable[[str, list[str], Path], None]) -> No
     from tests.surrogates.logs.log_writer import Drive, log
 
     (folder / "routes").mkdir(parents=True)
+    # In a process of its own: zarr's threads would not survive the forks of this one.
+    command = [sys.executable, "-m", "tests.agents.visionnet.shards", str(folder / "shards")]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
     for number in range(6):
         table = synthetic_segment(np.random.default_rng(number))
         write_segment(folder / f"routes/{number:05d}.csv", table)

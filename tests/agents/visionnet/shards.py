@@ -1,5 +1,6 @@
 """Small shards of made-up drives, with pictures that tell where the car is."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -51,3 +52,7 @@ def picture(seed: int, frame: int, camera: int) -> np.ndarray:
     planes[:4, :, : 10 + 10 * seed] = 30
     planes[0, 0, 0] = frame + 1
     return planes
+
+
+if __name__ == "__main__":
+    write_shards(Path(sys.argv[1]))
