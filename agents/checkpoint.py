@@ -76,11 +76,7 @@ def load_checkpoint(
         raise InputError(f"there is no checkpoint {str(path)!r}; check the path")
     size = path.stat().st_size
     try:
-        with zipfile.ZipFile(path) as archive:
-            stored = all(m.compress_type == zipfile.ZIP_STORED for m in archive.infolist())
-        if not stored or size > LARGEST:
-            raise ValueError("it is compressed or too large")
-        whole = torch.load(path, map_location=device, weights_only=True)
+        whole = read_archive(path, device)
     except Exception as error:  # torch, pickle and zip raise nearly anything
         raise InputError(
             f"{str(path)!r} is not a steerlab checkpoint or is damaged "
@@ -110,6 +106,15 @@ def load_checkpoint(
             f"{str(path)!r} is a checkpoint of {whole.get('kind')}, not of {kind}; give another file"
         )
     return {name: value for name, value in whole.items() if name not in ("format", "version")}
+
+
+def read_archive(path: Path, device: torch.device | str) -> Any:
+    """Return what torch wrote, without executing anything in it; raises nearly anything."""
+    with zipfile.ZipFile(path) as archive:
+        stored = all(m.compress_type == zipfile.ZIP_STORED for m in archive.infolist())
+    if not stored or path.stat().st_size > LARGEST:
+        raise ValueError("it is compressed or too large")
+    return torch.load(path, map_location=device, weights_only=True)
 
 
 @contextmanager

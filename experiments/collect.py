@@ -57,6 +57,9 @@ class Config:
     seed: int = option(
         0, "another seed gives other episodes: take one for training, one for validation"
     )
+    stream: str = option(
+        "data", "stream of seeds: data, or validation for episodes that no training uses"
+    )
     backend: str = option("embedded", "embedded: everything runs here; server: a CARLA server")
     hz: int = option(5, "frames a second: 5, or 20")
     steps: int | None = option(
@@ -134,8 +137,8 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
         scenario = as_scenario(name)
         for i in range(config.episodes):
             episode = Episode(
-                scenario, episode_seed("data", config.seed, i), config.map, config.steps, config.hz,
-                Disturbance(share=config.disturbed), config.pictures, config.backend,
+                scenario, episode_seed(config.stream, config.seed, i), config.map, config.steps,
+                config.hz, Disturbance(share=config.disturbed), config.pictures, config.backend,
             )  # fmt: skip
             path = output / episode.name
             if not path.exists():

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
 from steerlab.agents.activation_memory import peak_megabytes
@@ -39,8 +37,8 @@ from steerlab.latency import latency
 from steerlab.options import option
 from steerlab.study import latest_result, study
 from steerlab.tables import print_table
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 Plan = Callable[[Floats, Floats], Floats]
 
 

@@ -31,7 +31,7 @@ from steerlab.agents.classical.pendulum import (
     feedback_gain,
     rolled_out,
 )
-from steerlab.agents.inverted_pendulum.data import Array, Pairs, load_pairs
+from steerlab.agents.inverted_pendulum.data import Pairs, load_pairs
 from steerlab.agents.inverted_pendulum.episodes import (
     GOAL_COST,
     GOAL_START,
@@ -41,6 +41,7 @@ from steerlab.agents.inverted_pendulum.episodes import (
     play,
 )
 from steerlab.agents.inverted_pendulum.evaluate import Cell, figures_of, rates, write_cells
+from steerlab.agents.inverted_pendulum.published import load_published, published_policy
 from steerlab.agents.inverted_pendulum.report import plot, plot_paths, table
 from steerlab.agents.inverted_pendulum.sampling import Sampling, chunk_policy, members_of
 from steerlab.agents.supervised import FitConfig, TensorData, fit
@@ -53,6 +54,7 @@ from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, require
 from steerlab.seeds import episode_seed, initial_weights
 from steerlab.study import study
+from steerlab.types import Array
 
 #: What differs from the plant of the data, by name; each is an argument of the task.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -81,6 +83,9 @@ class Config(Sampling):
     episode_steps: int = option(EPISODE_STEPS, "steps of an episode, 0.04 s each")
     mlp_models: int = option(10, "MLP baselines to train, up to 1,024; 0 = none")
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
+    published: str | None = option(
+        None, "copy of the published repository, or folder of its checkpoints, to play beside ours"
+    )
     video: bool = option(False, "film one episode of each controller")
     device: str = option("auto", "auto, cpu or cuda")
 
@@ -176,6 +181,8 @@ def controllers(
     config: Config, pairs: Pairs, goals: tuple[float, ...], output: Path
 ) -> Iterator[tuple[str, list[Maker]]]:
     """Yield the name and the members of every controller; one member but for ensembles."""
+    device = torch_device(config.device)
+    published = load_published(config.published, device) if config.published else {}
     if goals:
 
         def nearest() -> NearestGoal:
@@ -191,7 +198,6 @@ def controllers(
         yield "MPC", [every_step(lambda: mpc)]
         yield "LQR, rolled out", [in_chunks(rolled_out(StateFeedback(), pairs.targets.shape[1]))]
         yield "MPC, rolled out", [in_chunks(mpc.chunks)]
-    device = torch_device(config.device)
     linear = LinearChunks(*pairs.part("training"))
     yield "linear map", [in_chunks(chunk_policy(linear, config, device))]
     if config.mlp_models:
@@ -202,6 +208,9 @@ def controllers(
         yield "MLP", [in_chunks(chunk_policy(m, config, device)) for m in mlps]
     for kind, members in members_of(config, device).items():
         yield kind, [in_chunks(chunk_policy(m, config, device)) for m in members.values()]
+    for kind, foreign in published.items():
+        policies = [published_policy(m, config.seed, device) for m in foreign.values()]
+        yield f"published {kind}", [in_chunks(p) for p in policies]
 
 
 def train_mlp(pairs: Pairs, config: Config, seed: int, output: Path) -> MLPChunks:

@@ -26,7 +26,7 @@ from steerlab.agents.policynet.evaluate import Figures, film_drive, hard_episode
 from steerlab.agents.policynet.report import report
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.contracts import contract
-from steerlab.openpilot.engines import load_network
+from steerlab.openpilot.network_file import NetworkFile
 from steerlab.options import option
 from steerlab.study import study
 
@@ -39,7 +39,14 @@ class Config:
 
     models: tuple[str, ...] = option((), "ONNX files, or a policy_model.pth, which is faster")
     contract: str = option("openpilot-0.10.0", "the release whose modeld is played")
-    vision: str = option("", "ONNX file of a vision model; '' gives the task's own features")
+    vision: str = option(
+        "", "a vision model, ONNX file or tinygrad pickle; '' gives the task's own features"
+    )
+    vision_metadata: str = option(
+        "", "metadata of a pickle; '' = <name>_metadata.pkl beside <name>_tinygrad.pkl"
+    )
+    trust_pickle: bool = option(False, "load the vision pickle, which executes what is in it")
+    tinygrad_path: str = option("", "folder of the tinygrad that made it; '' = the installed one")
     beside: tuple[str, ...] = option(
         BESIDE, "also drive: preview (controller), untrained (network)"
     )
@@ -59,10 +66,13 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     for name in config.beside:
         if name not in BESIDE:
             raise unknown_name("driver to set beside", name, BESIDE)
+    vision = NetworkFile(
+        config.vision, config.vision_metadata, config.trust_pickle, config.tinygrad_path
+    )
     if config.vision:
-        load_network(config.vision)  # says now what is wrong with a file
+        vision.open()  # says now what is wrong with a file
     files = {
-        name: PolicyFile(path, config.contract, config.vision)
+        name: PolicyFile(path, config.contract, vision)
         for name, path in zip(_names(config.models), config.models, strict=True)
     }
     for file in files.values():

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 
 from steerlab.agents.classical.tracking import finite_horizon_lqr, optimal_controls
@@ -39,8 +38,7 @@ from steerlab.files import atomic_path, write_json
 from steerlab.options import option
 from steerlab.study import latest_result, study
 from steerlab.tables import percent, print_table
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 
 @dataclass(frozen=True)

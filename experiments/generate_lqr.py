@@ -11,7 +11,6 @@ from os import cpu_count
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from tqdm.auto import tqdm
 
@@ -31,8 +30,8 @@ from steerlab.options import option
 from steerlab.processes import worker_pool
 from steerlab.study import study
 from steerlab.tables import percent
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 LABELS = {
     "optimal": optimal_controls,
     "lqr": infinite_horizon_lqr,

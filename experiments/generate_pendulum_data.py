@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.agents.classical.pendulum import PID_GAINS, NestedPID, StateFeedback, feedback_gain
-from steerlab.agents.inverted_pendulum.data import CHUNK, SPLITS, TASKS, Array
+from steerlab.agents.inverted_pendulum.data import CHUNK, SPLITS, TASKS
 from steerlab.agents.inverted_pendulum.episodes import (
     EXPERT_START,
     GOAL_COST,
@@ -47,6 +47,7 @@ from steerlab.files import transaction
 from steerlab.options import option
 from steerlab.readers.arrays import write_arrays
 from steerlab.study import study
+from steerlab.types import Array
 
 #: Where chunks start within a trajectory: densely while the pole is caught.
 STARTS = np.r_[0:9, 10, 12:25:2, 27:49:3]

@@ -163,9 +163,8 @@ def _finite(values: Any) -> Any:
     return values if math.isfinite(values) else None
 
 
-main = study(
-    Config, run, resumes=True, free=("training", "num_workers", "val_batch_size", "threads")
-)
+FREE = ("training", "num_workers", "val_batch_size", "threads")
+main = study(Config, run, resumes=True, free=FREE)
 
 if __name__ == "__main__":
     main()

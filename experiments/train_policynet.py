@@ -39,7 +39,8 @@ from steerlab.agents.policynet.train import ImitationConfig, check, train_imitat
 from steerlab.errors import InputError, unknown_name
 from steerlab.exporters.policy import export_policy
 from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
-from steerlab.openpilot.engines import Network, load_network
+from steerlab.openpilot.engines import Network
+from steerlab.openpilot.network_file import NetworkFile
 from steerlab.options import option
 from steerlab.study import study
 
@@ -57,8 +58,13 @@ class Config(ImitationConfig):
     start: str = option("", "policy_model.pth to begin with, with its widths; '' = random weights")
     ppo: PPOConfig = field(default_factory=PPOConfig)
     env: str = option(ENV, "the task")
-    vision_model: str = option("", "ONNX file of a vision model that looks at the rendered road and "
-                               "makes the features; '' takes the fixed encoder")  # fmt: skip
+    vision_model: str = option("", "a vision model that looks at the rendered road and makes the "
+                               "features, ONNX file or tinygrad pickle; '' takes the fixed encoder")  # fmt: skip
+    vision_metadata: str = option(
+        "", "metadata of a pickle; '' = <name>_metadata.pkl beside <name>_tinygrad.pkl"
+    )
+    trust_pickle: bool = option(False, "load the vision pickle, which executes what is in it")
+    tinygrad_path: str = option("", "folder of the tinygrad that made it; '' = the installed one")
     episodes: int = option(0, "length of the training in episodes of 500 steps; 0 = total_steps")
     dry_run: bool = option(False, "two short drives and few episodes: is everything in place?")
     roads: int = option(1000, "held-out episodes that the exported policy drives at the end")
@@ -72,12 +78,20 @@ def run(config: Config, output: Path) -> Figures:
     config = settled(config)
     check_episodes(config.roads, config.processes)
     torch.set_num_threads(config.threads)
-    vision = load_network(config.vision_model) if config.vision_model else None
+    seen = NetworkFile(
+        config.vision_model, config.vision_metadata, config.trust_pickle, config.tinygrad_path
+    )
+    vision = seen.open() if config.vision_model else None
     network = RECIPES[config.recipe](config, output, vision)
     done = export_policy(
-        network, output, output.name, vision=config.vision_model, tinygrad=config.tinygrad
+        network,
+        output,
+        output.name,
+        vision="" if seen.is_pickle else config.vision_model,
+        eyes=vision if seen.is_pickle else None,
+        tinygrad=config.tinygrad,
     )
-    file = PolicyFile(str(done.onnx), config.contract, config.vision_model)
+    file = PolicyFile(str(done.onnx), config.contract, seen)
     records = {
         "PolicyNet": drive_held_out(file, config.roads, "PolicyNet", config.processes),
         "preview": drive_preview(config.roads),

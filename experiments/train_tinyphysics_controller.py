@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
@@ -54,8 +53,7 @@ from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentData, MomentPlant, Transitions, moment_loss
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments, synthetic_segments
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 
 @dataclass(frozen=True)
@@ -71,14 +69,14 @@ class Config(GradientConfig):
     report_first: int = option(400, "number of the first route of the report")
     report_count: int = option(100, "routes of the report; 0 = none")
     salts: list[str] = option(["honest", "second", "third"], "other noises of the report")
-    rounds: int = option(3, "rounds of driving, modelling and improving")
-    rollouts: int = option(1000, "drives in the plant a round, 50 s each")
-    plant_epochs: int = option(12, "passes over the drives that the model makes in a round")
+    rounds: int = option(2, "rounds of driving, modelling and improving")
+    rollouts: int = option(600, "drives in the plant a round, 50 s each")
+    plant_epochs: int = option(10, "passes over the drives that the model makes in a round")
     hidden: int = option(128, "units of the policy's two layers")
     preview: int = option(50, "steps of the future that the policy sees, at most 50")
     history: int = option(20, "steps of its past that the policy sees, 2 to 20")
     delta: bool = option(True, "the policy answers with a change of the steer, else with the steer")
-    updates: int = option(800, "gradient steps a round")
+    updates: int = option(600, "gradient steps a round")
     processes: int = option(0, "processes that drive in the plant; 0 = one a core")
 
 

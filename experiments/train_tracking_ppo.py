@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
@@ -27,8 +26,8 @@ from steerlab.options import option
 from steerlab.seeds import unchanged_generators
 from steerlab.study import study
 from steerlab.tables import percent, print_table
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 CHECKPOINT = "ppo.pt"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from steerlab.errors import InputError
@@ -25,8 +25,7 @@ from steerlab.openpilot.outputs import parse
 from steerlab.openpilot.probe import Probe, example_inputs, write_probe
 from steerlab.openpilot.tinygrad import missing_compiler
 from steerlab.readers.graphs import read_graph, write_graph
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 
 @dataclass(frozen=True)

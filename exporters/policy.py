@@ -50,6 +50,7 @@ def export_policy(
     *,
     target: Contract | None = None,
     vision: str | Path = "",
+    eyes: Network | None = None,
     places: Paths | None = None,
     half: bool = True,
     tinygrad: bool = True,
@@ -69,6 +70,8 @@ def export_policy(
         run: Name of the training run, for ``model_checkpoint``.
         target: The release; by default that for which the policy was trained.
         vision: ONNX file of the vision network.
+        eyes: The vision network where there is no such file (a tinygrad pickle): it makes the features
+            of the probe, and the policy is written alone.
         places: Other paths of the policy's files.
         half: Write float16 variants too.
         tinygrad: Write tinygrad pickles too, where the release loads them for one network.
@@ -95,7 +98,9 @@ def export_policy(
         done = export_supercombo(ported, seen, target, places, checkpoint=text, half=half)
         return ExportedPolicy(done, notes=notes + done.notes)
     network = policy if target == policy.contract else _ported(policy, target)
-    probe = _probe(network, seen)
+    if seen:
+        eyes = Network(OnnxEngine(seen.proto.SerializeToString()), seen.slices)
+    probe = _probe(network, eyes)
     done = export_model(
         network,
         target,
@@ -127,13 +132,8 @@ def _ported(policy: PolicyNet | DrivingPolicy, target: Contract) -> PortedPolicy
     return PortedPolicy(policy, target)
 
 
-def _probe(
-    network: PolicyNet | PortedPolicy | DrivingPolicy, vision: VisionFile | None
-) -> Probe | None:
+def _probe(network: PolicyNet | PortedPolicy | DrivingPolicy, eyes: Network | None) -> Probe | None:
     """Return inputs that were recorded while it drove; None where there is nothing to see by."""
-    eyes = None
-    if vision:
-        eyes = Network(OnnxEngine(vision.proto.SerializeToString()), vision.slices)
     if isinstance(network, DrivingPolicy):
         return record_drive(network, eyes) if eyes else None
     return record_probe(network, rows=4 if eyes else 24, vision=eyes)

@@ -12,8 +12,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +33,7 @@ from steerlab.processes import Terminated, process_rank, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
 from steerlab.study_arguments import MULTIRUN, SHOWING, overrides_of, shorten, writable
-from steerlab.study_files import with_file
+from steerlab.study_files import WRITE, from_file, take_flags, write_config
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -84,35 +84,88 @@ def study(
         if {"-h", "--help"} & set(arguments):
             print_help(command, module.__doc__ or "", config_type)
             return
-        try:
-            told = with_file(arguments, config_type, command)
-            if told is None:
+        with _told_in_a_line(command, arguments, resumes):
+            flags, given = take_flags(arguments)
+            if WRITE in flags:
+                print(write_config(flags[WRITE], config_type, command))
                 return
+            overrides = overrides_of(from_file(flags, given), config_type)
             with terminable():
-                _run_hydra(name, overrides_of(told, config_type), config_type, run, free, folder)
-        except InputError as error:
-            sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
-        except (HydraException, OmegaConfBaseException) as error:
-            text = shorten(_one_line(error), arguments)
-            sys.exit(f"steerlab {command}: {text} (see --help)")
-        except OSError as error:
-            if error.errno not in _STORAGE_ERRORS:
-                raise
-            where = f" ({error.filename})" if error.filename else ""
-            sys.exit(
-                f"steerlab {command}: cannot write: {error.strerror}{where}; make room or give "
-                "another output=; what is there already is kept"
-            )
-        except KeyboardInterrupt as stop:
-            text = f"\nsteerlab {command}: stopped."
-            if resumes and stop.args:
-                same = [a for a in arguments if not a.startswith("output=")]
-                again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
-                text += f" To go on from there: {again}"
-            print(text, file=sys.stderr)
-            sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+                _run_hydra(name, overrides, config_type, run, free, folder)
 
     return main
+
+
+@contextmanager
+def _told_in_a_line(command: str, arguments: Sequence[str], resumes: bool) -> Iterator[None]:
+    """End the program with one line for what a user can mend, and for Ctrl-C with how to go on."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
+    except (HydraException, OmegaConfBaseException) as error:
+        text = shorten(_one_line(error), arguments)
+        sys.exit(f"steerlab {command}: {text} (see --help)")
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRORS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        sys.exit(
+            f"steerlab {command}: cannot write: {error.strerror}{where}; make room or give "
+            "another output=; what is there already is kept"
+        )
+    except KeyboardInterrupt as stop:
+        text = f"\nsteerlab {command}: stopped."
+        if resumes and stop.args:
+            same = [a for a in arguments if not a.startswith("output=")]
+            again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
+            text += f" To go on from there: {again}"
+        print(text, file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+
+
+def within(
+    run: Callable[[Any, Path], Any],
+    config_type: type[Any],
+    arguments: Sequence[str],
+    output: str | Path,
+    free: Sequence[str] = (),
+) -> Any:
+    """Run a study inside of another one, as its command would: options checked, folder owned, settings kept.
+
+    Args:
+        run: As for :func:`study`.
+        config_type: As for :func:`study`.
+        arguments: What one would type after the command, ``output=`` left out.
+        output: Folder of its results, made if needed.
+        free: As for :func:`study`.
+
+    Raises:
+        InputError: An option is wrong, or the folder belongs to a run with other settings.
+    """
+    settings = _composed(config_type, arguments)
+    folder = writable_folder(output)
+    with owned_folder(folder), study_settings(_save_config(settings, folder, free)):
+        return run(OmegaConf.to_object(settings), folder)
+
+
+def options_of(config_type: type[Any], arguments: Sequence[str]) -> Any:
+    """Return a study's options for what one would type after its command.
+
+    Raises:
+        InputError: An option is wrong.
+    """
+    return OmegaConf.to_object(_composed(config_type, arguments))
+
+
+def _composed(config_type: type[Any], arguments: Sequence[str]) -> DictConfig:
+    """Return the settings that arguments stand for."""
+    settings: DictConfig = writable(OmegaConf.structured(config_type))
+    flags, typed = take_flags(arguments)
+    for text in overrides_of(from_file(flags, typed), config_type):
+        override = OverridesParser.create().parse_override(text)
+        OmegaConf.update(settings, override.key_or_group, override.value())
+    return settings
 
 
 def _run_hydra(

@@ -15,14 +15,13 @@ calls its torque response: ``lataccel = gain * steer + g sin(roll)``, less frict
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.surrogates.plants.tokens import LIMIT, encode
 from steerlab.surrogates.segments.data import COST_END, DT, GRAVITY, Segments
 from steerlab.surrogates.segments.synthetic import synthetic_segments
 from steerlab.surrogates.training.dataset import Sequences
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 STEER_LIMIT = 2.0
 _SUBSTEPS = 10
 _GRIP = 4.8  # m/s^2, lateral acceleration of a car that has lost it

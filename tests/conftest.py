@@ -8,6 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+from tests import type_checker
+
+#: Modules whose signatures give shapes (``steerlab.types``); beartype checks every call in the tests.
+SHAPED = (
+    "steerlab.agents.classical.sqp",
+    "steerlab.agents.classical.tracking",
+    "steerlab.agents.trc.evaluate",
+    "steerlab.envs.tracking.problem",
+)
+install_import_hook(SHAPED, f"{type_checker.__name__}.check")
 
 ROOT = Path(__file__).parents[1]
 _counts: list[str] = []  # of the exhaustive tests

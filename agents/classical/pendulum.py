@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.agents.classical.lqr import linearize, lqr_gain
 from steerlab.envs.inverted_pendulum.dynamics import (
@@ -18,8 +17,8 @@ from steerlab.envs.inverted_pendulum.dynamics import (
     advance,
     step,
 )
+from steerlab.types import Floats
 
-Array = NDArray[np.float64]
 NOMINAL = PendulumParameters().coefficients()
 #: Proportional, integral and derivative gain of the outer loop, then of the inner loop.
 PID_GAINS = np.array([0.08, 0.05, 0.001, -3.0, -0.01, -0.15])
@@ -41,7 +40,7 @@ class NestedPID:
         gains: (6,) for all rows or (N, 6), in the order of :data:`PID_GAINS`.
     """
 
-    def __init__(self, gains: Array = PID_GAINS) -> None:
+    def __init__(self, gains: Floats = PID_GAINS) -> None:
         self.gains = np.atleast_2d(gains)
         self.reset()
 
@@ -50,7 +49,7 @@ class NestedPID:
         self.integral: Any = 0.0
         self.previous: Any = 0.0
 
-    def __call__(self, states: Array) -> Array:
+    def __call__(self, states: Floats) -> Floats:
         """Return the actions for ``states`` and remember what the loops need."""
         outer, inner = self.gains[:, :3], self.gains[:, 3:]
         velocity_error = -states[:, 2]
@@ -59,7 +58,7 @@ class NestedPID:
         action = self._loop(1, angle_error, inner)
         return np.clip(action, -MAX_ACTION, MAX_ACTION)
 
-    def _loop(self, which: int, error: Array, gains: Array) -> Array:
+    def _loop(self, which: int, error: Floats, gains: Floats) -> Floats:
         if np.ndim(self.integral) == 0:
             self.integral, self.previous = np.zeros((2, 2, len(error)))
         self.integral[which] += error * PID_SECONDS
@@ -68,7 +67,7 @@ class NestedPID:
         return gains[:, 0] * error + gains[:, 1] * self.integral[which] + gains[:, 2] * slope
 
 
-def linearized(coefficients: Coefficients = NOMINAL) -> tuple[Array, Array]:
+def linearized(coefficients: Coefficients = NOMINAL) -> tuple[Floats, Floats]:
     """Return A (4, 4) and B (4, 1) of one step around balance."""
 
     def one_step(state: Any, action: Any) -> Any:
@@ -79,7 +78,7 @@ def linearized(coefficients: Coefficients = NOMINAL) -> tuple[Array, Array]:
 
 def feedback_gain(
     state_cost: tuple[float, ...] = STATE_COST, action_cost: float = ACTION_COST
-) -> Array:
+) -> Floats:
     """Return the LQR gain (4,) of the nominal plant."""
     gain, _ = lqr_gain(*linearized(), np.diag(state_cost), np.array([[action_cost]]))
     return gain[0]
@@ -93,11 +92,11 @@ class StateFeedback:
         goal: Cart position to hold in m, a number or (N,).
     """
 
-    def __init__(self, gain: Array | None = None, goal: Any = 0.0) -> None:
+    def __init__(self, gain: Floats | None = None, goal: Any = 0.0) -> None:
         self.gain = feedback_gain() if gain is None else gain
         self.goal = goal
 
-    def __call__(self, states: Array) -> Array:
+    def __call__(self, states: Floats) -> Floats:
         """Return the actions for ``states``."""
         error = states - np.array([0.0, BALANCE_ANGLE, 0.0, 0.0])
         error[:, 0] -= self.goal
@@ -115,11 +114,11 @@ class NearestGoal(StateFeedback):
         gain: (4,) for all rows or (N, 4); the LQR gain if left out.
     """
 
-    def __init__(self, goals: tuple[float, ...], gain: Array | None = None) -> None:
+    def __init__(self, goals: tuple[float, ...], gain: Floats | None = None) -> None:
         super().__init__(gain, None)
         self.goals = np.array(goals)
 
-    def __call__(self, states: Array) -> Array:
+    def __call__(self, states: Floats) -> Floats:
         """Return the actions for ``states``."""
         if self.goal is None:
             self.goal = self.goals[np.abs(states[:, :1] - self.goals).argmin(axis=1)]
@@ -127,15 +126,15 @@ class NearestGoal(StateFeedback):
 
 
 def rolled_out(
-    feedback: Callable[[Array], Array], steps: int, coefficients: Coefficients = NOMINAL
-) -> Callable[[Array], Array]:
+    feedback: Callable[[Floats], Floats], steps: int, coefficients: Coefficients = NOMINAL
+) -> Callable[[Floats], Floats]:
     """Return the chunk policy that plays ``feedback`` in the exact model.
 
     What it returns maps states (N, 4) to chunks (N, steps). It is the best a chunk can do that
     follows this feedback law and cannot see the noise to come.
     """
 
-    def chunks(states: Array) -> Array:
+    def chunks(states: Floats) -> Floats:
         actions = []
         for _ in range(steps):
             actions.append(feedback(states))
@@ -173,11 +172,11 @@ class PredictiveControl:
         self.gain, self.iterations = gain, iterations
         self.solve = np.linalg.inv(np.eye(horizon) + self.forced.T @ self.forced) @ self.forced.T
 
-    def __call__(self, states: Array) -> Array:
+    def __call__(self, states: Floats) -> Floats:
         """Return the next actions (N,)."""
         return np.clip(self.plan(states)[0][:, 0], -MAX_ACTION, MAX_ACTION)
 
-    def plan(self, states: Array) -> tuple[Array, Array]:
+    def plan(self, states: Floats) -> tuple[Floats, Floats]:
         """Return the planned actions and deviations from LQR, each (N, horizon)."""
         ideal = (states - np.array([0.0, BALANCE_ANGLE, 0.0, 0.0])) @ self.free.T
         limited, dual = np.clip(ideal, -MAX_ACTION, MAX_ACTION), np.zeros_like(ideal)
@@ -188,7 +187,7 @@ class PredictiveControl:
             dual += actions - limited
         return limited, deviation
 
-    def chunks(self, states: Array) -> Array:
+    def chunks(self, states: Floats) -> Floats:
         """Return the plan (N, horizon) as it comes out in the exact model, LQR correcting it."""
         steps = iter(self.plan(states)[1].T)
         feedback = StateFeedback(self.gain)

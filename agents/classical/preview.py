@@ -18,8 +18,7 @@ from steerlab.envs.kinematic_driver.dynamics import DT, GRAVITY
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import blur
-
-Floats = NDArray[Any]
+from steerlab.types import Array
 
 #: Square of the sideways acceleration (m/s^2) that is worth 1 m^2 of offset: sets the bandwidth.
 CONTROL_COST = 0.3
@@ -78,7 +77,7 @@ class PreviewDriver:
         actions = dynamics.encode_action(NUMPY, *self.propose(info), v)
         return np.stack(actions, 1).astype(np.float32)
 
-    def propose(self, info: dict[str, Any], observation: Any = None) -> tuple[Floats, Floats]:
+    def propose(self, info: dict[str, Any], observation: Any = None) -> tuple[Array, Array]:
         """Return the curvature (1/m) and the acceleration (m/s^2) that it would ask for, (N,).
 
         It goes by the true state in ``info``, not by the ``observation``.
@@ -119,7 +118,7 @@ class PreviewDriver:
             now, slope, mass = np.minimum(now, v + 1.2), np.minimum(later**2 - now**2, 0.0), 1.1
         return wanted, mass * (0.5 * slope + SPEED_GAIN * (now - v))
 
-    def _cautious(self, moments: Floats, cruise: Floats) -> Floats:
+    def _cautious(self, moments: Array, cruise: Array) -> Array:
         """Return the speed (2, N) at ``moments`` (N, 2) m ahead that the bends beyond allow."""
         kappa = self.env.preview(_GRID)["curvature"].astype(float)
         steep = np.abs(np.diff(kappa, axis=1, append=kappa[:, -1:])) / np.diff(_GRID, append=1e9)
@@ -132,8 +131,8 @@ class PreviewDriver:
         return np.sqrt(np.where(beyond > -2.0, reach, np.inf).min(axis=2))
 
     def _predict(
-        self, info: dict[str, Any], v: Floats, a: Floats, delay: Floats, lag: Floats, kappa: Floats
-    ) -> tuple[Floats, Floats, Floats]:
+        self, info: dict[str, Any], v: Array, a: Array, delay: Array, lag: Array, kappa: Array
+    ) -> tuple[Array, Array, Array]:
         """Return offset, heading and curvature when the command of now reaches the actuator."""
         d, psi = info["cte"].astype(float), info["heading_error"].astype(float)
         k = self.actuator.copy()
@@ -164,7 +163,7 @@ class PreviewDriver:
             psi = psi + turn
         return d, psi, k
 
-    def keep(self, info: dict[str, Any], actions: Floats) -> None:
+    def keep(self, info: dict[str, Any], actions: Array) -> None:
         """Keep what the car's first stages will make of ``actions`` (N, 2), whoever chose them."""
         v = info["speed"].astype(float)
         curvature = np.clip(actions[:, 0], -1, 1).astype(float) * dynamics.curvature_scale(NUMPY, v)
@@ -184,7 +183,7 @@ class PreviewDriver:
         )
 
 
-def _unhurried(cruise: Floats, late: Floats, info: dict[str, Any]) -> Floats:
+def _unhurried(cruise: Array, late: Array, info: dict[str, Any]) -> Array:
     """Return the set speeds (N,) of a cautious driver whose commands act after ``late`` (N,) s."""
     blurred = blur(np, info["geometry_noise"].astype(float), info["brightness"].astype(float))
     shares = [
@@ -196,7 +195,7 @@ def _unhurried(cruise: Floats, late: Floats, info: dict[str, Any]) -> Floats:
 
 
 @cache
-def _gain_table() -> Floats:
+def _gain_table() -> Array:
     """Return LQR gains (4, lags, smoothings) for offset, its rate, acceleration and command."""
     table = np.zeros((4, len(_LAGS), len(_SMOOTHINGS)))
     for i, lag in enumerate(_LAGS):
@@ -213,7 +212,7 @@ def _gain_table() -> Floats:
     return table
 
 
-def lqr_gains(lag: Floats, smoothing: Floats) -> Floats:
+def lqr_gains(lag: Array, smoothing: Array) -> Array:
     """Return the gains (4, N), interpolated in the table."""
     table = _gain_table()
     x = np.clip((lag - _LAGS[0]) / (_LAGS[1] - _LAGS[0]), 0, len(_LAGS) - 1.001)

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import lsq_linear
 
 from steerlab.agents.classical.lqr import linearize
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError, unknown_name
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 #: In the order in which ``auto`` takes the first that is installed. scipy always is.
 SOLVERS = ("daqp", "osqp", "scipy")

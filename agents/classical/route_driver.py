@@ -5,15 +5,11 @@ command gets through the delay, and the path's curvature there. Speed is the low
 bends ahead, the vehicle ahead (intelligent driver model, Treiber 2000) and the next stop allow.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.agents.classical.preview import SPEED_GAIN, lqr_gains
 from steerlab.envs.labels.plan import FAR, Situation
-
-Floats = NDArray[Any]
+from steerlab.types import Array
 
 LATERAL = 2.2  # m/s^2, in bends
 BRAKING = 1.6  # m/s^2, before bends and stops
@@ -23,12 +19,12 @@ TIME_GAP, STANDSTILL = 1.5, 3.0  # s, m: distance to the vehicle ahead
 _AHEAD = 120.0 * np.linspace(0.0, 1.0, 24) ** 1.5  # m
 
 
-def route_driver(situation: Situation) -> tuple[Floats, Floats]:
+def route_driver(situation: Situation) -> tuple[Array, Array]:
     """Return curvature (1/m) and acceleration (m/s^2) that it asks for, (B,) each."""
     return steering(situation), acceleration(situation)
 
 
-def steering(situation: Situation) -> Floats:
+def steering(situation: Situation) -> Array:
     """Return the curvature that it asks for, (B,) 1/m."""
     v, vehicle = situation.speed, situation.vehicle
     late = vehicle.lateral_delay
@@ -49,7 +45,7 @@ def steering(situation: Situation) -> Floats:
     return np.asarray(curvature[:, 2] + feedback / speed**2)
 
 
-def acceleration(situation: Situation) -> Floats:
+def acceleration(situation: Situation) -> Array:
     """Return the acceleration that it asks for, (B,) m/s^2."""
     v = situation.speed
     ahead = np.broadcast_to(_AHEAD, (len(v), len(_AHEAD)))

@@ -9,8 +9,7 @@ from steerlab.agents.classical.lqr import linearize
 from steerlab.agents.classical.qp import box_qp, choose_solver
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
-
-Floats = NDArray[np.float64]
+from steerlab.types import Bools, Controls, PerCase, States
 
 
 @dataclass(frozen=True)
@@ -24,17 +23,17 @@ class SqpResult:
         converged: Whether the predicted gain of the last program was within the tolerance (B,).
     """
 
-    controls: Floats
-    costs: Floats
+    controls: Controls
+    costs: PerCase
     iterations: NDArray[np.intp]
-    converged: NDArray[np.bool_]
+    converged: Bools
 
 
 def solve_sqp(
     problem: TrackingProblem,
-    initial: Floats,
-    targets: Floats,
-    start: Floats,
+    initial: States,
+    targets: States,
+    start: Controls,
     *,
     tolerance: float = 1e-10,
     max_iterations: int = 100,
@@ -87,13 +86,13 @@ def solve_sqp(
 
 def _line_search(
     problem: TrackingProblem,
-    case: tuple[Floats, Floats],
-    controls: Floats,
-    costs: Floats,
-    direction: Floats,
-    promised: Floats,
-    done: NDArray[np.bool_],
-) -> tuple[NDArray[np.bool_], Floats, Floats]:
+    case: tuple[States, States],
+    controls: Controls,
+    costs: PerCase,
+    direction: Controls,
+    promised: PerCase,
+    done: Bools,
+) -> tuple[Bools, Controls, PerCase]:
     """Halve the step until the cost falls by a share of what was promised (Armijo's rule).
 
     Returns:
@@ -115,8 +114,8 @@ def _line_search(
 
 
 def _program(
-    problem: TrackingProblem, initial: Floats, targets: Floats, controls: Floats, solver: str
-) -> tuple[Floats, Floats]:
+    problem: TrackingProblem, initial: States, targets: States, controls: Controls, solver: str
+) -> tuple[Controls, PerCase]:
     """Return the step (B, T, 1) to the optimum of the local program and its promised gain (B,)."""
     states = problem.rollout(initial, controls)
     A, B = linearize(problem.step, states[:, :-1], controls)

@@ -1,17 +1,15 @@
 """Controllers of the tracking problems: open-loop plans from random ones to the optimum."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.agents.classical.lqr import finite_horizon_gains, linearize, lqr_gain
 from steerlab.agents.classical.qp import condense
 from steerlab.agents.classical.sqp import solve_sqp
 from steerlab.envs.tracking.problem import TrackingProblem
+from steerlab.types import Controls, Floats, States
 
-Floats = NDArray[np.float64]
 
-
-def infinite_horizon_lqr(problem: TrackingProblem, initial: Floats, targets: Floats) -> Floats:
+def infinite_horizon_lqr(problem: TrackingProblem, initial: States, targets: States) -> Controls:
     """Return the controls (B, T, 1) of the clipped infinite-horizon regulator on the error.
 
     These are the labels of the published data. They are optimal only where the target is a rest
@@ -23,7 +21,7 @@ def infinite_horizon_lqr(problem: TrackingProblem, initial: Floats, targets: Flo
     return _roll(problem, np.repeat(gain[None], problem.steps, 0), initial, targets, targets)
 
 
-def finite_horizon_lqr(problem: TrackingProblem, initial: Floats, targets: Floats) -> Floats:
+def finite_horizon_lqr(problem: TrackingProblem, initial: States, targets: States) -> Controls:
     """Return the controls (B, T, 1) of the clipped finite-horizon tracking regulator.
 
     The target is made part of the state, so a moving one is no error of the model: without bounds
@@ -45,18 +43,18 @@ def finite_horizon_lqr(problem: TrackingProblem, initial: Floats, targets: Float
 
 
 def random_controls(
-    problem: TrackingProblem, initial: Floats, targets: Floats, seed: int = 0
-) -> Floats:
+    problem: TrackingProblem, initial: States, targets: States, seed: int = 0
+) -> Controls:
     """Return normal controls (B, T, 1) with half the limit as standard deviation, clipped."""
     shape = (len(initial), problem.steps, 1)
     noise = np.random.default_rng(seed).normal(0, problem.limit / 2, shape)
-    clipped: Floats = problem.clip(noise)
+    clipped: Controls = problem.clip(noise)
     return clipped
 
 
 def optimal_controls(
-    problem: TrackingProblem, initial: Floats, targets: Floats, solver: str = "auto"
-) -> Floats:
+    problem: TrackingProblem, initial: States, targets: States, solver: str = "auto"
+) -> Controls:
     """Return the optimal controls (B, T, 1): exact for a linear plant, else a local optimum.
 
     Args:
@@ -72,8 +70,8 @@ def optimal_controls(
 
 
 def _roll(
-    problem: TrackingProblem, gains: Floats, initial: Floats, targets: Floats, origin: Floats
-) -> Floats:
+    problem: TrackingProblem, gains: Floats, initial: States, targets: States, origin: States
+) -> Controls:
     """Apply clipped feedback on (state - origin), with the target appended if gains ask for it."""
     state, controls = initial, []
     for gain in gains:

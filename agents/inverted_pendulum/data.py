@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.errors import InputError
 from steerlab.readers.arrays import read_arrays, require
+from steerlab.types import Array
 
-Array = NDArray[Any]
 #: Actions of a chunk.
 CHUNK = 50
 TASKS = ("balance", "goals")

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.envs.inverted_pendulum.env import InvertedPendulumVectorEnv, at_goal
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 #: Where the experts of task=goals go, m, and the costs that their feedback comes from.
 GOALS = (-1.5, 1.5)

@@ -2,19 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from steerlab.agents.inverted_pendulum.ensemble import load_members
 from steerlab.agents.pi0.model import Pi0, Pi0Sampler, antithetic
 from steerlab.agents.pi0_fast.model import ChunkDecoder, Pi0Fast, stratified
 from steerlab.options import option
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 
 @dataclass(frozen=True)

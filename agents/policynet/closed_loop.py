@@ -17,6 +17,7 @@ from steerlab.envs.kinematic_driver.record import Record, join
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network, load_network
+from steerlab.openpilot.network_file import NetworkFile
 from steerlab.processes import worker_pool
 from steerlab.seeds import initial_weights
 
@@ -33,7 +34,7 @@ class PolicyFile:
 
     path: str
     contract: str
-    vision: str = ""
+    vision: str | NetworkFile = ""
 
     @property
     def block(self) -> int:
@@ -57,7 +58,8 @@ class PolicyFile:
 
     def __call__(self, env: Any) -> OpenpilotDriver:
         """Return the driver of all rows of ``env``."""
-        vision = load_network(self.vision) if self.vision else None
+        file = NetworkFile(self.vision) if isinstance(self.vision, str) else self.vision
+        vision = file.open() if file.path else None
         return OpenpilotDriver(env, contract(self.contract), self.network(), vision)
 
 

@@ -21,8 +21,7 @@ from steerlab.openpilot.engines import Network, TorchEngine
 from steerlab.openpilot.images import pack_rgb
 from steerlab.openpilot.in_graph import Packed
 from steerlab.openpilot.runner import Asked, Frame, Policy, Runner, Step
-
-Floats = NDArray[np.floating[Any]]
+from steerlab.types import Array, Floats
 
 
 class OpenpilotDriver:
@@ -77,7 +76,7 @@ class OpenpilotDriver:
         assert frame is not None  # only a dropped frame gives none
         return frame, self.runner.policy.ask(frame)
 
-    def act(self, asked: Command, frame: Frame, observation: Any, v: Floats) -> Floats:
+    def act(self, asked: Command, frame: Frame, observation: Any, v: Array) -> Array:
         """Publish a command; return the actions (N, 2) that it means at the true speed ``v``."""
         curvature, pedal = self.publish(asked, frame, observation, v)
         return np.stack(dynamics.encode_action(NUMPY, curvature, pedal, v), 1)

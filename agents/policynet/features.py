@@ -13,8 +13,7 @@ from torch import Tensor
 
 from steerlab.envs.kinematic_driver.observation import LAYOUT, LINES, POINTS, X_IDXS
 from steerlab.openpilot.contracts import FEATURES
-
-Floats = NDArray[np.float32]
+from steerlab.types import Singles
 
 #: Times ahead at which the path is read off as well, s: where the car will be at its present speed.
 TIMES = np.array(
@@ -31,7 +30,7 @@ _SENSORS = ("speed", "curvature", "lat_delay", "cruise_speed")
 _LINES = [f"{line}_{what}" for line in LINES for what in ("offset", "heading")]
 
 
-def encode(observation: Any) -> Floats:
+def encode(observation: Any) -> Singles:
     """Return the features (N, 512) of observations (N, LAYOUT.size), float32.
 
     In this order: sensors and the six seen lines, each scaled to about 1; the path over time at the
@@ -72,7 +71,7 @@ def speed_and_delay(features: Tensor) -> tuple[Tensor, Tensor]:
     return found[0], found[1]
 
 
-def _over_time(parts: dict[str, Floats], speed: Floats) -> Floats:
+def _over_time(parts: dict[str, Singles], speed: Singles) -> Singles:
     """Return offset, heading (0.1 rad) and lateral acceleration (3 m/s^2) at TIMES, (N, 100)."""
     speed = np.maximum(speed, 1.0)
     ahead = speed * TIMES.astype(np.float32)
@@ -82,7 +81,7 @@ def _over_time(parts: dict[str, Floats], speed: Floats) -> Floats:
     return np.concatenate([offset / (1.0 + ahead / 10.0), heading / 0.1, middle / 0.1, *bends], 1)
 
 
-def _at_action(parts: dict[str, Floats], speed: Floats) -> Floats:
+def _at_action(parts: dict[str, Singles], speed: Singles) -> Singles:
     """Return offset (m), its rate (m/s) and lateral acceleration (m/s^2) after the delay, (N, 25)."""
     speed = np.maximum(speed, 1.0)
     t = np.maximum(parts["lat_delay"], 0.0) + ACTION_TIMES.astype(np.float32)
@@ -94,7 +93,7 @@ def _at_action(parts: dict[str, Floats], speed: Floats) -> Floats:
     return np.concatenate([offset - 0.5 * turning * t**2, *rates, *bends], axis=1)
 
 
-def _room_for_speed(parts: dict[str, Floats], speed: Floats) -> Floats:
+def _room_for_speed(parts: dict[str, Singles], speed: Singles) -> Singles:
     """Return how much faster (5 m/s) bends up to each of REACHES let the car be now, (N, 7).
 
     The first value is the room up to the set speed.
@@ -108,7 +107,7 @@ def _room_for_speed(parts: dict[str, Floats], speed: Floats) -> Floats:
     return (np.concatenate([parts["cruise_speed"], allowed[:, last]], 1) - speed) / 5.0
 
 
-def _read(parts: dict[str, Floats], ahead: NDArray[Any]) -> list[Floats]:
+def _read(parts: dict[str, Singles], ahead: NDArray[Any]) -> list[Singles]:
     """Return offset and heading of the path, and the boundaries' mean heading, at (N, M) m ahead."""
     # X_IDXS grow with the square of their index.
     at = np.clip(np.sqrt(ahead / _HORIZON) * (POINTS - 1), 0, POINTS - 1.001)
@@ -116,7 +115,7 @@ def _read(parts: dict[str, Floats], ahead: NDArray[Any]) -> list[Floats]:
     knots = X_IDXS.astype(np.float32)
     share = np.clip((ahead - knots[index]) / (knots[index + 1] - knots[index]), 0.0, 1.0)
 
-    def read(values: Floats) -> Floats:
+    def read(values: Singles) -> Singles:
         before = np.take_along_axis(values, index, 1)
         return before + share * (np.take_along_axis(values, index + 1, 1) - before)
 
@@ -125,7 +124,7 @@ def _read(parts: dict[str, Floats], ahead: NDArray[Any]) -> list[Floats]:
 
 
 @cache
-def _constants() -> tuple[Floats, Floats, Floats]:
+def _constants() -> tuple[Singles, Singles, Singles]:
     """Return the scales of sensors and lines, and the seeded projection."""
     sensors = np.array([15, 1, 0.3, 15], np.float32)
     offset = 0.5 + X_IDXS / 10

@@ -36,13 +36,24 @@ class WindowBatch(NamedTuple):
     weight: Tensor  # how much a frame counts, adding up to 1
 
 
+def random_windows(drive: Rollout, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return the last steps and the rows of ``count`` random windows, each (count,).
+
+    The generator is the CPU's wherever the drive is, so that every device draws the same.
+    """
+    length, rows = drive.first.shape
+    steps = torch.randint(0, length, (count,), generator=generator)
+    who = torch.randint(0, rows, (count,), generator=generator)
+    return steps.to(drive.first.device), who.to(drive.first.device)
+
+
 def look(network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor) -> WindowBatch:
     """Run over the windows that end at ``steps`` (B,) of ``rows`` (B,).
 
     Every frame of a window says something, with the history that it has inside the window.
     """
     rule = network.contract.command
-    at = steps[:, None] - STRIDE * torch.arange(WINDOW - 1, -1, -1)
+    at = steps[:, None] - STRIDE * torch.arange(WINDOW - 1, -1, -1, device=steps.device)
     known = at >= drive.first[steps, rows][:, None]
     at = at.clamp(min=0)
     who = rows[:, None].expand_as(at)
@@ -108,6 +119,7 @@ def hindsight_losses(
     each = {"now": now, "desire": desire, "spread": surprise}
     losses = {name: (seen.weight * values).sum() for name, values in each.items()}
     other = torch.randint(0, WINDOW - 1, (len(seen.rows),), generator=generator)
+    other = other.to(seen.rows.device)
     losses["plan"] = 0.5 * sum(
         _plan_loss(network, drive, seen, i) for i in (torch.full_like(other, WINDOW - 1), other)
     )  # fmt: skip
@@ -129,7 +141,7 @@ def _plan_loss(network: PolicyNet, drive: Rollout, seen: WindowBatch, frame: Ten
         seen: Windows.
         frame: Frame of each window whose plan is meant, (B,).
     """
-    batch = torch.arange(len(frame))
+    batch = torch.arange(len(frame), device=frame.device)
     steps, rows, known = seen.at[batch, frame], seen.rows, seen.known[batch, frame]
     given = FRAME.split(drive.frames[steps, rows])
     car = given["car"] if "lateral_control_params" in network.feeds else None
@@ -152,12 +164,10 @@ def plan_error(
     network: PolicyNet, drive: Rollout, generator: torch.Generator, windows: int = 256
 ) -> dict[str, float]:
     """Return how far (m) the best plan is from what was driven, at some times ahead (mean)."""
-    length, count = drive.first.shape
-    steps = torch.randint(0, length, (windows,), generator=generator)
-    rows = torch.randint(0, count, (windows,), generator=generator)
+    steps, rows = random_windows(drive, windows, generator)
     seen = look(network, drive, steps, rows)
     plan, _ = network.plan(Parts(*(_last(part) for part in seen.parts)))
-    plan = plan[torch.arange(windows), seen.parts.logits[:, -1].argmax(-1)]
+    plan = plan[torch.arange(windows, device=plan.device), seen.parts.logits[:, -1].argmax(-1)]
     target, known = hindsight(drive, steps, rows)
     away = (plan - target)[..., :2].norm(dim=-1)
     found = {}
@@ -175,7 +185,7 @@ def _last(part: Any) -> Any:
 
 def hindsight(drive: Rollout, steps: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return the plans (B, 33, 15) that were driven from ``steps`` on, and where they are known."""
-    at = steps[:, None] + torch.as_tensor(T_IDXS / DT, dtype=torch.float32)
+    at = steps[:, None] + torch.as_tensor(T_IDXS / DT, dtype=torch.float32, device=steps.device)
     end = drive.last[steps, rows][:, None]
     known = at <= end + 1e-3
     before = torch.minimum(at.floor().long(), (end - 1).clamp(min=0))

@@ -30,6 +30,7 @@ from steerlab.agents.policynet.losses import (
     hindsight_losses,
     look,
     plan_error,
+    random_windows,
 )
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, collect, sway_speed
@@ -38,6 +39,7 @@ from steerlab.agents.policynet.train import (
     check_shared,
     finish,
     first_policy,
+    on_cpu,
 )
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE
 from steerlab.agents.recurrent_ppo.train import make_driver_env
@@ -48,6 +50,7 @@ from steerlab.agents.training_loop import (
     set_rate,
     step_generator,
 )
+from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import Ranges
@@ -172,9 +175,10 @@ def train_ppo(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check_ppo(config, ppo)
-    network = first_policy(config, start, vision)
+    device = torch_device(config.device)
+    network = first_policy(config, start, vision).to(device)
     with initial_weights(config.seed):
-        critic = Critic(INPUTS)
+        critic = Critic(INPUTS).to(device)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
@@ -183,13 +187,13 @@ def train_ppo(
         "model": network, "average": average, "optimizer": optimizer, "critic": critic,
         "critic_optimizer": critic_optimizer, "risk": env.risk,
     }  # fmt: skip
-    settings = {**asdict(config), "ppo": asdict(ppo)}
-    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
-    with TrainingLoop(output, KIND, iterations, parts, settings, unit="drive") as loop:
+    options = asdict(config) | {"ppo": asdict(ppo)}
+    with TrainingLoop(
+        output, KIND, iterations, parts, options, unit="drive", device=device
+    ) as loop:
         for iteration in loop:
             env.risk.set_progress(iteration / iterations)
-            seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
-            drive = collect(network, env, None, ppo.steps, seed, mixture, vision, true_state)
+            drive = _drive(config, ppo, network, env, iteration, vision).to(device)
             generator = step_generator(STREAM, config.seed, iteration)
             only_critic = iteration < ppo.critic_first
             advantage, targets = _credit(critic, drive, ppo, only_critic)
@@ -199,14 +203,36 @@ def train_ppo(
                 network, average, optimizer, drive, advantage, ppo, (rate, rising), generator
             )  # fmt: skip
             scalars["critic/explained"] = float(1 - advantage.var() / targets.var().clamp(min=1e-9))
+            seen, epochs = drive.critic_obs[:-1], ppo.critic_epochs
             scalars["critic/loss"] = _fit(
-                critic, critic_optimizer, drive.critic_obs[:-1], targets, ppo.critic_epochs, generator
-            )  # fmt: skip
-            scalars |= {f"drive/{name}": value for name, value in drive.figures.items()}
-            scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
-            scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
+                critic, critic_optimizer, seen, targets, epochs, generator
+            )
+            scalars |= _figures(env, drive, plan_error(network, drive, generator))
             loop.done(scalars, {name: drive.figures[name] for name in ("return", "violations")})
-        return finish(average.module, loop.output, loop.log, iterations, config.film, vision)
+        return finish(average.module.cpu(), loop.output, loop.log, iterations, config.film, vision)
+
+
+def _drive(
+    config: ImitationConfig,
+    ppo: PPOConfig,
+    network: PolicyNet,
+    env: CVaRVectorReward,
+    iteration: int,
+    vision: Network | None,
+) -> Rollout:
+    """Return the drive of an iteration, on roads of its own."""
+    seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
+    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
+    return collect(on_cpu(network), env, None, ppo.steps, seed, mixture, vision, true_state)
+
+
+def _figures(env: CVaRVectorReward, drive: Rollout, plan: dict[str, float]) -> dict[str, float]:
+    return {
+        **{f"drive/{name}": value for name, value in drive.figures.items()},
+        "risk/threshold": env.risk.threshold,
+        "risk/alpha": env.risk.alpha,
+        **{f"plan/{name}": value for name, value in plan.items()},
+    }
 
 
 def _environment(ppo: PPOConfig, ranges: Ranges | None) -> CVaRVectorReward:
@@ -252,7 +278,8 @@ def advantages(
 def moves(new: WindowBatch, old: WindowBatch, ppo: PPOConfig) -> Tensor:
     """Return how far the commands (B, 25, 2) moved, in standard deviations of what is drawn anew."""
     fresh = math.sqrt(1.0 - ppo.keep**2)
-    speed = torch.as_tensor(sway_speed(new.given["speed"][..., 0].numpy()))
+    true = new.given["speed"][..., 0]
+    speed = torch.as_tensor(sway_speed(true.cpu().numpy()), device=true.device)
     steer = (new.curvature - old.curvature) * speed**2 / (ppo.lateral * fresh)
     return torch.stack([steer, (new.pedal - old.pedal) / (ppo.pedal * fresh)], -1)
 
@@ -286,8 +313,7 @@ def _improve(
     for update in range(updates):
         rate, rising = schedule
         set_rate(optimizer, rate * (update + 1) / updates if rising else rate)
-        ends = torch.randint(0, len(advantage), (ppo.batch_size,), generator=generator)
-        who = torch.randint(0, advantage.shape[1], (ppo.batch_size,), generator=generator)
+        ends, who = random_windows(drive, ppo.batch_size, generator)
         seen = look(network, drive, ends, who)
         with torch.no_grad():
             before = look(old, drive, ends, who)

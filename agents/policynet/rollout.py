@@ -1,7 +1,7 @@
 """Driving KinematicDriver-v0 with a policy network in training, and what is kept of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +21,7 @@ from steerlab.envs.wrappers.cvar import CVaRVectorReward, cvar
 from steerlab.openpilot.commands import Command
 from steerlab.openpilot.contracts import DESIRES, FEATURES
 from steerlab.openpilot.engines import Network
-
-Floats = NDArray[Any]
+from steerlab.types import Array
 
 #: What is kept of a frame besides its features. ``car`` is lateral_control_params, ``wanted`` the
 #: teacher's command (1/m, m/s^2), the rest is the true motion.
@@ -58,6 +57,13 @@ class Rollout:
     dones: Tensor = field(default_factory=lambda: torch.empty(0))
     critic_obs: Tensor = field(default_factory=lambda: torch.empty(0))
 
+    def to(self, device: torch.device) -> "Rollout":
+        """Return the drive on ``device``."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Rollout(
+            **{n: v.to(device) if isinstance(v, Tensor) else v for n, v in named.items()}
+        )
+
 
 class Teacher(Protocol):
     """Says in every state what it would do, whoever drives."""
@@ -65,10 +71,10 @@ class Teacher(Protocol):
     def reset(self, observation: Any, info: dict[str, Any], rows: Any = ...) -> None:
         """Forget the past: new episodes have begun in ``rows``."""
 
-    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Floats, Floats]:
+    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Array, Array]:
         """Return the curvature (1/m) and acceleration (m/s^2) that it would ask for, (N,)."""
 
-    def keep(self, info: dict[str, Any], actions: Floats) -> None:
+    def keep(self, info: dict[str, Any], actions: Array) -> None:
         """Take note of the actions (N, 2) that are executed in this state."""
 
 
@@ -85,7 +91,7 @@ class BehaviorMix:
 
 
 #: Tells what else is to be kept of a state: from the task, the observation and ``info``, (N, K).
-Watch = Callable[[KinematicDriverVectorEnv, Any, dict[str, Any]], Floats]
+Watch = Callable[[KinematicDriverVectorEnv, Any, dict[str, Any]], Array]
 
 
 @torch.no_grad()
@@ -150,7 +156,7 @@ def collect(
     return rollout
 
 
-def _restart(env: Any, info: dict[str, Any], over: Floats, told: Sequence[Any]) -> Any:
+def _restart(env: Any, info: dict[str, Any], over: Array, told: Sequence[Any]) -> Any:
     """Begin new episodes where ``over``, bring ``info`` up to date, tell all; return the observation."""
     observation, fresh = env.reset(options={"reset_mask": over})
     for name, values in fresh.items():
@@ -161,7 +167,7 @@ def _restart(env: Any, info: dict[str, Any], over: Floats, told: Sequence[Any]) 
     return observation
 
 
-def _within_limits(speed: Floats, curvature: Floats, pedal: Floats) -> tuple[Floats, Floats]:
+def _within_limits(speed: Array, curvature: Array, pedal: Array) -> tuple[Array, Array]:
     """Return a curvature and an acceleration that the task's actions reach."""
     scale = dynamics.curvature_scale(NUMPY, speed)
     return np.clip(curvature, -1.4 * scale, 1.4 * scale), np.clip(pedal, -3.0, 1.8)
@@ -185,7 +191,7 @@ class _Behavior:
         self.drawn = self.rng.normal(size=shape)
         self.noise = keep * self.noise + np.sqrt(1 - keep**2) * self.drawn
 
-    def command(self, own: Command, right: tuple[Floats, Floats], speed: Floats) -> Command:
+    def command(self, own: Command, right: tuple[Array, Array], speed: Array) -> Command:
         """Return what is executed: the policy's or the teacher's command, with the disturbance."""
         size = np.array([[self.mixture.lateral], [self.mixture.pedal]])
         sway, push = self.noisy * self.noise * size
@@ -217,7 +223,7 @@ class _Recording:
 
     def frame(
         self, step: int, frame: Any, observation: Any, info: dict[str, Any],
-        wanted: tuple[Floats, Floats], drawn: Floats,
+        wanted: tuple[Array, Array], drawn: Array,
     ) -> None:  # fmt: skip
         """Keep what the policy saw, the true motion, and what it should have asked for."""
         self.features[step] = torch.as_tensor(frame.features)
@@ -234,7 +240,7 @@ class _Recording:
         self.first[step], self.chance[step] = self.begun, drawn.T
 
     def compare(
-        self, own: Command, right: tuple[Floats, Floats], speed: Floats, info: dict[str, Any]
+        self, own: Command, right: tuple[Array, Array], speed: Array, info: dict[str, Any]
     ) -> None:
         """Add up how far the policy's own command is from the right one, and the car from its path."""
         error = np.abs(own[0] - right[0]) / dynamics.curvature_scale(NUMPY, speed)
@@ -242,7 +248,7 @@ class _Recording:
         self.sums += [np.mean(error**2), np.mean((own[1] - right[1]) ** 2), off]
 
     def outcome(
-        self, step: int, rewards: Floats, over: Floats, info: dict[str, Any], before: Floats
+        self, step: int, rewards: Array, over: Array, info: dict[str, Any], before: Array
     ) -> None:
         """Keep what came of a step that began with the speed ``before``."""
         self.rewards[step], self.ended[step] = rewards, over
@@ -256,7 +262,7 @@ class _Recording:
             self.pose[:, over] = 0.0
             self.begun[over] = step + 1
 
-    def rollout(self, returns: Floats, episode_steps: int) -> Rollout:
+    def rollout(self, returns: Array, episode_steps: int) -> Rollout:
         """Return it all; ``returns`` (N,) are those so far of the episodes that are not over."""
         return Rollout(
             self.features,
@@ -279,7 +285,7 @@ class _Recording:
             last[step] = end
         return last
 
-    def _figures(self, so_far: Floats, episode_steps: int) -> dict[str, float]:
+    def _figures(self, so_far: Array, episode_steps: int) -> dict[str, float]:
         steps, ends = len(self.first), self.ends
         # An episode that is not over counts as if it went on as it went so far.
         returns = np.where(self.begun == 0, so_far * episode_steps / steps, self.returns)

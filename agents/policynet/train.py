@@ -6,6 +6,7 @@ start the teacher drives part of the time.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import HARD, pictures
-from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error
+from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error, random_windows
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
@@ -30,6 +31,7 @@ from steerlab.agents.training_loop import (
     set_rate,
     step_generator,
 )
+from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.errors import InputError
@@ -73,6 +75,7 @@ class ImitationConfig:
         300, "steps of the episode that is filmed for TensorBoard at the end; 0 = none"
     )
     seed: int = option(0, "seed of weights, roads and batches")
+    device: str = option("auto", "auto, cpu or cuda: where it learns; the cars drive on the CPU")
 
 
 #: Makes the teacher for an environment.
@@ -136,13 +139,16 @@ def train_imitation(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check(config)
-    network = first_policy(config, start, vision)
+    device = torch_device(config.device)
+    network = first_policy(config, start, vision).to(device)
     make_teacher = make_teacher or choose_teacher(config)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = _updates(config)
     parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
-    with TrainingLoop(output, KIND, iterations, parts, asdict(config), unit="drive") as loop:
+    settings = asdict(config)
+    drives = TrainingLoop(output, KIND, iterations, parts, settings, unit="drive", device=device)
+    with drives as loop:
         for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
             shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
@@ -159,14 +165,13 @@ def train_imitation(
                 average.update_parameters(network)
                 means = {k: means.get(k, 0.0) + v / updates for k, v in losses.items()}
             scalars = {f"loss/{k}": v for k, v in means.items()}
-            where = "hard" if hard else "drive"
-            scalars |= {f"{where}/{k}": v for k, v in drive.figures.items()}
+            scalars |= {f"{'hard' if hard else 'drive'}/{k}": v for k, v in drive.figures.items()}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             loop.done(
                 scalars | {"drive/teacher": mixture.teacher},
                 {"loss": f"{means['loss']:.3f}", "cte": f"{drive.figures['cte_mean']:.2f}"},
             )
-        return finish(average.module, loop.output, loop.log, iterations, config.film, vision)
+        return finish(average.module.cpu(), loop.output, loop.log, iterations, config.film, vision)
 
 
 def first_policy(
@@ -200,9 +205,10 @@ def _drive(
     first_episode = iteration * config.num_envs
     seed = episode_seed("training", config.seed, first_episode, config.num_envs)
     network.eval()
-    drive = collect(network, env, make_teacher(env), config.steps, seed, mixture, vision)
+    teacher = make_teacher(env)
+    drive = collect(on_cpu(network), env, teacher, config.steps, seed, mixture, vision)
     network.train()
-    return drive
+    return drive.to(torch_device(config.device))
 
 
 def _updates(config: ImitationConfig) -> int:
@@ -215,6 +221,11 @@ def _rate(largest: float, update: int, updates: int) -> float:
     """Return the learning rate of a gradient step: a short rise, then half a cosine."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * (update / updates)))
     return float(largest * min(1.0, (update + 1) / 100) * cosine)
+
+
+def on_cpu(network: PolicyNet) -> PolicyNet:
+    """Return the network itself if it is on the CPU, where the cars drive, else a copy there."""
+    return network if next(network.parameters()).device.type == "cpu" else deepcopy(network).cpu()
 
 
 def _is_hard(iteration: int, share: float) -> bool:
@@ -249,9 +260,7 @@ def _update(
     generator: torch.Generator,
 ) -> dict[str, float]:
     """Take one gradient step on random windows of the drive; return the losses."""
-    length, rows = drive.first.shape
-    ends = torch.randint(0, length, (windows,), generator=generator)
-    who = torch.randint(0, rows, (windows,), generator=generator)
+    ends, who = random_windows(drive, windows, generator)
     losses = imitation_loss(network, drive, ends, who, generator)
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
@@ -287,6 +296,7 @@ def check_shared(config: ImitationConfig) -> None:
             f"contract={config.contract} joins vision and policy in one network; train for one of "
             "the split contracts (steerlab.agents.policynet.model.Supercombo joins them)"
         )
+    torch_device(config.device)
     for name in ("reduced", "hidden", "trunk"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")

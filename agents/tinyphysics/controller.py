@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steerlab.agents.tinyphysics.model import Observation, warmup_steer
 from steerlab.envs.tinyphysics.dynamics import WARMUP_DRAWS, FuturePlan, State
 from steerlab.surrogates.plants.base import CONTEXT
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 
 class PolicyController:

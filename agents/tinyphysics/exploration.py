@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from steerlab.agents.classical.pid import PID
@@ -22,10 +21,9 @@ from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentRecorder, Transitions
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.training.dataset import Sequences, distil
+from steerlab.types import Floats
 
 CHUNK = 50  # rollouts in a file
-
-Floats = NDArray[np.float64]
 
 
 class Explorer:

@@ -18,8 +18,7 @@ from steerlab.envs.tinyphysics.reward import LATACCEL_WEIGHT
 from steerlab.surrogates.plants.base import CONTEXT
 from steerlab.surrogates.plants.moments import MomentPlant, Transitions
 from steerlab.surrogates.segments.data import DT
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 TRACKING = LATACCEL_WEIGHT * 100 / STEPS  # cost of 1 (m/s^2)^2 of error in a step
 JERK = 100 / (STEPS - 1) / DT**2  # cost of 1 (m/s^2)^2 of change in a step

@@ -14,8 +14,8 @@ from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.envs.tracking.problems import dump_problem, parse_problem
 from steerlab.errors import InputError
 from steerlab.readers.arrays import read_arrays, write_arrays
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 #: What generate-lqr calls its file.
 PLANS_FILE = "lqr_dataset.npz"
 

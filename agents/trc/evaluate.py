@@ -4,17 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.agents.classical.tracking import optimal_controls
 from steerlab.agents.trc.data import PlanData, load_plans, make_arrays
 from steerlab.envs.tracking.problem import TrackingProblem, final_error
 from steerlab.errors import InputError
+from steerlab.types import Controls, Floats, PerCase, States
 
-Floats = NDArray[np.float64]
 #: Gets states (B, 2), targets (B, 2) and the number of steps left; returns controls (B, m, 1),
 #: m at least that number.
-Policy = Callable[[Floats, Floats, int], Floats]
+Policy = Callable[[States, States, int], Controls]
 
 
 def optimal_cases(
@@ -41,15 +40,15 @@ def cases_of(path: str, problem: TrackingProblem, count: int = 1000) -> PlanData
     return load_plans(path) if path else optimal_cases(problem, count, 123)
 
 
-def gaps(data: PlanData, controls: Floats) -> Floats:
+def gaps(data: PlanData, controls: Controls) -> PerCase:
     """Return the relative cost gaps (J - J*) / J* (N,) of ``controls`` (N, T, 1)."""
     initial, targets, best = _cases(data)
     _check(data, controls)
-    gap: Floats = (data.problem.cost(initial, targets, controls) - best) / best
+    gap: PerCase = (data.problem.cost(initial, targets, controls) - best) / best
     return gap
 
 
-def judge(data: PlanData, controls: Floats) -> dict[str, float]:
+def judge(data: PlanData, controls: Controls) -> dict[str, float]:
     """Hold ``controls`` (N, T, 1) to the optimum and to the labels of ``data``.
 
     Returns:
@@ -109,13 +108,13 @@ def judge_iterates(data: PlanData, plans: Floats) -> dict[str, Any]:
 def drive(
     problem: TrackingProblem,
     policy: Policy,
-    initial: Floats,
-    targets: Floats,
+    initial: States,
+    targets: States,
     *,
     disturbance: float = 0.0,
     replan: bool = True,
     seed: int = 0,
-) -> tuple[Floats, Floats]:
+) -> tuple[PerCase, PerCase]:
     """Apply the first move of a plan and plan again for the steps that are left.
 
     Args:
@@ -143,12 +142,12 @@ def drive(
     return costs, final_error(path, targets)
 
 
-def _cases(data: PlanData) -> tuple[Floats, Floats, Floats]:
+def _cases(data: PlanData) -> tuple[States, States, PerCase]:
     arrays = data.arrays
     return arrays["initial_states"], arrays["target_states"], arrays["optimal_costs"]
 
 
-def _check(data: PlanData, controls: Floats) -> None:
+def _check(data: PlanData, controls: Controls) -> None:
     expected = data.arrays["control_sequences"].shape
     if controls.shape != expected:
         raise InputError(

@@ -5,15 +5,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steerlab.agents.trc.plant import Case, View, make_plant
 from steerlab.envs.tracking.double_integrator import DoubleIntegrator
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError, unknown_name
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from steerlab.agents.trc.data import PlanData
 from steerlab.files import atomic_path
 from steerlab.line_styles import line_styles
 from steerlab.tables import percent
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 #: Columns of a table whose rows :func:`judged_row` makes.
 JUDGED_COLUMNS = [

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from steerlab.compiled import compiled, has_numba
 from steerlab.envs.cameras.geometry import View
-
-Bytes = NDArray[np.uint8]
+from steerlab.types import Bytes
 
 
 class Sky(NamedTuple):

@@ -12,8 +12,7 @@ from scipy.spatial import cKDTree
 from steerlab.envs.cameras.mesh import Mesh, boxes, facing, merge, quads
 from steerlab.envs.cameras.terrain import DROP, Surroundings, edges
 from steerlab.envs.maps.road_map import SIGNAL_KINDS, RoadMap
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 SPACING = 11.0  # m between places along an edge where something may stand
 BUILT_UP = 16.0  # m/s, limit up to which a road has buildings

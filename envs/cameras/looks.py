@@ -12,9 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from steerlab.envs.cameras.compose import LOWEST, Sky
 from steerlab.envs.cameras.mesh import Mesh
-
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+from steerlab.types import Bytes, Singles
 
 TEXTURE = 256  # pixels a side
 SKY = (96, 512)  # points of the panorama: elevations, azimuths
@@ -72,7 +70,7 @@ class Look:
         return self.weather.visibility
 
     @cached_property
-    def sun(self) -> Floats:
+    def sun(self) -> Singles:
         """Return the direction to the sun (3,)."""
         w = self.weather
         flat = np.cos(w.sun_elevation)
@@ -82,7 +80,7 @@ class Look:
         )
 
     @cached_property
-    def light(self) -> tuple[Floats, Floats]:
+    def light(self) -> tuple[Singles, Singles]:
         """Return the RGB gains of sunlight and of skylight."""
         w = self.weather
         high = np.clip(np.sin(w.sun_elevation) / 0.6, 0.0, 1.0)
@@ -163,7 +161,7 @@ def _tinted(grey: Any, tint: Any) -> Bytes:
     return np.clip(np.asarray(grey)[..., None] * np.asarray(tint), 0, 255).astype(np.uint8)
 
 
-def _asphalt(rng: np.random.Generator, wet: float, sky: Floats) -> Bytes:
+def _asphalt(rng: np.random.Generator, wet: float, sky: Singles) -> Bytes:
     """Return tarmac; wet it is darker, and where water stands it has the sky's colour."""
     size = (TEXTURE, TEXTURE)
     patches = _noise(rng, size, ((26, 26, 1.0), (60, 10, 0.7), (8, 8, 0.5)))

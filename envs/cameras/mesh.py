@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from steerlab.types import Singles
 
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
     """V vertices and T triangles of one material."""
 
-    vertices: Floats  # (V, 3) m
-    normals: Floats  # (V, 3)
+    vertices: Singles  # (V, 3) m
+    normals: Singles  # (V, 3)
     colours: NDArray[np.uint8]  # (V, 3) RGB in full light; multiplies the texture
-    uv: Floats  # (V, 2) place in the texture, 1 is its whole width
+    uv: Singles  # (V, 2) place in the texture, 1 is its whole width
     triangles: NDArray[np.int32]  # (T, 3)
 
     def moved(self, rotation: Any, offset: Any) -> "Mesh":

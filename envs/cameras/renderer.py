@@ -22,6 +22,7 @@ from steerlab.envs.cameras.looks import Look
 from steerlab.envs.cameras.mesh import Mesh
 from steerlab.envs.cameras.scenery import LAYERS, Scenery
 from steerlab.errors import InputError, unknown_name
+from steerlab.types import Bytes
 
 NEAR, FAR = 0.8, 320.0  # m
 SUPERSAMPLING = 2
@@ -31,8 +32,6 @@ BACKEND_VARIABLE = "STEERLAB_RENDERER"
 #: Pixels of the picture by which things come out too far left and too low: the software renderer
 #: cuts off the fractions of corners. Measured by tests/envs/cameras/test_renderer.py.
 SNAP = {"software": 0.125, "egl": 0.0}
-
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

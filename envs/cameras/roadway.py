@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from steerlab.envs.cameras.mesh import Mesh, quads, strip
 from steerlab.envs.maps.road_map import COLOURS, LANE_KINDS, MARKINGS, PAVED, RoadMap
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 SAG = 0.01  # m, by which a chord may miss a bend
 LONGEST = 6.0  # m, of a piece

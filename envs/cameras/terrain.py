@@ -10,8 +10,7 @@ from scipy.spatial import cKDTree
 from steerlab.envs.cameras.mesh import Mesh, strip
 from steerlab.envs.cameras.roadway import CONCRETE_SCALE, KERB, facing_up
 from steerlab.envs.maps.road_map import EDGE_KINDS, LANE_KINDS, PAVED, RoadMap
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 CELL = 12.0  # m, of the ground
 MARGIN = 240.0  # m of land beyond the outermost road

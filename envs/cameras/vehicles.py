@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from steerlab.envs.cameras.geometry import rotation
 from steerlab.envs.cameras.mesh import EMPTY, Mesh, boxes, facing, merge, quads
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 PAINTS = np.array(
     [[228, 228, 228], [24, 24, 28], [120, 124, 130], [168, 172, 176], [150, 22, 26], [28, 52, 110],

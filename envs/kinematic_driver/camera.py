@@ -15,11 +15,10 @@ from steerlab.envs.cameras.geometry import Pinhole
 from steerlab.envs.kinematic_driver import roads
 from steerlab.envs.kinematic_driver.render import GRASS, LINE, PATH, ROAD, SKY, VERGE, Scene
 from steerlab.envs.kinematic_driver.simulator import Simulator
+from steerlab.types import Floats
 
 CAMERA_HEIGHT, CAMERA_FORWARD = 1.22, 1.5  # m above the road, m ahead of the rear axle
 NEAREST = 2.0  # m ahead of the camera, where drawing begins
-
-Points = NDArray[np.float64]
 
 
 def picture(simulator: Simulator, row: int, camera: Pinhole) -> NDArray[np.uint8]:
@@ -37,7 +36,7 @@ def picture(simulator: Simulator, row: int, camera: Pinhole) -> NDArray[np.uint8
     pen.rectangle((0, 0, camera.width, camera.cy), fill=SKY)
     ahead = s + CAMERA_FORWARD + NEAREST + (roads.HORIZON - 6) * np.linspace(0, 1, 120) ** 2
 
-    def line(side: str, beyond: float) -> Points:
+    def line(side: str, beyond: float) -> Floats:
         return _project(camera, scene.line(ahead, side, beyond))
 
     _band(pen, line("left", VERGE), line("right", VERGE), ROAD)
@@ -54,7 +53,7 @@ def picture(simulator: Simulator, row: int, camera: Pinhole) -> NDArray[np.uint8
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-def _project(camera: Pinhole, line: Points) -> Points:
+def _project(camera: Pinhole, line: Floats) -> Floats:
     """Return pixels (n, 2) of points (n, 2) on the ground; nan where they are not ahead."""
     x = line[:, 0] - CAMERA_FORWARD
     x = np.where(x > 0.5 * NEAREST, x, np.nan)
@@ -63,7 +62,7 @@ def _project(camera: Pinhole, line: Points) -> Points:
     return np.stack([u, v], 1)
 
 
-def _band(pen: ImageDraw.ImageDraw, first: Points, second: Points, colour: Any) -> None:
+def _band(pen: ImageDraw.ImageDraw, first: Floats, second: Floats, colour: Any) -> None:
     """Fill the quadrilaterals between two lines, as far as both are ahead."""
     hidden = np.isnan(np.concatenate([first, second], axis=1)).any(axis=1)
     until = int(np.argmax(hidden)) if hidden.any() else len(hidden)

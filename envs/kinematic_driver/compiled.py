@@ -41,8 +41,7 @@ from steerlab.envs.kinematic_driver.simulator import (
 )
 from steerlab.envs.kinematic_driver.threads import share
 from steerlab.envs.kinematic_driver.violations import judge, stalled
-
-Array = Any
+from steerlab.types import AnyArray
 
 for _function in (
     dynamics.advance,
@@ -76,31 +75,31 @@ Weights: Any = namedtuple("Weights", tuple(Reward.__dataclass_fields__))  # type
 class Memory(NamedTuple):
     """The arrays of a :class:`CompiledSimulator`, which a step changes in place."""
 
-    road: Array  # Simulator.view; numba reserves that name
-    plan: Array
-    noise: Array
-    basis: Array
-    base: Array
-    table: Array
-    state: Array  # (10, N), the fields of State
-    place: Array  # (5, N), the fields of Place
-    sums: Array  # (5, N)
-    seen: Array  # (3, N)
-    time: Array
-    action: Array
-    commands: Array
-    delay: tuple[Array, Array]
-    poses: Array
-    latency: tuple[Array, Array]
-    errors: Array
-    seen_errors: Array
-    blind: Array
-    sensors: Array
-    stalled: Array
-    violation: Array
-    jerk: Array
-    potential: Array
-    history: Array
+    road: AnyArray  # Simulator.view; numba reserves that name
+    plan: AnyArray
+    noise: AnyArray
+    basis: AnyArray
+    base: AnyArray
+    table: AnyArray
+    state: AnyArray  # (10, N), the fields of State
+    place: AnyArray  # (5, N), the fields of Place
+    sums: AnyArray  # (5, N)
+    seen: AnyArray  # (3, N)
+    time: AnyArray
+    action: AnyArray
+    commands: AnyArray
+    delay: tuple[AnyArray, AnyArray]
+    poses: AnyArray
+    latency: tuple[AnyArray, AnyArray]
+    errors: AnyArray
+    seen_errors: AnyArray
+    blind: AnyArray
+    sensors: AnyArray
+    stalled: AnyArray
+    violation: AnyArray
+    jerk: AnyArray
+    potential: AnyArray
+    history: AnyArray
 
 
 class CompiledSimulator(Simulator):
@@ -147,13 +146,13 @@ class CompiledSimulator(Simulator):
             *(own[part] if part in own else getattr(self, part) for part in Memory._fields)
         )
 
-    def start(self, rows: Array, slots: Array, table: Array) -> None:
+    def start(self, rows: AnyArray, slots: AnyArray, table: AnyArray) -> None:
         """Begin an episode in ``rows`` (n,): on the roads of ``slots``, with the values ``table``."""
         self.loops.start(
             rows, slots, np.ascontiguousarray(table), self.memory, self.numbers, self.knots
         )
 
-    def offset_percentiles(self, rows: Array) -> list[Array]:
+    def offset_percentiles(self, rows: AnyArray) -> list[AnyArray]:
         """Return the median and the 95th percentile of the absolute offset (m), each (n,)."""
         shares = np.array([0.5, 0.95], np.float32)
         return list(
@@ -162,7 +161,7 @@ class CompiledSimulator(Simulator):
             )
         )
 
-    def step(self, actions: Array) -> Outcome:
+    def step(self, actions: AnyArray) -> Outcome:
         """Advance all rows; ``actions`` (N, 2) are float32 and finite."""
         self.clock += 1
         out = Outcome(
@@ -179,7 +178,7 @@ class CompiledSimulator(Simulator):
         share(self.loops.step, self.rows, self.threads, arguments)
         return out
 
-    def observe(self, rows: Any, out: Array) -> None:
+    def observe(self, rows: Any, out: AnyArray) -> None:
         """Write the observations of ``rows`` (a slice or indices) to ``out`` (n, LAYOUT.size)."""
         indices = self.columns[rows]
         share(self.loops.observe, len(out), self.threads, (self.memory, self.knots, indices, out))
@@ -391,14 +390,16 @@ def loops(version: int) -> SimpleNamespace:  # noqa: C901 - what numba compiles 
 
 
 @inlined
-def past(ring: Array, clock: int, whole: Any, fraction: Any, i: int) -> Any:
+def past(ring: AnyArray, clock: int, whole: Any, fraction: Any, i: int) -> Any:
     """Return row i's value of ``ring`` (D, N) from some steps ago; see ``Simulator._past``."""
     later = ring[(clock - whole) % len(ring), i]
     return later + fraction * (ring[(clock - whole - 1) % len(ring), i] - later)
 
 
 @inlined
-def measure(sensors: Array, table: Array, car: State, noises: Array, noise: int, i: int) -> None:
+def measure(
+    sensors: AnyArray, table: AnyArray, car: State, noises: AnyArray, noise: int, i: int
+) -> None:
     """Keep what row i's sensors tell of the state ``car``."""
     speed_noise = table[AT.speed_noise, i] * noises[noise, 9]
     sensors[i, 0] = car.v + table[AT.speed_bias, i] + speed_noise
@@ -408,7 +409,7 @@ def measure(sensors: Array, table: Array, car: State, noises: Array, noise: int,
 
 
 @inlined
-def vehicle_of(table: Array, i: int) -> Vehicle:
+def vehicle_of(table: AnyArray, i: int) -> Vehicle:
     """Return the parameters of row i."""
     return Vehicle(
         table[AT.lateral_delay, i], table[AT.actuator_lag, i], table[AT.smoothing, i],
@@ -418,7 +419,7 @@ def vehicle_of(table: Array, i: int) -> Vehicle:
 
 
 @inlined
-def state_of(a: Array, i: int) -> State:
+def state_of(a: AnyArray, i: int) -> State:
     """Return the state of row i."""
     return State(
         a[0, i], a[1, i], a[2, i], a[3, i], a[4, i], a[5, i], a[6, i], a[7, i], a[8, i], a[9, i]
@@ -426,7 +427,7 @@ def state_of(a: Array, i: int) -> State:
 
 
 @inlined
-def keep_state(a: Array, i: int, b: State) -> None:
+def keep_state(a: AnyArray, i: int, b: State) -> None:
     """Write the state of row i."""
     a[0, i], a[1, i], a[2, i], a[3, i], a[4, i] = b.s, b.d, b.psi, b.v, b.a
     a[5, i], a[6, i], a[7, i], a[8, i] = b.k, b.k_actuator, b.k_command, b.k_smooth
@@ -434,14 +435,14 @@ def keep_state(a: Array, i: int, b: State) -> None:
 
 
 @inlined
-def keep_place(a: Array, i: int, b: Place) -> None:
+def keep_place(a: AnyArray, i: int, b: Place) -> None:
     """Write the road where row i is."""
     a[0, i], a[1, i], a[2, i] = b.kappa, b.kappa_slope, b.planned_speed
     a[3, i], a[4, i] = b.left, b.right
 
 
 @inlined
-def keep_time(a: tuple[Array, Array], i: int, seconds: Any) -> None:
+def keep_time(a: tuple[AnyArray, AnyArray], i: int, seconds: Any) -> None:
     """Write a time of row i as whole steps and the remaining fraction of one."""
     steps = seconds / np.float32(dynamics.DT)
     whole = xp.floor(steps)

@@ -8,6 +8,8 @@ heading ``psi`` relative to the path.
 
 from typing import Any, NamedTuple
 
+from steerlab.types import AnyArray
+
 DT = 0.05  # s, one step: openpilot's model rate of 20 Hz
 GRAVITY = 9.81  # m/s^2
 
@@ -25,38 +27,36 @@ FRONT = 3.7  # m from the rear axle to the front bumper
 REAR = 1.0  # m from the rear axle to the rear bumper
 HALF_WIDTH = 0.92  # m
 
-Array = Any
-
 
 class Vehicle(NamedTuple):
     """The parameters of N cars, each an array (N,)."""
 
-    lateral_delay: Array  # s
-    actuator_lag: Array  # s
-    smoothing: Array  # s
-    friction: Array  # 1
-    mass: Array  # nominal masses
-    drive_lag: Array  # s
-    brake_lag: Array  # s
-    superelevation: Array  # 1, positive falls to the right
+    lateral_delay: AnyArray  # s
+    actuator_lag: AnyArray  # s
+    smoothing: AnyArray  # s
+    friction: AnyArray  # 1
+    mass: AnyArray  # nominal masses
+    drive_lag: AnyArray  # s
+    brake_lag: AnyArray  # s
+    superelevation: AnyArray  # 1, positive falls to the right
 
 
 class State(NamedTuple):
     """The motion of N cars, each an array (N,)."""
 
-    s: Array  # m along the path
-    d: Array  # m to the right of the path
-    psi: Array  # rad to the right of the path
-    v: Array  # m/s
-    a: Array  # m/s^2, longitudinal
-    k: Array  # 1/m, curvature that is driven
-    k_actuator: Array  # 1/m, curvature that the wheels are turned to
-    k_command: Array  # 1/m, command after smoothing and limits
-    k_smooth: Array  # 1/m, command after smoothing
-    a_smooth: Array  # m/s^2, command after smoothing
+    s: AnyArray  # m along the path
+    d: AnyArray  # m to the right of the path
+    psi: AnyArray  # rad to the right of the path
+    v: AnyArray  # m/s
+    a: AnyArray  # m/s^2, longitudinal
+    k: AnyArray  # 1/m, curvature that is driven
+    k_actuator: AnyArray  # 1/m, curvature that the wheels are turned to
+    k_command: AnyArray  # 1/m, command after smoothing and limits
+    k_smooth: AnyArray  # 1/m, command after smoothing
+    a_smooth: AnyArray  # m/s^2, command after smoothing
 
 
-def curvature_scale(xp: Any, v: Array) -> Array:
+def curvature_scale(xp: Any, v: AnyArray) -> AnyArray:
     """Return the curvature (1/m) that action 1 asks for at speed ``v`` (m/s).
 
     Scaling by a lateral acceleration keeps one unit of action meaningful from parking to motorway.
@@ -64,24 +64,28 @@ def curvature_scale(xp: Any, v: Array) -> Array:
     return xp.minimum(ACTION_LATERAL_ACCELERATION / xp.maximum(v, MIN_SPEED) ** 2, MAX_CURVATURE)
 
 
-def decode_action(xp: Any, actions: Array, v: Array) -> tuple[Array, Array]:
+def decode_action(xp: Any, actions: AnyArray, v: AnyArray) -> tuple[AnyArray, AnyArray]:
     """Return desired curvature (1/m) and acceleration (m/s^2) of ``actions`` (N, 2) in [-1, 1]."""
     return decode(xp, actions[:, 0], actions[:, 1], v)
 
 
-def decode(xp: Any, steer: Array, pedal: Array, v: Array) -> tuple[Array, Array]:
+def decode(xp: Any, steer: AnyArray, pedal: AnyArray, v: AnyArray) -> tuple[AnyArray, AnyArray]:
     """Return what the two actions ask for, curvature (1/m) and acceleration (m/s^2)."""
     curvature = steer * curvature_scale(xp, v)
     return curvature, xp.where(pedal > 0, MAX_ACCELERATION * pedal, MAX_BRAKING * pedal)
 
 
-def encode_action(xp: Any, curvature: Array, acceleration: Array, v: Array) -> tuple[Array, Array]:
+def encode_action(
+    xp: Any, curvature: AnyArray, acceleration: AnyArray, v: AnyArray
+) -> tuple[AnyArray, AnyArray]:
     """Return the two actions that ask for ``curvature`` and ``acceleration``, limited to [-1, 1]."""
     pedal = xp.where(acceleration > 0, acceleration / MAX_ACCELERATION, acceleration / MAX_BRAKING)
     return xp.clip(curvature / curvature_scale(xp, v), -1, 1), xp.clip(pedal, -1, 1)
 
 
-def clip_curvature(xp: Any, curvature: Array, last: Array, v: Array, bank: Array) -> Array:
+def clip_curvature(
+    xp: Any, curvature: AnyArray, last: AnyArray, v: AnyArray, bank: AnyArray
+) -> AnyArray:
     """Limit a curvature command as openpilot does: jerk, then lateral acceleration, then radius.
 
     Args:
@@ -100,14 +104,14 @@ def clip_curvature(xp: Any, curvature: Array, last: Array, v: Array, bank: Array
     return xp.clip(xp.clip(curvature, low, high), -MAX_CURVATURE, MAX_CURVATURE)
 
 
-def lag(xp: Any, time: Array) -> Array:
+def lag(xp: Any, time: AnyArray) -> AnyArray:
     """Return the share of its way that a first-order lag of ``time`` (s) goes in one step."""
     return 1 - xp.exp(-DT / xp.maximum(time, 1e-3))
 
 
 def shape_commands(
-    xp: Any, state: State, vehicle: Vehicle, curvature: Array, acceleration: Array
-) -> tuple[Array, Array, Array]:
+    xp: Any, state: State, vehicle: Vehicle, curvature: AnyArray, acceleration: AnyArray
+) -> tuple[AnyArray, AnyArray, AnyArray]:
     """Return smoothed curvature, smoothed acceleration and the limited curvature command."""
     share = lag(xp, vehicle.smoothing)
     k_smooth = state.k_smooth + share * (curvature - state.k_smooth)
@@ -120,9 +124,9 @@ def advance(
     xp: Any,
     state: State,
     vehicle: Vehicle,
-    shaped: tuple[Array, Array, Array],
-    k_delayed: Array,
-    road: tuple[Array, Array],
+    shaped: tuple[AnyArray, AnyArray, AnyArray],
+    k_delayed: AnyArray,
+    road: tuple[AnyArray, AnyArray],
 ) -> State:
     """Return the state one step later.
 
@@ -175,14 +179,16 @@ def advance(
     )
 
 
-def squared_jerk(before: State, after: State) -> Array:
+def squared_jerk(before: State, after: State) -> AnyArray:
     """Return the square of the jerk of a step, along and across, m^2/s^6."""
     along = (after.a - before.a) / DT
     across = (after.k * after.v * after.v - before.k * before.v * before.v) / DT
     return along * along + across * across
 
 
-def corners(xp: Any, d: Array, psi: Array, kappa: Array) -> tuple[Array, Array, Array, Array]:
+def corners(
+    xp: Any, d: AnyArray, psi: AnyArray, kappa: AnyArray
+) -> tuple[AnyArray, AnyArray, AnyArray, AnyArray]:
     """Return how far the body reaches to the right and to the left of the path.
 
     Args:
@@ -200,6 +206,6 @@ def corners(xp: Any, d: Array, psi: Array, kappa: Array) -> tuple[Array, Array, 
     return front + half, front - half, rear + half, rear - half
 
 
-def spread(xp: Any, kappa: Array, d: Array) -> Array:
+def spread(xp: Any, kappa: AnyArray, d: AnyArray) -> AnyArray:
     """Return how much longer the path is than the way driven at offset ``d``."""
     return xp.maximum(1 - kappa * d, 0.2)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from steerlab.envs.kinematic_driver.dynamics import DT, FRONT
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
-
-Floats = NDArray[np.float32]
+from steerlab.types import Singles
 
 START_SECONDS = 2.0
 START_STEPS = round(START_SECONDS / DT)
@@ -53,13 +52,13 @@ class Record:
         end: For each entry of ``info`` its values (N,) at the end of the episode; ``steps`` too.
     """
 
-    offset: Floats
-    front: Floats
-    heading: Floats
-    jerk: Floats
+    offset: Singles
+    front: Singles
+    heading: Singles
+    jerk: Singles
     end: dict[str, NDArray[Any]]
 
-    def percentile(self, values: Floats, q: float, steps: slice = slice(None)) -> float:
+    def percentile(self, values: Singles, q: float, steps: slice = slice(None)) -> float:
         """Return the ``q``-th percentile of ``values`` (T, N) over ``steps`` of all episodes.
 
         What a violation cut off counts as infinite.
@@ -151,7 +150,7 @@ def drive_once(
     end = {name: info[name].copy() for name in names}
     end["steps"] = np.zeros(env.num_envs, np.int64)
     running = np.ones(env.num_envs, bool)
-    kept: dict[str, list[Floats]] = {name: [] for name in _ARRAYS}
+    kept: dict[str, list[Singles]] = {name: [] for name in _ARRAYS}
     while running.any():
         observation, _, terminated, truncated, info = env.step(driver(observation, info))
         end["steps"] += running

@@ -12,6 +12,7 @@ from steerlab.envs.kinematic_driver.observation import LAYOUT, X_IDXS
 from steerlab.envs.kinematic_driver.randomization import DESIRES, KINDS
 from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
+from steerlab.types import Floats
 
 HEIGHT, BIRD_WIDTH, CAMERA_WIDTH = 360, 300, 640
 GRASS, ROAD, LINE = (104, 138, 84), (84, 86, 92), (240, 240, 235)
@@ -20,10 +21,8 @@ CAMERA_HEIGHT, CAMERA_FORWARD, FOCAL = 1.22, 1.5, 520.0  # m, m, pixels
 METRE = 4.0  # pixels, seen from above
 VERGE = 0.6  # m of tarmac beyond the boundaries
 
-Points = NDArray[np.float64]
 
-
-def draw(simulator: Simulator, observation: Points, row: int, view: str) -> NDArray[np.uint8]:
+def draw(simulator: Simulator, observation: Floats, row: int, view: str) -> NDArray[np.uint8]:
     """Return a picture (H, W, 3) of ``row``.
 
     Args:
@@ -54,7 +53,7 @@ class Scene:
     def __init__(
         self,
         simulator: Simulator,
-        observation: Points,
+        observation: Floats,
         row: int,
         pose: tuple[float, float, float] | None = None,
     ) -> None:
@@ -72,7 +71,7 @@ class Scene:
         self.heading = heading[0] + self.psi
         self.observation = LAYOUT.split(observation)
 
-    def _road(self, s: Points) -> list[Points]:
+    def _road(self, s: Floats) -> list[Floats]:
         at = np.clip(s / self.spacing, 0, len(self.knots) - 1.001)
         whole = at.astype(int)
         x, y, heading, mean, left, left_slope, right, right_slope = self.knots[whole].T
@@ -86,7 +85,7 @@ class Scene:
             right + along * right_slope,
         ]
 
-    def line(self, s: Points, side: str, beyond: float = 0.0) -> Points:
+    def line(self, s: Floats, side: str, beyond: float = 0.0) -> Floats:
         """Return points (n, 2) of the path, or of a boundary and ``beyond`` m further out."""
         x, y, heading, left, right = self._road(s)
         offset = {"path": 0 * s, "left": -left - beyond, "right": right + beyond}[side]
@@ -95,7 +94,7 @@ class Scene:
         cosine, sine = np.cos(self.heading), np.sin(self.heading)
         return np.stack([cosine * dx + sine * dy, cosine * dy - sine * dx], axis=1)
 
-    def seen(self, side: str) -> Points:
+    def seen(self, side: str) -> Floats:
         """Return the line as the agent sees it, as points (33, 2).
 
         It sees only offsets; how far ahead they lie is taken from the road.
@@ -123,7 +122,7 @@ def _bird(scene: Scene) -> Image.Image:
     pen = ImageDraw.Draw(image)
     origin = np.array([BIRD_WIDTH / 2, HEIGHT * 0.8])
 
-    def project(points: Points) -> list[tuple[float, float]]:
+    def project(points: Floats) -> list[tuple[float, float]]:
         pixels = origin + METRE * np.stack([points[:, 1], -points[:, 0]], axis=1)
         return [(float(u), float(v)) for u, v in pixels]
 
@@ -150,13 +149,13 @@ def _camera(scene: Scene) -> Image.Image:
     horizon = HEIGHT * 0.42
     pen.rectangle((0, 0, CAMERA_WIDTH, horizon), fill=SKY)
 
-    def project(points: Points) -> list[tuple[float, float]]:
+    def project(points: Floats) -> list[tuple[float, float]]:
         x = points[:, 0] - CAMERA_FORWARD
         u = CAMERA_WIDTH / 2 + FOCAL * points[:, 1] / x
         v = horizon + FOCAL * CAMERA_HEIGHT / x
         return [(float(a), float(b)) for a, b in zip(u, v, strict=True)]
 
-    def visible(*lines: Points) -> int:
+    def visible(*lines: Floats) -> int:
         """Return how many points from the first are in front of the camera, in all lines."""
         behind = np.min([np.append(line[:, 0], 0.0) < CAMERA_FORWARD + 1.0 for line in lines], 0)
         return int(np.argmax(behind))
@@ -181,12 +180,12 @@ def _camera(scene: Scene) -> Image.Image:
     return image
 
 
-def _front(line: Points) -> Points:
+def _front(line: Floats) -> Floats:
     """Return the points of a line that are well in front of the camera."""
     return line[line[:, 0] > CAMERA_FORWARD + 1.0]
 
 
-def _stroke(pen: Any, project: Any, line: Points, colour: Any, width: float) -> None:
+def _stroke(pen: Any, project: Any, line: Floats, colour: Any, width: float) -> None:
     """Draw a band of ``width`` m on the ground along ``line`` (n, 2)."""
     if len(line) < 2:
         return

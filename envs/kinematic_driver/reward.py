@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from steerlab.errors import InputError, unknown_name
-
-Array = Any
+from steerlab.types import AnyArray
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,9 @@ class Reward:
             raise InputError("reward off_centre_full must be positive and shaping not negative")
 
 
-def base_reward(xp: Any, weights: Reward, progress: Array, jerk: Array, offset: Array) -> Array:
+def base_reward(
+    xp: Any, weights: Reward, progress: AnyArray, jerk: AnyArray, offset: AnyArray
+) -> AnyArray:
     """Return the base reward of a step as a share of a perfect one.
 
     Args:
@@ -64,7 +65,7 @@ def base_reward(xp: Any, weights: Reward, progress: Array, jerk: Array, offset: 
     return xp.clip(progress, 0, 1) * factor
 
 
-def potential(xp: Any, weights: Reward, offset: Array, heading: Array) -> Array:
+def potential(xp: Any, weights: Reward, offset: AnyArray, heading: AnyArray) -> AnyArray:
     """Return the potential of being ``offset`` (m) and ``heading`` (rad) away from the path.
 
     It is largest on the path and never negative, so that termination, with potential 0, costs it.
@@ -73,7 +74,7 @@ def potential(xp: Any, weights: Reward, offset: Array, heading: Array) -> Array:
     return weights.shaping * xp.maximum(1 - away, 0.0)
 
 
-def shaping(weights: Reward, before: Array, after: Array) -> Array:
+def shaping(weights: Reward, before: AnyArray, after: AnyArray) -> AnyArray:
     """Return what shaping adds to a step; ``after`` must be 0 where the episode terminated."""
     return weights.discount * after - before
 

@@ -25,6 +25,7 @@ from steerlab.envs.kinematic_driver.randomization import (
     TURN_RIGHT,
     Values,
 )
+from steerlab.types import Array
 
 BENDS = 8
 #: Uniform numbers that :func:`generate` takes for a road.
@@ -44,8 +45,6 @@ WIDENING = 7.0
 TURN_LIMIT = 1.3
 CORRIDOR_RAMP = 15.0  # m over which the corridor opens and closes at a lane change
 
-Floats = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class Roads:
@@ -62,10 +61,10 @@ class Roads:
             side that ``left_hand_traffic`` tells.
     """
 
-    spacing: Floats
-    view: Floats
-    plan: Floats
-    end: Floats
+    spacing: Array
+    view: Array
+    plan: Array
+    end: Array
     scalars: Values
 
     def take(self, rows: NDArray[np.intp]) -> "Roads":
@@ -128,7 +127,7 @@ def knots(max_steps: int) -> int:
     return 64 + (2 * max_steps) // 5
 
 
-def generate(values: Values, uniforms: Floats, max_steps: int) -> Roads:
+def generate(values: Values, uniforms: Array, max_steps: int) -> Roads:
     """Return one road for each episode.
 
     Args:
@@ -182,7 +181,7 @@ def generate(values: Values, uniforms: Floats, max_steps: int) -> Roads:
     return Roads(spacing.astype(np.float32), view, plan, end.astype(np.float32), scalars)
 
 
-def _course(kappa: Floats, ds: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+def _course(kappa: Array, ds: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Return x, y, heading, and mean and slope of the curvature up to the next knot, (n, K) each."""
     mean = kappa.copy()
     mean[:, :-1] += kappa[:, 1:]
@@ -199,8 +198,8 @@ def _course(kappa: Floats, ds: Floats) -> tuple[Floats, Floats, Floats, Floats, 
 
 
 def _bends(
-    values: Values, uniforms: Floats, speed: Floats, spacing: Floats, count: int
-) -> tuple[Floats, Floats, Floats]:
+    values: Values, uniforms: Array, speed: Array, spacing: Array, count: int
+) -> tuple[Array, Array, Array]:
     """Return the curvature at the knots (n, K), and where the first bend begins and ends (m).
 
     A bend is a trapezoid of curvature: a ramp, an arc and a ramp. Its corners lie on knots, so the
@@ -260,8 +259,8 @@ def _bends(
 
 
 def _rounded(
-    kappa: Floats, ramp: Floats, angle: Floats, spacing: Floats
-) -> tuple[Floats, NDArray[np.intp], NDArray[np.intp]]:
+    kappa: Array, ramp: Array, angle: Array, spacing: Array
+) -> tuple[Array, NDArray[np.intp], NDArray[np.intp]]:
     """Return the curvature of a bend whose ramps and arc end on knots, and their lengths in knots.
 
     The curvature makes up for the rounding, so that the angle is kept, unless that would make the
@@ -273,7 +272,7 @@ def _rounded(
     return np.minimum(kappa, angle / ((ramp_knots + arc_knots) * spacing)), ramp_knots, arc_knots
 
 
-def _first_bend(desire: Floats, kind: Floats) -> tuple[Floats, Floats, Floats]:
+def _first_bend(desire: Array, kind: Array) -> tuple[Array, Array, Array]:
     """Return the sign of a turn, the sign of a fork's branch, and whether the desire shapes it."""
     turn = (desire == TURN_RIGHT) * 1.0 - (desire == TURN_LEFT)
     keep = (desire == KEEP_RIGHT) * 1.0 - (desire == KEEP_LEFT)
@@ -282,13 +281,13 @@ def _first_bend(desire: Floats, kind: Floats) -> tuple[Floats, Floats, Floats]:
 
 def _boundaries(
     values: Values,
-    kappa: Floats,
-    s: Floats,
-    changing: Floats,
-    side: Floats,
-    change_from: Floats,
-    change_length: Floats,
-) -> tuple[Floats, Floats]:
+    kappa: Array,
+    s: Array,
+    changing: Array,
+    side: Array,
+    change_from: Array,
+    change_length: Array,
+) -> tuple[Array, Array]:
     """Return the distances from the path to the left and to the right boundary (n, K)."""
     lane = values["lane_width"]
     base = 0.5 * lane + values["shoulder"]
@@ -313,7 +312,7 @@ def _boundaries(
     return left, right
 
 
-def plan_speed(values: Values, kappa: Floats, slope: Floats, s: Floats, speed: Floats) -> Floats:
+def plan_speed(values: Values, kappa: Array, slope: Array, s: Array, speed: Array) -> Array:
     """Return the planned speed at the knots (n, K).
 
     It is the largest speed up to ``speed`` (n, 1) or (n, K) that keeps the lateral acceleration within
@@ -337,13 +336,13 @@ def plan_speed(values: Values, kappa: Floats, slope: Floats, s: Floats, speed: F
     return np.sqrt(np.minimum(square, top))
 
 
-def _quintic(u: Floats) -> Floats:
+def _quintic(u: Array) -> Array:
     """Return the smooth step with zero slope and curvature at both ends."""
     u = np.clip(u, 0, 1)
     return u**3 * (10 + u * (6 * u - 15))
 
 
-def with_slopes(table: Floats, pair: tuple[Floats, Floats], spacing: Any) -> None:
+def with_slopes(table: Array, pair: tuple[Array, Array], spacing: Any) -> None:
     """Fill ``table`` (n, K, 4) with two functions, each followed by its slope to the next knot."""
     for column, values in zip((0, 2), pair, strict=True):
         table[:, :, column] = values
@@ -351,14 +350,14 @@ def with_slopes(table: Floats, pair: tuple[Floats, Floats], spacing: Any) -> Non
         table[:, -1, column + 1] = 0
 
 
-def _integrate(increments: Floats) -> NDArray[np.float32]:
+def _integrate(increments: Array) -> NDArray[np.float32]:
     """Return the running sum of the increments before each knot."""
     total = np.zeros(increments.shape, np.float32)
     total[:, 1:] = np.cumsum(increments[:, :-1], axis=1, dtype=np.float64)
     return total
 
 
-def _simpson(function: Any, heading: Floats, middle: Floats, spacing: Floats) -> Floats:
+def _simpson(function: Any, heading: Array, middle: Array, spacing: Array) -> Array:
     """Return the integral of ``function(heading)`` from each knot to the next, the last one 0."""
     values, between = function(heading), function(middle)
     increments = np.zeros_like(values)
@@ -366,7 +365,7 @@ def _simpson(function: Any, heading: Floats, middle: Floats, spacing: Floats) ->
     return increments
 
 
-def recoverable_heading(values: Values, roads: Roads) -> Floats:
+def recoverable_heading(values: Values, roads: Roads) -> Array:
     """Return the start headings (n,), drawn in where the drawn one leaves no time to react.
 
     At speed v a heading h leads away from the path by v h T during the dead time T of delay, lag

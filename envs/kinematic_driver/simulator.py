@@ -22,6 +22,7 @@ from steerlab.envs.kinematic_driver.observation import (
 from steerlab.envs.kinematic_driver.reward import Reward, base_reward, potential, shaping
 from steerlab.envs.kinematic_driver.roads import Place, locate, place
 from steerlab.envs.kinematic_driver.violations import judge, stalled
+from steerlab.types import AnyArray
 
 ERROR_TIME = 2.0  # s, over which the errors of seen lines forget
 
@@ -31,8 +32,6 @@ NOISE_ROWS = 1 << 16
 #: What is summed up over an episode.
 SUMS = ("jerk", "heading", "progress", "offset_max", "return")
 _NORMALS = 12  # of the 16 numbers in a row of noise; the others are uniform
-
-Array = Any
 
 
 @cache
@@ -52,10 +51,10 @@ def noise_table() -> NDArray[np.float32]:
 class Outcome:
     """What a step gave, each an array (N,)."""
 
-    reward: Array
-    base: Array  # the reward without shaping
-    terminated: Array
-    truncated: Array
+    reward: AnyArray
+    base: AnyArray  # the reward without shaping
+    terminated: AnyArray
+    truncated: AnyArray
 
 
 class Simulator:
@@ -91,7 +90,7 @@ class Simulator:
         self.plan = xp.zeros(slots * self.knots, 4)
         self.clock = 0
 
-        def each(names: Any) -> dict[str, Array]:
+        def each(names: Any) -> dict[str, AnyArray]:
             return {name: xp.zeros(rows) for name in names}
 
         self.state = State(**each(State._fields))
@@ -147,12 +146,12 @@ class Simulator:
         self.potential = self.xp.asarray(value)
         self._derive()
 
-    def store(self, slots: Array, made: roads.Roads) -> None:
+    def store(self, slots: AnyArray, made: roads.Roads) -> None:
         """Write roads into the tables; ``slots`` (n,) are where they go."""
         for table, values in ((self.view, made.view), (self.plan, made.plan)):
             table.reshape(-1, self.knots, table.shape[1])[slots] = self.xp.asarray(values)
 
-    def start(self, rows: Array, slots: Array, table: Array) -> None:
+    def start(self, rows: AnyArray, slots: AnyArray, table: AnyArray) -> None:
         """Begin an episode in ``rows`` (n,): on the roads of ``slots``, with the values ``table``.
 
         The table (len(EPISODE), n) comes from :func:`episodes.make`.
@@ -189,14 +188,14 @@ class Simulator:
         self.sensors[rows] = self._measure(v, zero, k, noise, episode)
         self.potential[rows] = potential(xp, self.weights, d, psi)
 
-    def slow_down(self, rows: Array, speed: Array) -> None:
+    def slow_down(self, rows: AnyArray, speed: AnyArray) -> None:
         """Let new episodes in ``rows`` (n,) begin at no more than ``speed`` (n,) m/s."""
         now = self.state.v[rows]
         speed = self.xp.minimum(now, speed)
         self.state.v[rows] = speed
         self.sensors[rows, 0] += speed - now
 
-    def step(self, actions: Array) -> Outcome:
+    def step(self, actions: AnyArray) -> Outcome:
         """Advance all rows; ``actions`` (N, 2) are float32 and finite."""
         xp, old, episode = self.xp, self.state, self.episode
         self.clock += 1
@@ -239,12 +238,12 @@ class Simulator:
         return Outcome(reward, base, terminated, truncated)
 
     def _advance(
-        self, old: State, shaped: tuple[Array, Array, Array], delayed: Array, here: Any
+        self, old: State, shaped: tuple[AnyArray, AnyArray, AnyArray], delayed: AnyArray, here: Any
     ) -> State:
         """Return the state one step later; a car that somebody else moves replaces this."""
         return dynamics.advance(self.xp, old, self.vehicle, shaped, delayed, here)
 
-    def observe(self, rows: Any, out: Array) -> None:
+    def observe(self, rows: Any, out: AnyArray) -> None:
         """Write the observations of ``rows`` (a slice or indices) to ``out`` (n, LAYOUT.size)."""
         xp, episode = self.xp, {name: self.episode[name][rows] for name in _SEEN}
         n = len(out)
@@ -281,7 +280,7 @@ class Simulator:
             begin = 17 + POINTS * i
             out[:, begin : begin + POINTS] += line
 
-    def preview(self, distances: Array) -> dict[str, Array]:
+    def preview(self, distances: AnyArray) -> dict[str, AnyArray]:
         """Return the true path ``distances`` (N, M) m ahead: what a controller with a map knows.
 
         Returns:
@@ -295,7 +294,7 @@ class Simulator:
             "planned_speed": plan[2] + along * plan[3],
         }
 
-    def metrics(self, rows: Array) -> dict[str, Array]:
+    def metrics(self, rows: AnyArray) -> dict[str, AnyArray]:
         """Return the summary of the episodes of ``rows`` (n,) so far, each (n,)."""
         counts = self.time[rows]
         steps = self.xp.maximum(self.xp.asarray(counts), 1.0)
@@ -307,30 +306,30 @@ class Simulator:
             "base_return": self.sums["return"][rows] + 0.0,
         }
 
-    def offset_percentiles(self, rows: Array) -> list[Array]:
+    def offset_percentiles(self, rows: AnyArray) -> list[AnyArray]:
         """Return the median and the 95th percentile of the absolute offset (m), each (n,)."""
         counts = self.time[rows]
         longest = int(counts.max())
         steps = (self.clock - self.xp.arange(longest)) % self.max_steps
         return self.xp.percentiles(self.history[steps, rows[:, None]], counts, (0.5, 0.95))
 
-    def _locate(self, s: Array, base: Array, spacing: Array) -> tuple[Array, Array]:
+    def _locate(self, s: AnyArray, base: AnyArray, spacing: AnyArray) -> tuple[AnyArray, AnyArray]:
         """Return the table row of the knot before ``s`` and the distance from it, m."""
         whole, along = locate(self.xp, s, spacing, self.knots)
         return base + self.xp.integers(whole), along
 
-    def _place(self, s: Array, base: Array, spacing: Array) -> Place:
+    def _place(self, s: AnyArray, base: AnyArray, spacing: AnyArray) -> Place:
         """Return the road at ``s``."""
         index, along = self._locate(s, base, spacing)
         plan = self.xp.take_columns(self.plan, index)
         return place(plan, self.xp.take_columns(self.view, index)[4:], along)
 
-    def _split_time(self, seconds: Array) -> tuple[Array, Array]:
+    def _split_time(self, seconds: AnyArray) -> tuple[AnyArray, AnyArray]:
         """Return a time as whole steps and the remaining fraction of one."""
         whole = self.xp.floor(seconds / DT)
         return self.xp.integers(whole), seconds / DT - whole
 
-    def _past(self, ring: Array, ago: tuple[Array, Array]) -> Array:
+    def _past(self, ring: AnyArray, ago: tuple[AnyArray, AnyArray]) -> AnyArray:
         """Return each row's value of ``ring`` (D, N) from ``ago``, linear between steps.
 
         For a command that is held for a step, this is its mean over the step.
@@ -342,12 +341,14 @@ class Simulator:
         later = ring[at, self.columns]
         return later + fraction * (ring[before, self.columns] - later)
 
-    def _noise(self, start: Array, stride: Array, time: Any) -> Array:
+    def _noise(self, start: AnyArray, stride: AnyArray, time: Any) -> AnyArray:
         """Return the noise (n, 16) of step ``time`` of episodes with these starts and strides."""
         start, stride = self.xp.integers(start), self.xp.integers(stride)
         return self.xp.take_rows(self.noise, (start + stride * time) % NOISE_ROWS)
 
-    def _measure(self, v: Array, a: Array, k: Array, noise: Array, episode: Any) -> Array:
+    def _measure(
+        self, v: AnyArray, a: AnyArray, k: AnyArray, noise: AnyArray, episode: Any
+    ) -> AnyArray:
         out = self.xp.empty(len(v), 3)
         out[:, 0] = v + episode["speed_bias"] + episode["speed_noise"] * noise[:, 9]
         out[:, 1] = a + episode["acceleration_noise"] * noise[:, 10]
@@ -369,7 +370,7 @@ class Simulator:
             self.seen[i] = xp.where(lost, self.seen[i], self._past(self.poses[i], self.latency))
         self.seen_errors = xp.where(lost[:, None], self.seen_errors, self.errors)
 
-    def _violations(self) -> Array:
+    def _violations(self) -> AnyArray:
         """Return what each row has done wrong, by number of :data:`violations.VIOLATIONS`."""
         xp, state, episode = self.xp, self.state, self.episode
         self.stalled = stalled(xp, self.stalled, state.v)

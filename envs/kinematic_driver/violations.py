@@ -7,6 +7,7 @@ import numpy as np
 from steerlab.envs.kinematic_driver.dynamics import State, corners
 from steerlab.envs.kinematic_driver.randomization import TURN_LEFT, TURN_RIGHT
 from steerlab.envs.kinematic_driver.roads import Place
+from steerlab.types import AnyArray
 
 #: How an episode can fail, by number; 0 means it did not.
 VIOLATIONS = ("none", "boundary", "cut", "wrong_way", "stall")
@@ -16,10 +17,8 @@ STALL_SPEED = 0.5  # m/s
 STALL_STEPS = 40
 QUARTER = 0.5 * np.pi  # rad from the path, beyond which a car drives backwards
 
-Array = Any
 
-
-def stalled(xp: Any, steps: Array, v: Array) -> Array:
+def stalled(xp: Any, steps: AnyArray, v: AnyArray) -> AnyArray:
     """Return for how many steps a car has been below the stall speed, this one included."""
     return xp.where(v < STALL_SPEED, steps + 1, 0 * steps)
 
@@ -28,11 +27,11 @@ def judge(
     xp: Any,
     state: State,
     place: Place,
-    front: tuple[Array, Array],
-    stalled: Array,
-    desire: tuple[Array, Array, Array],
-    traffic: tuple[Array, Array],
-) -> Array:
+    front: tuple[AnyArray, AnyArray],
+    stalled: AnyArray,
+    desire: tuple[AnyArray, AnyArray, AnyArray],
+    traffic: tuple[AnyArray, AnyArray],
+) -> AnyArray:
     """Return what each row has done wrong, by number of :data:`VIOLATIONS`.
 
     Args:

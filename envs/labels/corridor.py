@@ -13,8 +13,7 @@ from scipy.spatial import cKDTree
 
 from steerlab.envs.maps.road_map import MARKINGS, RoadMap
 from steerlab.errors import InputError
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 NARROWEST = 1.0  # m: what is narrower is no lane yet
 EDGE_REACH = 25.0  # m, how far beside the lane a road edge is looked for

@@ -7,9 +7,7 @@ from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.envs.labels.lines import hidden
 from steerlab.envs.labels.record import Record
 from steerlab.openpilot.contracts import DESIRES, PLAN_COLUMNS, T_IDXS
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from steerlab.types import Bools, Floats
 
 LEAD_TIMES = np.arange(0.0, 12.0, 2.0)  # s, of a lead's values
 LEAD_SELECTIONS = (0.0, 2.0, 4.0)  # s, who is the lead then

@@ -11,8 +11,7 @@ from steerlab.envs.labels.lines import Lines, lines
 from steerlab.envs.labels.plan import Teacher, recover, shaped_plan
 from steerlab.envs.labels.record import Record
 from steerlab.openpilot.contracts import CommandRule
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 #: Shape of each label of a frame. Arrays in ``*_valid`` tell what of a label is known.
 SHAPES: dict[str, tuple[int, ...]] = {

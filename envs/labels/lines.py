@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from steerlab.envs.labels.corridor import Corridor
 from steerlab.openpilot.contracts import X_IDXS
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 BEHIND = 10.0  # m of the corridor behind the car that are looked at
 STRAY = 2.0  # m sideways within 1 m ahead: a line that jumps so far has ended

@@ -19,8 +19,7 @@ from steerlab.envs.labels.record import Record
 from steerlab.openpilot.commands import action_times
 from steerlab.openpilot.contracts import PLAN_COLUMNS, T_IDXS, CommandRule
 from steerlab.openpilot.plan import FREE, Near, PlanShape
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 STEPS = round(T_IDXS[-1] / DT)
 FAR = 1e3  # m: nothing is ahead

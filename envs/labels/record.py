@@ -10,8 +10,7 @@ from steerlab.envs.cameras.geometry import Mount, Pose, device_origin, rotation
 from steerlab.envs.kinematic_driver.dynamics import State, Vehicle
 from steerlab.envs.labels.corridor import SAME_LEVEL, Corridor, Path
 from steerlab.envs.labels.lines import Boxes
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 LANE = 1.7  # m from the middle of the route, within which a vehicle is in the way
 

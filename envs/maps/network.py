@@ -22,13 +22,13 @@ from steerlab.envs.maps.road_map import (
     RoadMap,
     validate,
 )
+from steerlab.types import Floats
 
 STEP, JUNCTION_STEP = 1.0, 0.5  # m, largest distance between the points of a lane
 TOUCH = 2.3  # m between centre lines, below which cars side by side would touch
 BEYOND = 0.3  # m from an edge, where nothing may be paved
 TURN = np.radians(35)  # change of heading that makes a way through a junction a turn
 
-Floats = NDArray[np.float64]
 #: Road, lane section and lane number of OpenDRIVE.
 Key = tuple[int, int, int]
 

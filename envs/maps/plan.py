@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.envs.maps.network import (
     JUNCTION_STEP,
@@ -32,8 +31,8 @@ from steerlab.envs.maps.road_map import (
     SIGNAL_KINDS,
     RoadMap,
 )
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 Pose = tuple[float, float, float]  # x (m), y (m), heading (rad)
 Cubic = tuple[float, float, float, float]  # a + b s + c s^2 + d s^3
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)

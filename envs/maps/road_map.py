@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
 from steerlab.readers.arrays import read_arrays, require
+from steerlab.types import Floats
 
 #: What the small integers of a map mean.
 LANE_KINDS = (
@@ -45,7 +46,6 @@ PAVED = (
 )
 
 SCHEMA = 1
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 Codes = NDArray[np.int8]
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from steerlab.envs.cameras.geometry import (
@@ -18,9 +17,7 @@ from steerlab.envs.cameras.geometry import (
 from steerlab.envs.shards.read import Shard
 from steerlab.openpilot.contracts import X_IDXS
 from steerlab.openpilot.images import unpack_yuv
-
-Array = NDArray[Any]
-Bytes = NDArray[np.uint8]
+from steerlab.types import Array, Bytes
 
 LINE, EDGE, PLAN, LEAD = (80, 220, 100), (255, 90, 70), (70, 160, 255), (255, 210, 60)
 #: What is drawn of a frame.

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.envs.cameras.geometry import Mount
 from steerlab.envs.shards.layout import ATTRIBUTES, KIND, PARTS, SCHEMA
 from steerlab.envs.shards.write import need_zarr
 from steerlab.errors import InputError
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,15 +5,11 @@ Gaussian head is stored with (mean, log of the standard deviation) on its last a
 truth about (the network's own features and hidden state) is zero, and said to be so.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.envs.shards.read import Shard
 from steerlab.openpilot.contracts import FEATURES, HISTORY, IMAGE_LAG, STRIDE
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 LOG_STD = 0.0  # of labels, which have no spread of their own
 #: Where each array comes from; ``zero`` is what no simulator can know.

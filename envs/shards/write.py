@@ -10,13 +10,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.envs.shards.layout import ATTRIBUTES, KIND, PARTS, SCHEMA
 from steerlab.errors import InputError
 from steerlab.files import writable_folder
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 LEVEL = 3  # of zstd
 BLOCK = 64  # frames that share a file

@@ -21,13 +21,13 @@ from steerlab.surrogates.segments.data import (
     Segments,
     official_seed,
 )
+from steerlab.types import Floats
 
 STEER_LIMIT = 2.0
 MAX_CHANGE = 0.5  # m/s^2 per step
 WARMUP_DRAWS = CONTROL_START - CONTEXT  # made and thrown away by the official simulator
 STEPS = COST_END - CONTROL_START  # steps of an episode
 
-Floats = NDArray[np.float64]
 Rows = slice | NDArray[np.intp]
 ALL = slice(None)
 

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from steerlab.surrogates.segments.data import CONTROL_START, DT
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 _EVERY = 10  # steps between the pictures of an animation, as in comma's debug mode
 

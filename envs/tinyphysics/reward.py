@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.surrogates.segments.data import CONTROL_START, COST_END, DT
+from steerlab.types import Floats
 
 LATACCEL_WEIGHT = 50.0
 STEPS = COST_END - CONTROL_START
-
-Floats = NDArray[np.float64]
 
 
 class Costs(NamedTuple):

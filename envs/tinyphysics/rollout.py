@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from steerlab.envs.tinyphysics.dynamics import (
     ALL,
     STEPS,
-    Floats,
     FuturePlan,
     Rows,
     Simulator,
@@ -25,6 +24,7 @@ from steerlab.envs.tinyphysics.reward import Costs, official_costs
 from steerlab.surrogates.plants.base import CONTEXT, Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import CONTROL_START, COST_END, Segments
+from steerlab.types import Floats
 
 
 class Row(NamedTuple):

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from steerlab.envs.arguments import Setting, not_negative, time_limit
 from steerlab.envs.batch import BatchEnv, Info, Rows, after_reset
 from steerlab.envs.layout import Layout
-from steerlab.envs.tracking.problem import Floats, TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
+from steerlab.types import Floats
 
 
 class TrackingVectorEnv(BatchEnv):

@@ -15,11 +15,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from array_api_compat import array_namespace
-from numpy.typing import NDArray
 
 from steerlab.errors import InputError, unknown_name
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats, Paths, PerCase, States
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class TrackingProblem(ABC):
         states = self.rollout(initial, controls)
         return xp.sum(self.stage_costs(states, controls, targets), axis=1)
 
-    def sample(self, rng: Any, count: int) -> tuple[Floats, Floats]:
+    def sample(self, rng: Any, count: int) -> tuple[States, States]:
         """Draw initial states and targets, each (count, 2), from a numpy generator."""
         scale = np.array([self.spread, self.spread, self.target_spread, self.target_spread])
         both = rng.uniform(-1.0, 1.0, (count, 4)) * scale
@@ -131,7 +129,7 @@ class TrackingProblem(ABC):
         return xp.clip(controls, -self.limit, self.limit)
 
 
-def final_error(states: Floats, targets: Floats) -> Floats:
+def final_error(states: Paths, targets: States) -> PerCase:
     """Return the Euclidean distance (B,) of the last of ``states`` (B, T+1, 2) to ``targets``."""
-    error: Floats = np.linalg.norm(states[:, -1] - targets, axis=-1)
+    error: PerCase = np.linalg.norm(states[:, -1] - targets, axis=-1)
     return error

@@ -5,7 +5,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from steerlab.envs.tracking.problem import Floats, TrackingProblem
+from steerlab.envs.tracking.problem import TrackingProblem
+from steerlab.types import Floats
 
 
 def draw(

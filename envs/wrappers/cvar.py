@@ -39,8 +39,8 @@ from steerlab.envs.wrappers.risk_sampler import (
     weighted_quantile,
 )
 from steerlab.errors import InputError
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 #: What the wrappers append to the observation.
 EXTRA = ("budget", "time_left")
 

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
-
-Floats = NDArray[np.float64]
+from steerlab.types import Floats
 
 
 class RiskSampler:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import Contract, Model
@@ -15,8 +14,7 @@ from steerlab.openpilot.engines import Network, OnnxEngine
 from steerlab.openpilot.onnx_file import dimensions, graph_inputs
 from steerlab.openpilot.outputs import parse
 from steerlab.openpilot.probe import Probe
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 PASS, FAIL, SKIP, NOTE = "pass", "FAIL", "skip", "note"
 

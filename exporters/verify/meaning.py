@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from steerlab.errors import InputError
-from steerlab.exporters.verify.base import Array, Fail, Skip, Subject
+from steerlab.exporters.verify.base import Fail, Skip, Subject
 from steerlab.openpilot.commands import plan_curvature
 from steerlab.openpilot.contracts import T_IDXS, YUV_PHASES, head_of_width, plan_column
 from steerlab.openpilot.images import image_pair, pack_i420
 from steerlab.openpilot.outputs import parse
+from steerlab.types import Array
 
 _CONSISTENT = 0.1  # relative error of a plan's integrals
 _UNTRAINED = "untrained=true: the plan is not expected to drive"

@@ -10,7 +10,7 @@ import onnx
 
 from steerlab.errors import InputError
 from steerlab.exporters.onnx import half_precision, relative_difference
-from steerlab.exporters.verify.base import Array, Fail, Note, Skip, Subject
+from steerlab.exporters.verify.base import Fail, Note, Skip, Subject
 from steerlab.exporters.verify.meaning import gaussians
 from steerlab.openpilot.contracts import LOG_STD_CLIP, head_of_width
 from steerlab.openpilot.engines import OnnxEngine
@@ -18,6 +18,7 @@ from steerlab.openpilot.onnx_file import check_file, element_type
 from steerlab.openpilot.probe import Probe, example_inputs, read_probe
 from steerlab.openpilot.tinygrad import TinygradEngine, holds_jit, missing_compiler
 from steerlab.readers.graphs import one_line
+from steerlab.types import Array
 
 PARITY = 1e-5  # torch to onnxruntime, relative above 1; plan vectors by their length
 TINYGRAD_PARITY = 1e-4  # tinygrad to onnxruntime, relative above 1

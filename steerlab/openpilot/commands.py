@@ -14,8 +14,7 @@ from array_api_compat import array_namespace
 from numpy.typing import ArrayLike, NDArray
 
 from steerlab.openpilot.contracts import FRAME_HZ, T_IDXS, CommandRule, plan_column
-
-Array = NDArray[np.floating[Any]]
+from steerlab.types import Array
 
 _YAW, _YAW_RATE = plan_column("yaw"), plan_column("yaw_rate")
 _SPEED, _ACCELERATION = plan_column("vx"), plan_column("ax")

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from steerlab.errors import InputError, unknown_name
@@ -22,9 +21,7 @@ from steerlab.openpilot.onnx_file import (
 )
 from steerlab.openpilot.tinygrad import TinygradEngine
 from steerlab.readers.graphs import open_session, read_graph
-
-Array = NDArray[Any]
-
+from steerlab.types import Array
 
 ENGINES = ("onnxruntime", "tinygrad")
 

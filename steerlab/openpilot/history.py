@@ -3,12 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import DESIRES, STRIDE
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 
 class Queue:

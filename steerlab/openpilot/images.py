@@ -5,13 +5,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.compiled import compiled, has_numba
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import YUV_PHASES
-
-Bytes = NDArray[np.uint8]
+from steerlab.types import Bytes
 
 HEIGHT, WIDTH = 256, 512  # of a model frame
 I420 = (HEIGHT * 3 // 2, WIDTH)

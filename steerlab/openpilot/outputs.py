@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.contracts import LOG_STD_CLIP, Head, Model, head_of_width, known_heads
-
-Array = NDArray[np.floating[Any]]
+from steerlab.types import Array
 
 
 def pack(model: Model, tensors: Mapping[str, Tensor]) -> Tensor:

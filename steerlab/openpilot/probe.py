@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import Model
 from steerlab.openpilot.images import I420
 from steerlab.openpilot.onnx_file import check_file
 from steerlab.readers.arrays import read_arrays, write_arrays
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 
 @dataclass(frozen=True)

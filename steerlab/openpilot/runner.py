@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from steerlab.errors import InputError
 from steerlab.openpilot.commands import Command, action_times, command, smooth
@@ -40,8 +40,7 @@ from steerlab.openpilot.history import (
 )
 from steerlab.openpilot.images import HEIGHT, WIDTH, image_pair
 from steerlab.openpilot.outputs import parse
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 PLANES = (6, HEIGHT // 2, WIDTH // 2)  # of one frame
 

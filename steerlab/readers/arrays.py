@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
 from steerlab.readers.archives import open_archive
+from steerlab.types import Array
 
 _CHECKSUM = "sha256"
-Array = NDArray[Any]
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], compressed: bool = False) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from steerlab.readers.arrays import read_arrays, require, write_arrays
 from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant, probabilities
 from steerlab.surrogates.plants.tokens import BINS
+from steerlab.types import Singles
 
-Floats = NDArray[np.float32]
 Batch = dict[str, Tensor]
 
 _LARGE = 5.0  # nats, from which on an example's loss grows with the logarithm only
@@ -35,10 +35,10 @@ class MomentRecorder(Plant):
 
     def __init__(self, plant: Plant) -> None:
         self.plant = plant
-        self.mean: list[Floats] = []
-        self.deviation: list[Floats] = []
+        self.mean: list[Singles] = []
+        self.deviation: list[Singles] = []
 
-    def logits(self, states: Floats, tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: Singles, tokens: NDArray[np.int64]) -> Logits:
         """Return the plant's logits (B, 1024) and note their moments."""
         logits = self.plant.logits(states, tokens)
         chances = probabilities(logits).astype(np.float64)
@@ -61,11 +61,11 @@ class Transitions:
         deviation: (R, K) of the plant's prediction, m/s^2.
     """
 
-    steer: Floats
-    lataccel: Floats
-    road: Floats
-    mean: Floats
-    deviation: Floats
+    steer: Singles
+    lataccel: Singles
+    road: Singles
+    mean: Singles
+    deviation: Singles
 
     def save(self, path: str | Path) -> None:
         """Write to an .npz file."""

@@ -81,6 +81,7 @@ def property_of(path: Path, name: str) -> str:
     return {p.key: p.value for p in onnx.load(str(path)).metadata_props}[name]
 
 
+@pytest.mark.slow
 def test_for_another_release_at_paths_of_ones_own(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,7 +184,11 @@ def parts_say(vision: Path, tail: Any, frames: list[Any], id: str) -> list[Any]:
 
 @pytest.mark.parametrize(
     "month",
-    [pytest.param("06", marks=pytest.mark.slow), pytest.param("07", marks=pytest.mark.slow), "09"],
+    [
+        pytest.param("06", marks=pytest.mark.slow),
+        pytest.param("07", marks=pytest.mark.slow),
+        pytest.param("09", marks=pytest.mark.slow),
+    ],
 )
 def test_one_graph_with_a_stated_vision_network(
     month: str, checkpoint: Path, vision: Path, tmp_path: Path
@@ -239,6 +244,7 @@ def test_refuses(arguments: list[str], words: str, checkpoint: Path, tmp_path: P
         export_policy.main([*first, *arguments, "tinygrad=none", f"output={tmp_path}"])
 
 
+@pytest.mark.slow
 def test_a_policy_file_is_no_vision_network(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path / "policy")
     file = tmp_path / "policy" / "driving_policy.onnx"

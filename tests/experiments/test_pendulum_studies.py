@@ -27,6 +27,7 @@ from steerlab.experiments import (
     train_pi0_fast,
 )
 from steerlab.openpilot.engines import session
+from tests.agents.inverted_pendulum.published_files import write_repository
 
 pytest.importorskip("tokenizers")
 SMALL = ["width=16", "layers=1", "batch_size=64", "device=cpu", "threads=1"]
@@ -172,6 +173,22 @@ def test_evaluation_from_one_end_to_the_other(data: Path, ensemble: Path, tmp_pa
     assert len(rates["nominal", "pi0"]["success"]) == 2
     assert len(rates["heavy", "pi0-FAST"]["success"]) == 1
     assert (tmp_path / "out" / "rates.png").stat().st_size > 10_000
+
+
+def test_published_checkpoints_play_beside_the_rest(data: Path, tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "published", 2)
+    evaluate_pendulum.main(
+        [f"data={data}", f"published={repository}", "episodes=3", "noises=[0.01]", "replans=[12]",
+         "mlp_models=0", "reset_noise=0", "episode_steps=12", "device=cpu",
+         f"output={tmp_path / 'out'}"]
+    )  # fmt: skip
+    cells = {
+        c["controller"]: c for c in json.loads((tmp_path / "out" / "results.json").read_text())
+    }
+    for kind in ("published pi0", "published pi0-FAST"):
+        assert len(cells[kind]["success"]) == 2
+    with pytest.raises(SystemExit, match="give a copy of the published repository"):
+        evaluate_pendulum.main([f"data={data}", f"published={data}", f"output={tmp_path / 'none'}"])
 
 
 def test_evaluation_of_short_episodes_from_rest(data: Path, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_hard_episodes_are_others(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["cte_p95"] > usual.cte_p95  # and act late
 
 
+@pytest.mark.slow
 def test_ppo_after_the_dry_run(trained: Path, tmp_path: Path) -> None:
     """The other recipe as a second stage; its files are as complete."""
     arguments = [
@@ -179,6 +180,7 @@ def test_a_vision_model_sees_the_rendered_road(trained: Path, tmp_path: Path) ->
     assert record.offset.size == 24  # 12 steps of two episodes
 
 
+@pytest.mark.slow
 def test_compare_the_recipes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import tempfile
-import traceback
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from steerlab.surrogates.segments import comma
 from steerlab.surrogates.segments.data import load_segments, write_segment
 from steerlab.surrogates.segments.synthetic import synthetic_segment
 from steerlab.surrogates.training.dataset import Sequences
+from tests.clean_fork import ended, fork
 from tests.surrogates.logs.log_writer import Drive, log
 
 
@@ -67,24 +67,15 @@ class Reader:
 
 
 def readers(folder: Path) -> dict[str, Reader]:
-    """Return the readers; files are made in ``folder``.
-
-    They are made in a fork: whoever has used polars or onnxruntime must not fork any more.
-    """
+    """Return the readers; files are made in ``folder``, in a process of its own."""
     note = folder / "readers.pkl"
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            note.write_bytes(pickle.dumps(make_readers(folder)))
-            code = 0
-        except BaseException:  # noqa: BLE001 - the parent asserts
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert ended(fork(_note_readers, folder, note), 300) == 0
     found: dict[str, Reader] = pickle.loads(note.read_bytes())
     return found
+
+
+def _note_readers(folder: Path, note: Path) -> None:
+    note.write_bytes(pickle.dumps(make_readers(folder)))
 
 
 def make_readers(folder: Path) -> dict[str, Reader]:

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from steerlab.errors import InputError
+from tests.clean_fork import ended, fork
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import Reader, readers
-from tests.reliability.harness import ended
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork server")
 MANY, FEW, SAMPLE = 5000, 500, 25
 SECONDS, MEGABYTES = 20, 1000
 Change = Callable[[bytes, random.Random], bytes]
@@ -42,23 +42,13 @@ NAMES = (
 def attack(
     reader: Reader, count: int, folder: Path, seed: str, change: Change = mutated
 ) -> dict[str, Any]:
-    """Read ``count`` damaged files in a fork; return what went wrong, and counts."""
+    """Read ``count`` damaged files in a process; return what went wrong, and counts."""
     folder.mkdir()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _attack(reader, count, folder, seed, change)
-            os._exit(0)
-        except BaseException:  # noqa: BLE001 - the parent reads the note
-            (folder / "crash").write_text(traceback.format_exc())
-            os._exit(1)
-    status = ended(pid, 3600)
+    status = ended(fork(_attack, reader, count, folder, seed, change), 3600)
     note = folder / "note.json"
     found: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {"wrong": []}
     if status:
-        crash = folder / "crash"
-        why = crash.read_text() if crash.exists() else f"exit status {status}"
-        found["wrong"].append(f"the process ended: {why}, at {sorted(folder.iterdir())}")
+        found["wrong"].append(f"exit status {status}, at {sorted(folder.iterdir())}")
     return found
 
 

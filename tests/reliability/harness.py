@@ -1,4 +1,4 @@
-"""Run a study in a fork of a warm process, stop it somewhere, and hold its results to others."""
+"""Run a study in a fork of a clean process, stop it somewhere, and hold its results to others."""
 
 import importlib
 import json
@@ -19,6 +19,8 @@ import torch
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.files import HIDDEN, watch_changes
 from steerlab.readers.arrays import read_arrays
+from tests import clean_fork
+from tests.clean_fork import fork
 
 #: Names of values that tell the time, and of arrays that say how old they are.
 TIMED = re.compile(r"seconds|fps|time_elapsed|latency|_us$|minutes|^t$|checksum|^date$")
@@ -29,11 +31,14 @@ LONG = 600.0  # s after which a run counts as hung
 def start(
     study: str, arguments: list[str], folder: Path, hook: Callable[[str, Path], None] | None = None
 ) -> int:
-    """Fork; run the study in ``folder`` there, in a session of its own. Return its number."""
+    """Run the study in ``folder``, in a process and session of its own. Return its number."""
     folder.mkdir(parents=True, exist_ok=True)
-    pid = os.fork()
-    if pid:
-        return pid
+    return fork(_run, study, arguments, folder, hook)
+
+
+def _run(
+    study: str, arguments: list[str], folder: Path, hook: Callable[[str, Path], None] | None
+) -> None:
     code = 70
     try:
         os.setsid()
@@ -59,22 +64,13 @@ def start(
         os._exit(code)
 
 
-def ended(pid: int, seconds: float = LONG) -> int:
-    """Wait for a process; return its exit status, negative for a signal.
+def ended(pid: int) -> int:
+    """Wait for a run; return its exit status, negative for a signal.
 
     Raises:
-        TimeoutError: It goes on for longer; it is killed.
+        TimeoutError: It hangs; it is killed.
     """
-    end = time.monotonic() + seconds
-    while True:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise TimeoutError(f"process {pid} went on for {seconds:g} s")
-        time.sleep(0.005)
+    return clean_fork.ended(pid, LONG)
 
 
 def left_alive(session: int) -> list[int]:

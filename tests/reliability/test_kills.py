@@ -1,19 +1,16 @@
 """A study that is killed anywhere and started again ends as one that was not."""
 
-import importlib
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.reliability.harness import (
     count_into,
@@ -24,7 +21,7 @@ from tests.reliability.harness import (
     results,
     start,
 )
-from tests.reliability.studies import CASES, Case, make_inputs, make_small
+from tests.reliability.studies import CASES, Case, make_inputs
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks warm processes")
 #: Kills at random times of each study: by SIGKILL and by SIGTERM.
@@ -34,7 +31,7 @@ SAMPLE = ("generate-pendulum-data", "train-tracking-ppo")
 
 @dataclass
 class Warm:
-    """A process that has imported everything, and what the studies begin with."""
+    """Working folders of studies, and what the studies begin with."""
 
     folder: Path
 
@@ -74,13 +71,8 @@ class Warm:
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    torch.set_num_threads(1)
-    for case in CASES.values():
-        importlib.import_module(f"steerlab.experiments.{case.study}")
-    with pytest.MonkeyPatch.context() as patch:
-        make_small(patch.setattr)
-        yield Warm(tmp_path_factory.mktemp("reliability"))
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Warm:
+    return Warm(tmp_path_factory.mktemp("reliability"))
 
 
 def whole_run(

@@ -249,8 +249,9 @@ class Server:
             sensor.listen(heard)
 
         for name, events in (("collision", self.hits), ("lane_invasion", self.crossings)):
-            blueprint = with_attributes(library.find(f"sensor.other.{name}"), {"role_name": ROLE})
-            add(blueprint, carla.Transform(), events.put)
+            for blueprint in library.filter(f"sensor.other.{name}"):  # some version may lack it
+                blueprint = with_attributes(blueprint, {"role_name": ROLE})
+                add(blueprint, carla.Transform(), events.put)
         if not self.with_cameras:
             return
         mount = Windshield(int(values["traffic_seed"]), {}).mount

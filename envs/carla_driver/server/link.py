@@ -133,8 +133,8 @@ class Link:
         """Give the connection up, and the server with it if it was launched from here."""
         server, self._server = self._server, None
         self._release()
-        if server is not None and server.process is not None:
-            _guard.stop(server.process)  # also one that was to be kept: it is of no use
+        if server and server.process and server.process.poll() is None:
+            _guard.stop(server.process)  # one that was to be kept: it is of no use
 
     def close(self) -> None:
         """Release the server; one that we launched ends unless it is to be kept."""

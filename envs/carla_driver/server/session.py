@@ -77,7 +77,7 @@ class Session:
         client = self.link.open()
         with self.careful():
             world = client.get_world()
-            was_left = self._clear(client, world)
+            self._clear(client, world)
             road_map = world.get_map()
             name = self._choose(client, town, substitute)
             if _short(road_map.name) != name:
@@ -86,8 +86,6 @@ class Session:
                 client.set_timeout(self.link.options.timeout)
                 road_map = world.get_map()
             before, settings = world.get_settings(), world.get_settings()
-            if was_left:
-                _asynchronous(before)
             self._world, self._before = world, (before, world.get_weather())
             settings.synchronous_mode, settings.fixed_delta_seconds = True, DT
             settings.substepping = True
@@ -111,21 +109,22 @@ class Session:
             f"{', '.join(names)}, or install the release's additional maps"
         )
 
-    def _clear(self, client: "carla.Client", world: "carla.World") -> bool:
-        """Destroy what an earlier run left behind; tell whether there was any."""
+    def _clear(self, client: "carla.Client", world: "carla.World") -> None:
+        """Put right what an earlier run left behind.
+
+        Whoever made the server synchronous ticks it no more, as we hold it: it would stand still.
+        """
         import carla
 
+        settings = world.get_settings()
+        if settings.synchronous_mode:
+            settings.synchronous_mode, settings.fixed_delta_seconds = False, None
+            world.apply_settings(settings)
         everyone: list[carla.Actor] = list(cast("Any", world.get_actors()))
         left = [actor for actor in everyone if actor.attributes.get("role_name") == ROLE]
-        if not left:
-            return False
-        settings = world.get_settings()
-        if settings.synchronous_mode:  # nobody ticks it any more
-            _asynchronous(settings)
-            world.apply_settings(settings)
         left.sort(key=lambda actor: not actor.type_id.startswith("sensor."))
-        client.apply_batch_sync([carla.command.DestroyActor(actor.id) for actor in left])
-        return True
+        if left:
+            client.apply_batch_sync([carla.command.DestroyActor(actor.id) for actor in left])
 
     def tick(self) -> "carla.WorldSnapshot":
         """Advance the world by one step and return what is in it then.
@@ -191,7 +190,3 @@ class Session:
 
 def _short(path: str) -> str:
     return path.rpartition("/")[2]
-
-
-def _asynchronous(settings: "carla.WorldSettings") -> None:
-    settings.synchronous_mode, settings.fixed_delta_seconds = False, None

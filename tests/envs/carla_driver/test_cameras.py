@@ -16,6 +16,7 @@ pytest.importorskip("panda3d")
 ACTION = np.array([0.0, 0.1], np.float32)
 
 
+@pytest.mark.slow
 def test_model_frames_are_a_pair_0_2_s_apart() -> None:
     env = gym.make(
         "CarlaDriver-v0", camera="model", scenario="country_road", render_mode="rgb_array"

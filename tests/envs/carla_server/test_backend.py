@@ -303,6 +303,17 @@ def test_leftovers_of_a_run_that_died(duck: ducks.Server) -> None:
     assert not duck.settings.synchronous_mode  # nobody was left who would have ticked it
 
 
+def test_a_server_that_stands_still(duck: ducks.Server) -> None:
+    """Somebody left it synchronous, on another map: loading ours would hang."""
+    duck.settings.synchronous_mode, duck.settings.fixed_delta_seconds = True, 0.05
+    duck.maps["Town03"] = "country_road"
+    duck.load("Town03")
+    env = make(duck)
+    env.reset(seed=0)
+    env.close()
+    duck.untouched()
+
+
 def test_settings_of_others_are_put_back(duck: ducks.Server) -> None:
     duck.settings.fixed_delta_seconds = 0.02
     duck.settings.no_rendering_mode = True
@@ -328,6 +339,17 @@ def test_the_list_of_calls_is_complete(duck: ducks.Server) -> None:
     env.reset(seed=1)
     env.close()
     assert set(duck.calls) == set(CALLS)
+
+
+def test_a_version_without_a_sensor_of_lines(duck: ducks.Server) -> None:
+    full = duck.library()
+    with pytest.MonkeyPatch.context() as patch:
+        few = ducks.Library(b for b in full if b.id != "sensor.other.lane_invasion")
+        patch.setattr(duck, "library", lambda: few)
+        env = make(duck)
+        env.reset(seed=0)
+        assert [sensor.type_id for sensor in duck.sensors("sensor")] == ["sensor.other.collision"]
+        env.close()
 
 
 @pytest.mark.parametrize(("call", "how"), [*itertools.product(CALLS, ("time-out", "error"))])

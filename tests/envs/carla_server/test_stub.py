@@ -32,7 +32,7 @@ PLANTED = (
     ("backend.py", "ego.set_target_velocity", "ego.set_velocity"),
     ("backend.py", "light.get_opendrive_id", "light.get_opendrive_ID"),
     ("backend.py", "carla.TrafficLightState.Yellow", "carla.TrafficLightState.Amber"),
-    ("backend.py", "library.find(", "library.fnd("),
+    ("backend.py", "library.filter(pattern)", "library.filtr(pattern)"),
     ("crowd.py", "vehicle.set_autopilot(True, port)", "vehicle.set_autopilot(True, prt=port)"),
     ("crowd.py", "pose.get_right_vector()", "pose.get_rightvector()"),
     ("simulator.py", "seen.get_velocity()", "seen.get_speed()"),
