@@ -115,7 +115,8 @@ def test_a_traffic_manager_of_its_own(duck: ducks.Server) -> None:
     with Link(ServerOptions(port=duck.port, traffic_port=taken)) as link:
         manager: Any = link.traffic_manager()
         assert manager.port == link.traffic_port == taken
-        assert link.traffic_manager() is manager
+        again: Any = link.traffic_manager()
+        assert again is manager
     assert manager.shut
 
 
