@@ -12,6 +12,7 @@ Examples:
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,7 +89,7 @@ def run(config: Config, output: Path) -> Figures:
             for measure, value in errors.items():
                 found.setdefault(name, {}).setdefault(measure, []).append(value)
             with atomic_path(output / FIGURES) as temporary:
-                temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+                temporary.write_text(json.dumps(_plain(found), indent=1, allow_nan=False), "utf-8")
     source = "true-state features" if not config.checkpoint else Path(config.checkpoint).name
     _print(found, f"{len(train):,} windows to learn from, {len(test):,} to judge by; {source}")
     return found
@@ -118,6 +119,17 @@ def _trained(
         contract=config.contract, seed=seed, device=config.device,
     )  # fmt: skip
     return train_policy(settings, train, valid, output / f"{name}_{seed}")
+
+
+def _plain(found: Figures) -> dict[str, dict[str, list[float | None]]]:
+    """Return figures as JSON can say them: null where no label goes that far."""
+    return {
+        name: {
+            measure: [value if math.isfinite(value) else None for value in values]
+            for measure, values in figures.items()
+        }
+        for name, figures in found.items()
+    }
 
 
 def _print(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> None:

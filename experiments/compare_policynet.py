@@ -55,7 +55,7 @@ from steerlab.study import study
 BLOCK = 250  # episodes that are driven side by side
 #: The driver that is trained to teach where none is given: compare-cvar's settings.
 TEACHER = DriverConfig(
-    total_steps=153_600, num_envs=128, batch_size=3200, n_epochs=4, learning_rate=1e-4, log_std=-2.0,
+    total_steps=153_600, num_envs=128, batch_size=3200, epochs=4, learning_rate=1e-4, log_std=-2.0,
     cell="gru", imitation=6,
 )  # fmt: skip
 #: What PPO from nothing has different: it has everything to find out, and nothing to lose.

@@ -140,13 +140,13 @@ def settled(config: Config) -> Config:
     if config.dry_run:
         rows, steps = min(config.num_envs, 8), min(config.steps, 120)
         config = dataclasses.replace(
-            config, num_envs=rows, steps=steps, total_steps=2 * rows * steps, passes=1.0,
+            config, num_envs=rows, steps=steps, total_steps=2 * rows * steps, epochs=1.0,
             batch_size=16, roads=2, processes=1,
         )  # fmt: skip
         if config.recipe == "ppo":
             rows, steps = min(config.ppo.num_envs, 4), min(config.ppo.steps, 60)
             ppo = dataclasses.replace(
-                config.ppo, num_envs=rows, steps=steps, passes=1.0, batch_size=16, critic_first=1
+                config.ppo, num_envs=rows, steps=steps, epochs=1.0, batch_size=16, critic_first=1
             )
             config = dataclasses.replace(config, ppo=ppo, total_steps=3 * rows * steps)
     if config.recipe == "ppo":

@@ -12,8 +12,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,7 +33,7 @@ from steerlab.processes import Terminated, process_rank, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
 from steerlab.study_arguments import MULTIRUN, SHOWING, overrides_of, shorten, writable
-from steerlab.study_files import WRITE, from_file, take_flags, write_config
+from steerlab.study_files import from_file, take_flags, with_file
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -84,44 +84,44 @@ def study(
         if {"-h", "--help"} & set(arguments):
             print_help(command, module.__doc__ or "", config_type)
             return
-        with _told_in_a_line(command, arguments, resumes):
-            flags, given = take_flags(arguments)
-            if WRITE in flags:
-                print(write_config(flags[WRITE], config_type, command))
+        try:
+            told = with_file(arguments, config_type, command)
+            if told is None:
                 return
-            overrides = overrides_of(from_file(flags, given), config_type)
             with terminable():
-                _run_hydra(name, overrides, config_type, run, free, folder)
+                _run_hydra(name, overrides_of(told, config_type), config_type, run, free, folder)
+        except InputError as error:
+            sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
+        except (HydraException, OmegaConfBaseException) as error:
+            text = shorten(_one_line(error), arguments)
+            sys.exit(f"steerlab {command}: {text} (see --help)")
+        except OSError as error:
+            if error.errno not in _STORAGE_ERRORS:
+                raise
+            sys.exit(f"steerlab {command}: {_cannot_write(error)}")
+        except KeyboardInterrupt as stop:
+            print(_stopped(command, arguments, stop, resumes), file=sys.stderr)
+            sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
     return main
 
 
-@contextmanager
-def _told_in_a_line(command: str, arguments: Sequence[str], resumes: bool) -> Iterator[None]:
-    """End the program with one line for what a user can mend, and for Ctrl-C with how to go on."""
-    try:
-        yield
-    except InputError as error:
-        sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
-    except (HydraException, OmegaConfBaseException) as error:
-        text = shorten(_one_line(error), arguments)
-        sys.exit(f"steerlab {command}: {text} (see --help)")
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRORS:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        sys.exit(
-            f"steerlab {command}: cannot write: {error.strerror}{where}; make room or give "
-            "another output=; what is there already is kept"
-        )
-    except KeyboardInterrupt as stop:
-        text = f"\nsteerlab {command}: stopped."
-        if resumes and stop.args:
-            same = [a for a in arguments if not a.startswith("output=")]
-            again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
-            text += f" To go on from there: {again}"
-        print(text, file=sys.stderr)
-        sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+def _stopped(command: str, arguments: Sequence[str], stop: KeyboardInterrupt, resumes: bool) -> str:
+    """Return what is said of an interrupted run; ``stop`` carries its folder where there is one."""
+    text = f"\nsteerlab {command}: stopped."
+    if resumes and stop.args:
+        same = [a for a in arguments if not a.startswith("output=")]
+        again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
+        text += f" To go on from there: {again}"
+    return text
+
+
+def _cannot_write(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"cannot write: {error.strerror}{where}; make room or give another output=; what is there "
+        "already is kept"
+    )
 
 
 def within(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlab.agents.drivingpolicy.data import Windows
 from steerlab.agents.drivingpolicy.losses import read_command
-from steerlab.agents.drivingpolicy.network import DrivingPolicy
+from steerlab.agents.drivingpolicy.network import DrivingPolicy, Said
 from steerlab.agents.supervised import Batch
 from steerlab.openpilot.contracts import T_IDXS
 
@@ -69,14 +69,21 @@ def network_planner(network: DrivingPolicy, told: bool = True) -> Planner:
     """
 
     def plan(batch: Batch) -> tuple[Tensor, Tensor]:
-        smooth = network.contract.command.lat_smooth_s
-        car = batch["car"] + batch["car"].new_tensor([0.0, smooth])
-        known = car.new_full((len(car), 1), float(told))
-        said = network.say(batch["features"], batch["desire"], batch["traffic"], car, known)
-        plans, _, logits = network.hypotheses(said)
-        return plans[..., :2], logits
+        plans, _, logits = network.hypotheses(_said(network, batch, told)[0])
+        return plans[..., :2].cpu(), logits.cpu()
 
     return plan
+
+
+def _said(network: DrivingPolicy, batch: Batch, told: bool = True) -> tuple[Said, Tensor]:
+    """Return what a network says of a batch, where it computes, and speed and delay as it was told."""
+    device = network.log_std.device
+    features, desire, traffic, car = (
+        batch[name].to(device) for name in ("features", "desire", "traffic", "car")
+    )
+    car = car + car.new_tensor([0.0, network.contract.command.lat_smooth_s])
+    known = car.new_full((len(car), 1), float(told))
+    return network.say(features, desire, traffic, car, known), car
 
 
 def constant_turn(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -94,15 +101,14 @@ def constant_turn(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def command_errors(network: DrivingPolicy, data: Windows) -> dict[str, float]:
     """Return the mean errors of the command: ``lateral`` and ``longitudinal``, m/s^2."""
-    rule, errors = network.contract.command, []
+    errors = []
     for indices in torch.arange(len(data)).split(512):
         batch = data[indices]
-        car = batch["car"] + batch["car"].new_tensor([0.0, rule.lat_smooth_s])
-        known = car.new_ones(len(car), 1)
         with torch.no_grad():
-            said = network.say(batch["features"], batch["desire"], batch["traffic"], car, known)
-            curvature, pedal = read_command(network, said.near, car)
-        missed = (curvature - batch["command"][:, 0]) * car[:, 0] ** 2
-        errors.append(torch.stack([missed, pedal - batch["command"][:, 1]], 1).abs())
+            said, car = _said(network, batch)
+            asked = torch.stack(read_command(network, said.near, car), 1).cpu()
+        missed = (asked - batch["command"]).abs()
+        missed[:, 0] *= batch["car"][:, 0] ** 2
+        errors.append(missed)
     lateral, longitudinal = torch.cat(errors).mean(0).tolist()
     return {"lateral": lateral, "longitudinal": longitudinal}

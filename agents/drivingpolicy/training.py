@@ -1,5 +1,6 @@
 """The policy learns from the windows of shards, in the one supervised loop: it resumes bit for bit."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,8 @@ def train_policy(
 
     def metrics(model: nn.Module) -> Mapping[str, float]:
         assert isinstance(model, DrivingPolicy)
-        return plan_errors(network_planner(model.cpu()), valid)
+        found = plan_errors(network_planner(model), valid)
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     fit(network, policy_loss, train, valid, config, output, metrics, network.describe())
     return network.cpu().eval()

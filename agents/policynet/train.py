@@ -56,7 +56,7 @@ class ImitationConfig:
     total_steps: int = option(768_000, "steps of 0.05 s that are driven in all")
     num_envs: int = option(128, "rows of the task")
     steps: int = option(300, "steps of each row in an iteration")
-    passes: float = option(4.0, "how often an iteration goes over the frames of its drive")
+    epochs: float = option(4.0, "how often an iteration goes over the frames of its drive")
     batch_size: int = option(64, "windows of 25 frames a gradient step")
     learning_rate: float = option(1e-3, "largest step size of AdamW; falls along a cosine")
     reduced: int = option(128, "values to which a frame's features are reduced")
@@ -214,7 +214,7 @@ def _drive(
 def _updates(config: ImitationConfig) -> int:
     """Return the gradient steps of an iteration."""
     frames = config.num_envs * config.steps
-    return max(1, round(config.passes * frames / (WINDOW * config.batch_size)))
+    return max(1, round(config.epochs * frames / (WINDOW * config.batch_size)))
 
 
 def _rate(largest: float, update: int, updates: int) -> float:
@@ -316,8 +316,8 @@ def check(config: ImitationConfig) -> int:
     for name in ("num_envs", "steps", "batch_size"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
-    if config.passes <= 0 or config.learning_rate <= 0:
-        raise InputError("passes and learning_rate must be positive")
+    if config.epochs <= 0 or config.learning_rate <= 0:
+        raise InputError("epochs and learning_rate must be positive")
     for name in ("noise", "calm", "hard"):
         if not 0 <= getattr(config, name) <= 1:
             raise InputError(f"{name}={getattr(config, name)} must be in [0, 1]")

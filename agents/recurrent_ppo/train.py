@@ -46,7 +46,7 @@ class DriverConfig:
     num_envs: int = option(64, "rows of the task; each drives one episode an iteration")
     episode_steps: int = option(200, "steps of an episode (0.05 s each)")
     batch_size: int = option(1600, "steps a gradient step")
-    n_epochs: int = option(6, "passes over the steps of an iteration")
+    epochs: int = option(6, "passes over the steps of an iteration")
     learning_rate: float = option(1e-3, "step size at the start; falls linearly to a tenth")
     gamma: float = option(1.0, "discount of the learner, and of the return whose CVaR is meant")
     gae_lambda: float = option(0.95, "decay of the advantage estimate")
@@ -99,7 +99,7 @@ def make_model(config: DriverConfig, env: CVaRVectorReward) -> RecurrentPPO:
             VecNormalize(VecMonitor(adapter), gamma=config.gamma),
             n_steps=config.episode_steps,
             batch_size=config.batch_size,
-            n_epochs=config.n_epochs,
+            n_epochs=config.epochs,
             learning_rate=lambda left: config.learning_rate * (0.1 + 0.9 * left),
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,

@@ -74,7 +74,7 @@ def test_training_goes_on_with_wider_data_only(runs: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "method",
     [
-        ["epochs=2", "cases=40", "learning_rate=1e-2"],
+        ["epochs=2", "cases=40", "learning_rate=1e-2", "safe_steps=false"],
         ["method=ppo", "ppo.total_plans=64", "ppo.num_envs=8", "ppo.batch_size=16"],
     ],
 )
@@ -91,6 +91,8 @@ def test_finetuning_for_a_reward_of_ones_own(
     finetune_trc.main([*common, "reward=own.py:gentle", *method])
     told = json.loads(Path("tuned/results.json").read_text())
     before, after = (load_planner(p) for p in (runs / "other" / "best.pt", "tuned/best.pt"))
+    assert before.describe()["safe_steps"]
+    assert after.describe()["safe_steps"] == ("safe_steps=false" not in method)
     states, targets = before.problem.sample(np.random.RandomState(123), 20)
     for label, model in (("before", before), ("after", after)):
         worth = -np.square(model.plan(states, targets)).mean(axis=(1, 2)).mean()

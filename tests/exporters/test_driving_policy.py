@@ -50,6 +50,7 @@ def checked(network: DrivingPolicy, target: str, folder: Path, vision: str = "")
     return {n: c.status for n, c in found.items()}
 
 
+@pytest.mark.slow
 def test_the_diffusion_is_in_the_file(tmp_path: Path) -> None:
     found = checked(policy(steps=2), "openpilot-0.10.0", tmp_path)
     for name in ("torch parity", "plan", "meaning", "operators", "slices", "heads"):
@@ -106,7 +107,7 @@ def vision_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     "year",
     [
         pytest.param("2026-06", marks=pytest.mark.exhaustive),
-        pytest.param("2026-07", marks=pytest.mark.slow),
+        pytest.param("2026-07", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_supercombo_says_what_its_parts_say(year: str, vision_file: str, tmp_path: Path) -> None:

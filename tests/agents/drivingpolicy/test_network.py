@@ -119,6 +119,7 @@ def pair() -> tuple[DrivingPolicy, Network]:
     return policy(), Network(TorchEngine(vision, ["img", "big_img"]), vision.model.slices)
 
 
+@pytest.mark.slow
 def test_a_pair_drives_by_its_pictures(pair: tuple[DrivingPolicy, Network]) -> None:
     network, vision = pair
     env = CarlaDriverVectorEnv(1, scenario="country_road", traffic=0)
