@@ -36,14 +36,14 @@ class Config:
 
     logs: str | None = option(None, "folder of logs; none: logs written for the occasion")
     minutes: int = option(24, "minutes of log that are extracted")
-    workers: tuple[int, ...] = option((1, 2), "numbers of workers to try")
+    processes: tuple[int, ...] = option((1, 2), "numbers of processes to try")
     many: int = option(8, "how many times more logs the memory is measured with")
 
 
 def run(config: Config, output: Path | None) -> dict[str, float]:
     """Measure and print."""
-    if config.minutes < 2 or config.many < 2 or min(config.workers) < 1:
-        raise InputError("minutes and many must be at least 2, workers at least 1")
+    if config.minutes < 2 or config.many < 2 or min(config.processes) < 1:
+        raise InputError("minutes and many must be at least 2, processes at least 1")
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="steerlab-") as name:
         folder = Path(name)
@@ -51,12 +51,12 @@ def run(config: Config, output: Path | None) -> dict[str, float]:
             sets = {"yours": list(find_logs([config.logs]))[: config.minutes]}
         else:
             sets = {kind: _write(folder / kind, kind, config.minutes) for kind in ("rlog", "qlog")}
-        table = Table("log", "MB a minute", *(f"{w} worker(s)" for w in config.workers),
+        table = Table("log", "MB a minute", *(f"{w} worker(s)" for w in config.processes),
                       title="minutes of log a second, in all and a worker")  # fmt: skip
         for kind, logs in sets.items():
             size = sum(Path(log.place).stat().st_size for log in logs) / len(logs) / 1e6
             cells = []
-            for workers in config.workers:
+            for workers in config.processes:
                 out = folder / "out"
                 # Processes take a second to start: that is measured apart and taken off.
                 idle = _timed(logs[:1] * 1, out, workers) if workers > 1 else 0.0
@@ -77,7 +77,7 @@ def run(config: Config, output: Path | None) -> dict[str, float]:
 def _timed(logs: list[LogFile], out: Path, workers: int) -> float:
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    extract_all(logs, out, ExtractOptions(), workers=workers)
+    extract_all(logs, out, ExtractOptions(), processes=workers)
     return time.perf_counter() - start
 
 
@@ -95,7 +95,7 @@ def _peak_memory(logs: list[LogFile], out: Path) -> float:
 
 
 def _measure(logs: list[LogFile], out: str, answer: Connection) -> None:
-    extract_all(logs, out, ExtractOptions(), workers=1)
+    extract_all(logs, out, ExtractOptions(), processes=1)
     answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -43,7 +43,7 @@ class Config(DriverConfig):
     total_steps: int = option(153_600, "control steps of each training")
     num_envs: int = option(128, "rows of the task; each drives one episode an iteration")
     batch_size: int = option(3200, "steps a gradient step")
-    n_epochs: int = option(4, "passes over the steps of an iteration")
+    epochs: int = option(4, "passes over the steps of an iteration")
     learning_rate: float = option(1e-4, "step size at the start; falls linearly to a tenth")
     log_std: float = option(-2.0, "initial log of the action's standard deviation")
     cell: str = option("gru", "lstm or gru")

@@ -21,6 +21,8 @@ from rich.table import Table
 
 from steerlab import doctor
 from steerlab.doctor import NOTE, OK, WRONG, Finding
+from steerlab.envs.carla_driver.server.capabilities import TABLE
+from steerlab.envs.carla_driver.server.launch import find_program
 from steerlab.errors import InputError, unknown_name
 from steerlab.options import option
 from steerlab.study import study
@@ -75,7 +77,9 @@ def _findings(config: Config) -> Iterator[Finding]:
     yield from doctor.extras()
     yield _torch()
     yield doctor.compiler()
-    yield from doctor.carla_findings(config.carla_host, config.carla_port)
+    yield from doctor.carla_findings(
+        config.carla_host, config.carla_port, find_program, tuple(TABLE)
+    )
     folder = Path(config.output_folder).expanduser()
     yield doctor.disk(folder)
     yield doctor.writable("results", folder, "give output= in a folder that you may write")

@@ -44,7 +44,7 @@ class Config:
     mirror: str | None = option(None, "folder or file:// address to take routes from, not the API")
     samples_path: str = option("tinyphysics_segments", "folder of the segments")
     write_samples: bool = option(True, "write NNNNN.csv files besides the arrays for training")
-    extract_workers: int = option(4, "processes that download and read")
+    processes: int = option(4, "processes that download and read")
     min_seconds: float = option(
         54.9, "shortest segment that is kept; the simulator needs 549 rows, which are 54.9 s"
     )
@@ -92,7 +92,7 @@ def run(config: Config, output: Path) -> Extraction:
             logs(),
             config.samples_path,
             options,
-            workers=config.extract_workers,
+            processes=config.processes,
             write_samples=config.write_samples,
             git_commits=commits,
             schema=config.schema,

@@ -14,7 +14,7 @@ Examples:
   steerlab finetune-trc checkpoint=runs/trc/medium/best.pt reward=my_rewards.py:arrive method=ppo
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from steerlab.agents.trc.finetune import (
     tune_by_gradient,
     tune_by_ppo,
 )
-from steerlab.agents.trc.model import Planner
+from steerlab.agents.trc.model import Planner, TinyRecursiveControl
 from steerlab.agents.trc.reward import PlanReward, Reward, task_reward
 from steerlab.agents.trc.train import load_planner
 from steerlab.callables import import_callable
@@ -50,6 +50,9 @@ class Config(GradientConfig):
     checkpoint: str = option("", "checkpoint of train-trc; '' = that of the last one")
     reward: str = option("", "module:function or path/file.py:function; '' = the task's own, -J")
     method: str = option("gradient", "gradient (through plant and reward) or ppo (any reward)")
+    safe_steps: bool = option(
+        True, "false lets corrections raise the cost J, where the reward wants dearer plans"
+    )
     cases: int = option(10_000, "cases that method=gradient learns from")
     ppo: PlanPPOConfig = field(default_factory=PlanPPOConfig)
     test_cases: int = option(1000, "test cases, those of seed 123")
@@ -68,6 +71,8 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     name = f"reward={config.reward}" if config.reward else "the task's reward"
     checkpoint = config.checkpoint or latest_result("train_trc", "best.pt")
     before, model = load_planner(checkpoint), load_planner(checkpoint)
+    if isinstance(model, TinyRecursiveControl) and not config.safe_steps:
+        model.config = replace(model.config, safe_steps=False)
     if config.method == "gradient":
         options = {f.name: getattr(config, f.name) for f in fields(GradientConfig)}
         tune_by_gradient(

@@ -49,7 +49,7 @@ class Config(ProblemOptions):
     solver: str = option("auto", "QP solver: auto, daqp, osqp or scipy")
     check: bool = option(False, "solve again with another QP solver and compare")
     judge: str = option("", "published: score the labels as the published evaluation does, too")
-    workers: int = option(0, "processes; 0 = one a core")
+    processes: int = option(0, "processes; 0 = one a core")
 
 
 def run(config: Config, output: Path) -> PlanData:
@@ -63,11 +63,11 @@ def run(config: Config, output: Path) -> PlanData:
         raise unknown_name("judge", config.judge, ("published",))
     if config.judge and not isinstance(problem, DoubleIntegrator):
         raise InputError(f"judge=published is one of DoubleIntegrator-v0, not of {config.task}")
-    if config.workers < 0:
-        raise InputError(f"workers={config.workers} must not be negative")
+    if config.processes < 0:
+        raise InputError(f"processes={config.processes} must not be negative")
     solver = choose_solver(config.solver)
     initial, targets = problem.sample(np.random.RandomState(config.seed), config.num_samples)
-    best = _in_parallel(problem, initial, targets, solver, config.workers)
+    best = _in_parallel(problem, initial, targets, solver, config.processes)
     best_costs = problem.cost(initial, targets, best)
     if config.labels == "optimal":
         controls = best
@@ -85,13 +85,13 @@ def run(config: Config, output: Path) -> PlanData:
 
 
 def _in_parallel(
-    problem: TrackingProblem, initial: Floats, targets: Floats, solver: str, workers: int
+    problem: TrackingProblem, initial: Floats, targets: Floats, solver: str, processes: int
 ) -> Floats:
-    """Solve in chunks whose size does not depend on ``workers``, so neither does the result."""
+    """Solve in chunks whose size does not depend on ``processes``, so neither does the result."""
     size = 10_000 if problem.linear else 100
     starts = range(0, len(initial), size)
     jobs = [(problem, initial[i : i + size], targets[i : i + size], solver) for i in starts]
-    workers = min(workers or cpu_count() or 1, len(jobs))
+    processes = min(processes or cpu_count() or 1, len(jobs))
     with tqdm(total=len(initial), unit="case", desc="optimum") as bar:
         parts = []
 
@@ -100,10 +100,10 @@ def _in_parallel(
                 bar.update(len(part))
                 parts.append(part)
 
-        if workers == 1:
+        if processes == 1:
             collect(map(_solve, jobs))
         else:
-            with worker_pool(workers) as pool:
+            with worker_pool(processes) as pool:
                 collect(pool.map(_solve, jobs))
     return np.concatenate(parts)
 

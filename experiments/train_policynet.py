@@ -1,8 +1,8 @@
 """Train PolicyNet on KinematicDriver-v0 and write the files that openpilot's modeld loads.
 
 DAgger by default: the policy drives through the plan that it shows openpilot, a teacher says what it
-would have done. With recipe=ppo the policy is paid for what it does, for the mean or for CVaR, from
-nothing or from a policy that is there. After every drive a checkpoint is written: stop with Ctrl-C,
+would have done. With recipe=ppo reinforcement learning maximises the mean return or its CVaR, from
+random weights or from a trained policy. After every drive a checkpoint is written: stop with Ctrl-C,
 and the same command with the same output= goes on, with the numbers of an uninterrupted run. At the
 end the policy is exported, and the ONNX file drives held-out episodes through openpilot's runner.
 
@@ -140,13 +140,13 @@ def settled(config: Config) -> Config:
     if config.dry_run:
         rows, steps = min(config.num_envs, 8), min(config.steps, 120)
         config = dataclasses.replace(
-            config, num_envs=rows, steps=steps, total_steps=2 * rows * steps, passes=1.0,
+            config, num_envs=rows, steps=steps, total_steps=2 * rows * steps, epochs=1.0,
             batch_size=16, roads=2, processes=1,
         )  # fmt: skip
         if config.recipe == "ppo":
             rows, steps = min(config.ppo.num_envs, 4), min(config.ppo.steps, 60)
             ppo = dataclasses.replace(
-                config.ppo, num_envs=rows, steps=steps, passes=1.0, batch_size=16, critic_first=1
+                config.ppo, num_envs=rows, steps=steps, epochs=1.0, batch_size=16, critic_first=1
             )
             config = dataclasses.replace(config, ppo=ppo, total_steps=3 * rows * steps)
     if config.recipe == "ppo":

@@ -269,9 +269,9 @@ def plot_curves(output: Path, rounds: int) -> None:
             y += [r[key] for r in records]
             before = x[-1]
         axes.plot(x, y, marker=".", label=label)
-    axes.set(xlabel="gradient steps", ylabel="total_cost", yscale="log")
+    axes.set(xlabel="gradient steps", ylabel="total_cost")
     axes.legend()
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     with atomic_path(output / "training_curves.png") as temporary:
         figure.savefig(temporary, dpi=120)
 

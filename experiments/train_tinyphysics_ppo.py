@@ -50,7 +50,7 @@ class Config:
     total_steps: int = option(400_000, "control steps in all")
     num_envs: int = option(16, "rows of the task; each drives one episode an iteration")
     batch_size: int = option(800, "steps a gradient step")
-    n_epochs: int = option(10, "passes over the steps of an iteration")
+    epochs: int = option(10, "passes over the steps of an iteration")
     learning_rate: float = option(1e-3, "step size at the start; falls linearly to zero")
     gamma: float = option(0.95, "discount")
     gae_lambda: float = option(0.9, "decay of the advantage estimate")
@@ -82,7 +82,7 @@ def run(config: Config, output: Path) -> dict[str, float]:
             venv,
             n_steps=STEPS,
             batch_size=config.batch_size,
-            n_epochs=config.n_epochs,
+            n_epochs=config.epochs,
             learning_rate=lambda left: config.learning_rate * left,
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,

@@ -38,7 +38,7 @@ class Config(ProblemOptions):
     total_steps: int = option(3_000_000, "steps of all rows together")
     num_envs: int = option(1024, "rows")
     batch_size: int = option(2048, "steps in a gradient step")
-    n_epochs: int = option(10, "passes over the steps of an iteration")
+    epochs: int = option(10, "passes over the steps of an iteration")
     learning_rate: float = option(1e-3, "step size at the start; falls linearly to zero")
     gae_lambda: float = option(0.95, "decay of the advantage estimate; there is no discount")
     hidden: int = option(128, "units in each of the two layers of actor and critic")
@@ -94,7 +94,7 @@ def _new_model(config: Config, problem: TrackingProblem) -> PPO:
             venv,
             n_steps=problem.steps,
             batch_size=config.batch_size,
-            n_epochs=config.n_epochs,
+            n_epochs=config.epochs,
             learning_rate=lambda left: config.learning_rate * left,
             gamma=1.0,
             gae_lambda=config.gae_lambda,

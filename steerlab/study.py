@@ -33,7 +33,7 @@ from steerlab.processes import Terminated, process_rank, terminable
 from steerlab.readers.text import read_yaml
 from steerlab.settings import different_settings, study_settings
 from steerlab.study_arguments import MULTIRUN, SHOWING, overrides_of, shorten, writable
-from steerlab.study_files import WRITE, from_file, take_flags, write_config
+from steerlab.study_files import from_file, take_flags, with_file
 from steerlab.study_help import print_help
 
 CONFIG_FILE = "config.yaml"
@@ -85,15 +85,11 @@ def study(
             print_help(command, module.__doc__ or "", config_type)
             return
         try:
-            flags, arguments = take_flags(arguments)
-            if WRITE in flags:
-                print(write_config(flags[WRITE], config_type, command))
+            told = with_file(arguments, config_type, command)
+            if told is None:
                 return
-            arguments = from_file(flags, arguments)
             with terminable():
-                _run_hydra(
-                    name, overrides_of(arguments, config_type), config_type, run, free, folder
-                )
+                _run_hydra(name, overrides_of(told, config_type), config_type, run, free, folder)
         except InputError as error:
             sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
         except (HydraException, OmegaConfBaseException) as error:
@@ -102,21 +98,30 @@ def study(
         except OSError as error:
             if error.errno not in _STORAGE_ERRORS:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
-            sys.exit(
-                f"steerlab {command}: cannot write: {error.strerror}{where}; make room or give "
-                "another output=; what is there already is kept"
-            )
+            sys.exit(f"steerlab {command}: {_cannot_write(error)}")
         except KeyboardInterrupt as stop:
-            text = f"\nsteerlab {command}: stopped."
-            if resumes and stop.args:
-                same = [a for a in arguments if not a.startswith("output=")]
-                again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
-                text += f" To go on from there: {again}"
-            print(text, file=sys.stderr)
+            print(_stopped(command, arguments, stop, resumes), file=sys.stderr)
             sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
     return main
+
+
+def _stopped(command: str, arguments: Sequence[str], stop: KeyboardInterrupt, resumes: bool) -> str:
+    """Return what is said of an interrupted run; ``stop`` carries its folder where there is one."""
+    text = f"\nsteerlab {command}: stopped."
+    if resumes and stop.args:
+        same = [a for a in arguments if not a.startswith("output=")]
+        again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
+        text += f" To go on from there: {again}"
+    return text
+
+
+def _cannot_write(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"cannot write: {error.strerror}{where}; make room or give another output=; what is there "
+        "already is kept"
+    )
 
 
 def within(

@@ -27,6 +27,13 @@ MULTIRUN = ("--multirun", "-m")
 SHOWING = ("--cfg", "-c", "--info", "-i")
 _WITH_VALUE = ("--cfg", "-c", "--package", "-p")
 _FLAGS = (*MULTIRUN, *SHOWING, *_WITH_VALUE, "--resolve")
+#: Options that had other names, and what they are called now.
+RENAMED = {
+    "passes": "epochs",
+    "n_epochs": "epochs",
+    "workers": "processes",
+    "extract_workers": "processes",
+}
 _LONGEST = 80  # characters of what was typed that a message repeats
 _TEXT, _TEXTS, _LIST, _OTHER = "text", "texts", "list", "other"
 
@@ -117,6 +124,7 @@ def _override(argument: str, kinds: Mapping[str, str], many: bool, schema: Any) 
     if head == "hydra":
         _check_hydra(key, many)
         return argument
+    _check_renamed(key, kinds)
     kind = kinds.get(key, _OTHER)
     sweeps = many and key != "output"
     if kind == _TEXT and not (sweeps and "," in value) and value != "null":
@@ -136,6 +144,14 @@ def _override(argument: str, kinds: Mapping[str, str], many: bool, schema: Any) 
     ):
         OmegaConf.update(schema, key, override.value())  # is it of the option's type?
     return argument
+
+
+def _check_renamed(key: str, kinds: Mapping[str, str]) -> None:
+    """Refuse a name of the past with the one of now, where the study has that option."""
+    group, dot, name = key.lstrip("+~").rpartition(".")
+    now = group + dot + RENAMED.get(name, "")
+    if name in RENAMED and key not in kinds and now in kinds:
+        raise InputError(f"the option {short(key)!r} is called {now!r} now; write {now}=...")
 
 
 def _check_hydra(key: str, many: bool) -> None:

@@ -24,6 +24,19 @@ SHIPPED = Path(steerlab.__path__[0], "experiments", "configs")
 _WIDTH = 96
 
 
+def with_file(arguments: Sequence[str], config_type: type[Any], command: str) -> list[str] | None:
+    """Return the arguments, those of a file among them; None if the options were to be written only.
+
+    Raises:
+        InputError: A flag or the file is wrong.
+    """
+    flags, others = take_flags(arguments)
+    if WRITE not in flags:
+        return from_file(flags, others)
+    print(write_config(flags[WRITE], config_type, command))
+    return None
+
+
 def take_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Return the flags of this module with their values, and the other arguments.
 

@@ -14,6 +14,7 @@ from steerlab.study import study
 @dataclass(frozen=True)
 class Inner:
     label: str = option("a", "a text")
+    epochs: float = option(1.0, "a number")
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Config:
     start: str | None = option(None, "a text or nothing")
     routes: tuple[str, ...] = option((), "texts")
     inner: Inner = option(Inner(), "")
+    processes: int = option(1, "a number")
 
 
 calls: list[tuple[Any, Path]] = []
@@ -122,6 +124,9 @@ def test_a_multirun_separates_at_commas(here: Path) -> None:
         (["learning_rate=fast", "output=new"], "could not be converted to Float"),
         (["learning_rate=[1", "output=new"], "cannot read 'learning_rate=[1'"),
         (["inner.labl=x", "output=new"], "labl"),
+        (["workers=2"], "the option 'workers' is called 'processes' now; write processes=..."),
+        (["inner.passes=2"], "the option 'inner.passes' is called 'inner.epochs' now"),
+        (["n_epochs=2"], "unknown option 'n_epochs'"),  # this study never had it
     ],
 )
 def test_mistakes_are_named_and_nothing_is_made(

@@ -83,7 +83,7 @@ class PPOConfig:
     soften: float = option(0.5, "share of the training over which alpha falls from 1")
     num_envs: int = option(64, "rows of the task; each drives one episode an iteration, or more")
     steps: int = option(500, "steps of an episode")
-    passes: float = option(4.0, "how often an iteration goes over the frames of its drive")
+    epochs: float = option(4.0, "how often an iteration goes over the frames of its drive")
     batch_size: int = option(64, "windows of 25 frames a gradient step")
     learning_rate: float = option(3e-5, "largest step size of AdamW; falls linearly to a tenth")
     lateral: float = option(0.3, "m/s^2, standard deviation of the exploration in steering")
@@ -160,8 +160,7 @@ def train_ppo(
 ) -> PolicyNet:
     """Train, or go on training, and return the policy with averaged weights.
 
-    Writes what :func:`~steerlab.agents.policynet.train.train_imitation` writes, and resumes as it does:
-    an iteration depends on the checkpoint and on its number only.
+    Writes and resumes as :func:`~steerlab.agents.policynet.train.train_imitation` does.
 
     Args:
         config: What both recipes share: contract, length, widths, seed.
@@ -175,12 +174,10 @@ def train_ppo(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check_ppo(config, ppo)
-    network = first_policy(config, start, vision)
-    with initial_weights(config.seed):
-        critic = Critic(INPUTS)
     device = torch_device(config.device)
-    network.to(device)
-    critic.to(device)
+    network = first_policy(config, start, vision).to(device)
+    with initial_weights(config.seed):
+        critic = Critic(INPUTS).to(device)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
@@ -190,23 +187,19 @@ def train_ppo(
         "critic_optimizer": critic_optimizer, "risk": env.risk,
     }  # fmt: skip
     settings = {**asdict(config), "ppo": asdict(ppo)}
-    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
     with TrainingLoop(
         output, KIND, iterations, parts, settings, unit="drive", device=device
     ) as loop:
         for iteration in loop:
             env.risk.set_progress(iteration / iterations)
             seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
-            drive = collect(
-                on_cpu(network), env, None, ppo.steps, seed, mixture, vision, true_state
-            ).to(device)
+            drive = _drive(network, env, ppo, seed, vision).to(device)
             generator = step_generator(STREAM, config.seed, iteration)
             only_critic = iteration < ppo.critic_first
             advantage, targets = _credit(critic, drive, ppo, only_critic)
-            rate = ppo.learning_rate * (1.0 - 0.9 * iteration / iterations)
-            rising = iteration == ppo.critic_first  # Adam's first steps are its least certain
             scalars = {} if only_critic else _improve(
-                network, average, optimizer, drive, advantage, ppo, (rate, rising), generator
+                network, average, optimizer, drive, advantage, ppo,
+                _pace(ppo, iteration, iterations), generator,
             )  # fmt: skip
             scalars["critic/explained"] = float(1 - advantage.var() / targets.var().clamp(min=1e-9))
             scalars["critic/loss"] = _fit(
@@ -224,6 +217,20 @@ def _environment(ppo: PPOConfig, ranges: Ranges | None) -> CVaRVectorReward:
         ppo.num_envs, ppo.steps, "Disabled", ppo.gamma, ranges, alpha=ppo.alpha, soften=ppo.soften,
         threshold=RETURN_SCALE, first_only=True, per_alpha=False,
     )  # fmt: skip
+
+
+def _pace(ppo: PPOConfig, iteration: int, iterations: int) -> tuple[float, bool]:
+    """Return the learning rate, and whether it rises first: Adam's first steps are its least certain."""
+    rate = ppo.learning_rate * (1.0 - 0.9 * iteration / iterations)
+    return rate, iteration == ppo.critic_first
+
+
+def _drive(
+    network: PolicyNet, env: CVaRVectorReward, ppo: PPOConfig, seed: int, vision: Network | None
+) -> Rollout:
+    """Return what the policy drives in an iteration, with exploration and what the critic sees."""
+    mixture = BehaviorMix(0.0, 1.0, ppo.lateral, ppo.pedal, (ppo.keep, ppo.keep))
+    return collect(on_cpu(network), env, None, ppo.steps, seed, mixture, vision, true_state)
 
 
 def _credit(
@@ -249,7 +256,7 @@ def advantages(
         values: Of the states before every step and after the last, (T + 1, N).
         dones: Whether the episode ended with the step, (T, N); nothing comes after it.
         gamma: Discount.
-        decay: 0 leans on the values, 1 on what was paid.
+        decay: 0 leans on the values, 1 on the rewards.
     """
     found, coming = torch.empty_like(rewards), torch.zeros_like(rewards[0])
     for t in range(len(rewards) - 1, -1, -1):
@@ -291,7 +298,7 @@ def _improve(
     """
     old = copy.deepcopy(network)
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-6)
-    updates = max(1, round(ppo.passes * advantage.numel() / (WINDOW * ppo.batch_size)))
+    updates = max(1, round(ppo.epochs * advantage.numel() / (WINDOW * ppo.batch_size)))
     sums: dict[str, float] = {}
     done = 0
     for update in range(updates):
@@ -382,7 +389,7 @@ def check_ppo(config: ImitationConfig, ppo: PPOConfig) -> int:
     for name in ("num_envs", "batch_size", "critic_epochs"):
         if getattr(ppo, name) < 1:
             raise InputError(f"ppo.{name}={getattr(ppo, name)} must be at least 1")
-    for name in ("passes", "learning_rate", "lateral", "pedal", "clip", "target_kl", "critic_rate"):
+    for name in ("epochs", "learning_rate", "lateral", "pedal", "clip", "target_kl", "critic_rate"):
         if not getattr(ppo, name) > 0:
             raise InputError(f"ppo.{name}={getattr(ppo, name)} must be positive")
     if not 0 <= ppo.keep < 1:

@@ -1,7 +1,7 @@
 """Driving KinematicDriver-v0 with a policy network in training, and what is kept of it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,9 +60,8 @@ class Rollout:
     def to(self, device: torch.device) -> "Rollout":
         """Return the drive on ``device``."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Rollout(
-            **{n: v.to(device) if isinstance(v, Tensor) else v for n, v in named.items()}
-        )
+        moved: dict[str, Any] = {n: v.to(device) for n, v in named.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 class Teacher(Protocol):

@@ -56,7 +56,7 @@ class ImitationConfig:
     total_steps: int = option(768_000, "steps of 0.05 s that are driven in all")
     num_envs: int = option(128, "rows of the task")
     steps: int = option(300, "steps of each row in an iteration")
-    passes: float = option(4.0, "how often an iteration goes over the frames of its drive")
+    epochs: float = option(4.0, "how often an iteration goes over the frames of its drive")
     batch_size: int = option(64, "windows of 25 frames a gradient step")
     learning_rate: float = option(1e-3, "largest step size of AdamW; falls along a cosine")
     reduced: int = option(128, "values to which a frame's features are reduced")
@@ -65,7 +65,8 @@ class ImitationConfig:
     noise: float = option(0.5, "share of the time that the commands are disturbed, at first")
     calm: float = option(0.1, "the same at the end: no history tells what is to be disturbed")
     hard: float = option(
-        0.5, "share of DAgger's drives in hard conditions: late, badly seen, mostly fast"
+        0.5,
+        "share of DAgger's drives in hard conditions: long delay, noisy perception, mostly fast",
     )
     lateral: float = option(1.7, "m/s^2 within which the preview teacher takes bends; it must not "
                             "use its knowledge of the grip, which the policy cannot see")  # fmt: skip
@@ -139,17 +140,16 @@ def train_imitation(
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check(config)
-    network = first_policy(config, start, vision)
-    make_teacher = make_teacher or choose_teacher(config)
     device = torch_device(config.device)
-    network.to(device)
+    network = first_policy(config, start, vision).to(device)
+    make_teacher = make_teacher or choose_teacher(config)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = _updates(config)
     parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
-    with TrainingLoop(
-        output, KIND, iterations, parts, asdict(config), unit="drive", device=device
-    ) as loop:
+    settings = asdict(config)
+    drives = TrainingLoop(output, KIND, iterations, parts, settings, unit="drive", device=device)
+    with drives as loop:
         for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
             shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
@@ -166,8 +166,7 @@ def train_imitation(
                 average.update_parameters(network)
                 means = {k: means.get(k, 0.0) + v / updates for k, v in losses.items()}
             scalars = {f"loss/{k}": v for k, v in means.items()}
-            where = "hard" if hard else "drive"
-            scalars |= {f"{where}/{k}": v for k, v in drive.figures.items()}
+            scalars |= {f"{'hard' if hard else 'drive'}/{k}": v for k, v in drive.figures.items()}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             loop.done(
                 scalars | {"drive/teacher": mixture.teacher},
@@ -216,7 +215,7 @@ def _drive(
 def _updates(config: ImitationConfig) -> int:
     """Return the gradient steps of an iteration."""
     frames = config.num_envs * config.steps
-    return max(1, round(config.passes * frames / (WINDOW * config.batch_size)))
+    return max(1, round(config.epochs * frames / (WINDOW * config.batch_size)))
 
 
 def _rate(largest: float, update: int, updates: int) -> float:
@@ -318,8 +317,8 @@ def check(config: ImitationConfig) -> int:
     for name in ("num_envs", "steps", "batch_size"):
         if getattr(config, name) < 1:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
-    if config.passes <= 0 or config.learning_rate <= 0:
-        raise InputError("passes and learning_rate must be positive")
+    if config.epochs <= 0 or config.learning_rate <= 0:
+        raise InputError("epochs and learning_rate must be positive")
     for name in ("noise", "calm", "hard"):
         if not 0 <= getattr(config, name) <= 1:
             raise InputError(f"{name}={getattr(config, name)} must be in [0, 1]")

@@ -46,7 +46,7 @@ class DriverConfig:
     num_envs: int = option(64, "rows of the task; each drives one episode an iteration")
     episode_steps: int = option(200, "steps of an episode (0.05 s each)")
     batch_size: int = option(1600, "steps a gradient step")
-    n_epochs: int = option(6, "passes over the steps of an iteration")
+    epochs: int = option(6, "passes over the steps of an iteration")
     learning_rate: float = option(1e-3, "step size at the start; falls linearly to a tenth")
     gamma: float = option(1.0, "discount of the learner, and of the return whose CVaR is meant")
     gae_lambda: float = option(0.95, "decay of the advantage estimate")
@@ -71,7 +71,7 @@ def make_driver_env(
     """Return the task with the budget and the time left in its observation.
 
     The reward is the base reward, without shaping. With ``alpha=1`` the threshold stays above every
-    return, so that the plain reward is paid.
+    return, so that the wrapper returns the plain reward.
     """
     env: Any = KinematicDriverVectorEnv(
         num_envs, episode_steps, ranges, reward={"shaping": 0.0}, autoreset_mode=autoreset_mode
@@ -99,7 +99,7 @@ def make_model(config: DriverConfig, env: CVaRVectorReward) -> RecurrentPPO:
             VecNormalize(VecMonitor(adapter), gamma=config.gamma),
             n_steps=config.episode_steps,
             batch_size=config.batch_size,
-            n_epochs=config.n_epochs,
+            n_epochs=config.epochs,
             learning_rate=lambda left: config.learning_rate * (0.1 + 0.9 * left),
             gamma=config.gamma,
             gae_lambda=config.gae_lambda,

@@ -46,7 +46,7 @@ class PlanPPOConfig:
     num_envs: int = option(512, "plans side by side")
     rounds: int = option(4, "plans of each row in an iteration")
     batch_size: int = option(512, "plans in a gradient step")
-    n_epochs: int = option(4, "passes over the plans of an iteration")
+    epochs: int = option(4, "passes over the plans of an iteration")
     learning_rate: float = option(1e-4, "step size of Adam")
     exploration: float = option(0.02, "standard deviation of what is tried, in round coordinates")
 
@@ -87,7 +87,8 @@ def tune_by_gradient(
     device = torch_device(config.device)
     model.to(device)
     first = PlanReward(deepcopy(model), reward, name)
-    parts, scale = [], 1.0
+    parts: list[TensorData] = []
+    scale = 1.0
     for stream, count in (("training", cases), ("validation", max(cases // 10, 1))):
         drawn = cases_from(model.problem, count, episode_seed(stream, config.seed, 0, 1), device)
         worth = first.of_planner(*drawn)
@@ -150,7 +151,7 @@ def tune_by_ppo(
             rows,
             n_steps=config.rounds,
             batch_size=config.batch_size,
-            n_epochs=config.n_epochs,
+            n_epochs=config.epochs,
             learning_rate=config.learning_rate,
             seed=seed,
             device=place,
@@ -223,7 +224,7 @@ class PlanEnv(VecEnv):
             self.actions, dtype=torch.float32, device=planner.plant.round.device
         )
         plans = planner.problem.clip(planner.problem.limit * action @ planner.plant.round)
-        gained = (self.first(*self.cases, plans) - self.worth) / self.scale
+        gained = (self.first(self.cases[0], self.cases[1], plans) - self.worth) / self.scale
         done = np.ones(self.num_envs, dtype=bool)
         return self.reset(), gained.cpu().numpy(), done, [{} for _ in done]
 
@@ -296,7 +297,7 @@ def _scale(worth: Tensor) -> float:
 
 
 def _check_ppo(config: PlanPPOConfig) -> None:
-    for key in ("num_envs", "rounds", "batch_size", "n_epochs"):
+    for key in ("num_envs", "rounds", "batch_size", "epochs"):
         if getattr(config, key) < 1:
             raise InputError(f"{key}={getattr(config, key)} must be at least 1")
     for key in ("learning_rate", "exploration"):

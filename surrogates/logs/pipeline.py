@@ -7,7 +7,7 @@ Layout of the folder::
     index.json                 route, minute, start and openpilot version of each number
 
 A log whose label file exists is not read again. Numbers follow the order of route and minute, so
-they depend on the set of logs alone, not on the number of workers or on interruptions. Route and
+they depend on the set of logs alone, not on the number of processes or on interruptions. Route and
 minute are told by ``identity.py``, which also finds logs that are there twice.
 """
 
@@ -74,7 +74,7 @@ def extract_all(
     samples_path: str | Path,
     options: ExtractOptions,
     *,
-    workers: int = 4,
+    processes: int = 4,
     write_samples: bool = True,
     git_commits: tuple[str, ...] = (),
     schema: str | None = None,
@@ -87,7 +87,7 @@ def extract_all(
         logs: The logs; taken one by one, so they may be listed while others are being read.
         samples_path: The folder.
         options: What counts as a segment.
-        workers: Processes that download and read.
+        processes: Processes that download and read.
         write_samples: Write the CSV files and the index as well as the labels.
         git_commits: Leave out logs recorded by other commits (prefixes).
         schema: Path of openpilot's log.capnp; None for our own.
@@ -99,8 +99,8 @@ def extract_all(
             or nothing could be extracted from anything.
     """
     options.check()
-    if workers < 1:
-        raise InputError(f"extract_workers={workers} must be at least 1")
+    if processes < 1:
+        raise InputError(f"processes={processes} must be at least 1")
     load_schema(schema)
     folder = Path(samples_path)
     result = Extraction()
@@ -109,7 +109,7 @@ def extract_all(
     with owned_folder(folder):
         writable_folder(folder / LABELS)
         _same_options(folder, options, git_commits)
-        with closing(_run(job, _with_own_names(job, logs), workers)) as results:
+        with closing(_run(job, _with_own_names(job, logs), processes)) as results:
             for log, resumed, error in results:
                 result.logs += 1
                 result.resumed += resumed
@@ -178,25 +178,25 @@ class _Job:
 
 
 def _run(
-    job: _Job, logs: Iterable[LogFile], workers: int
+    job: _Job, logs: Iterable[LogFile], processes: int
 ) -> Generator[tuple[LogFile, bool, str], None, None]:
     """Yield each log with whether it was done before and what went wrong."""
     fresh = (log for log in logs)
-    if workers == 1:
+    if processes == 1:
         for log in fresh:
             known = job.labels(log).exists()
             yield log, known, "" if known else _extract_one(job, log)
         return
     # Only a few logs are handed out ahead, so memory does not grow with their number, and listing goes
     # on while others are read.
-    with worker_pool(workers) as pool:
+    with worker_pool(processes) as pool:
         waiting: deque[tuple[LogFile, Future[str]]] = deque()
         for log in fresh:
             if job.labels(log).exists():
                 yield log, True, ""
                 continue
             waiting.append((log, pool.submit(_extract_one, job, log)))
-            while len(waiting) > 4 * workers:
+            while len(waiting) > 4 * processes:
                 first, future = waiting.popleft()
                 yield first, False, future.result()
         for first, future in waiting:

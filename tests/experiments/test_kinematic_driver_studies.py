@@ -21,7 +21,7 @@ from steerlab.experiments import (
 )
 from steerlab.files import watch_changes
 
-TINY = {"total_steps": 320, "num_envs": 4, "episode_steps": 40, "batch_size": 80, "n_epochs": 1}
+TINY = {"total_steps": 320, "num_envs": 4, "episode_steps": 40, "batch_size": 80, "epochs": 1}
 
 
 def test_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

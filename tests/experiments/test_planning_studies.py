@@ -46,8 +46,8 @@ def test_number_of_processes_changes_nothing(
 ) -> None:
     options = {"task": "VanDerPol-v0", "num_steps": 5, "time_horizon": 0.5}
     options["num_samples"] = 130
-    one = load_plans(generate(tmp_path / "1", workers=1, check=True, **options)).arrays
-    two = load_plans(generate(tmp_path / "2", workers=2, **options)).arrays
+    one = load_plans(generate(tmp_path / "1", processes=1, check=True, **options)).arrays
+    two = load_plans(generate(tmp_path / "2", processes=2, **options)).arrays
     for key, values in one.items():
         np.testing.assert_array_equal(values, two[key])
     assert "controls differ by at most" in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_memory_is_that_of_the_largest_moment() -> None:
     [
         ({"labels": "optimum"}, "did you mean 'optimal'"),
         ({"num_samples": 0}, "num_samples=0"),
-        ({"workers": -1}, "workers"),
+        ({"processes": -1}, "processes"),
         ({"task": "DoubleIntegrater-v0"}, "did you mean 'DoubleIntegrator-v0'"),
         ({"preset": "best"}, "unknown preset"),
         ({"num_steps": 0}, "steps=0"),

@@ -188,9 +188,9 @@ def test_compare_the_recipes(
     teacher = DriverConfig(total_steps=80, num_envs=2, episode_steps=40, batch_size=80, hidden=8)
     monkeypatch.setattr(compare_policynet, "TEACHER", teacher)
     arguments = [
-        "num_envs=2", "steps=30", "total_steps=240", "ppo_steps=120", "batch_size=4", "passes=1",
+        "num_envs=2", "steps=30", "total_steps=240", "ppo_steps=120", "batch_size=4", "epochs=1",
         "reduced=8", "hidden=8", "trunk=8", "ppo.num_envs=2", "ppo.steps=30", "ppo.batch_size=4",
-        "ppo.passes=1", "ppo.critic_first=1", "seeds=2", "roads=3", "resamples=20",
+        "ppo.epochs=1", "ppo.critic_first=1", "seeds=2", "roads=3", "resamples=20",
         f"output={tmp_path}",
     ]  # fmt: skip
     compare_policynet.main(arguments)

@@ -136,7 +136,7 @@ def test_fetch_study(here: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_ppo_study_trains_resumes_and_agrees(here: Path) -> None:
-    options = ["total_steps=1600", "num_envs=2", "n_epochs=1", "num_segments=2", "hidden=8"]
+    options = ["total_steps=1600", "num_envs=2", "epochs=1", "num_segments=2", "hidden=8"]
     train_tinyphysics_ppo.main([*options, "output=ppo"])
     assert (here / "ppo/last.pt").exists()
     lines = (here / "ppo/metrics.jsonl").read_text().splitlines()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from steerlab.experiments import (
     export_trc,
     finetune_trc,
     generate_lqr,
+    train_tracking_ppo,
     train_trc,
 )
 from steerlab.openpilot.engines import session
@@ -71,10 +73,25 @@ def test_training_goes_on_with_wider_data_only(runs: Path, tmp_path: Path) -> No
         )
 
 
+def test_reinforcement_learns_the_problem_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(train_tracking_ppo, "train_sb3", lambda model, *_, **__: seen.append(model))
+    train_tracking_ppo.main(
+        ["num_envs=4", "total_steps=80", "batch_size=20", "cases=5", *OTHER, f"output={tmp_path}"]
+    )
+    (model,) = seen
+    assert model.action_space.high.tolist() == [6.0]
+    observations = model.get_env().reset()
+    assert 2.0 < np.abs(observations[:, :2]).max() <= 4.0  # spread=4
+    assert model.n_steps == 20
+
+
 @pytest.mark.parametrize(
     "method",
     [
-        ["epochs=2", "cases=40", "learning_rate=1e-2"],
+        ["epochs=2", "cases=40", "learning_rate=1e-2", "safe_steps=false"],
         ["method=ppo", "ppo.total_plans=64", "ppo.num_envs=8", "ppo.batch_size=16"],
     ],
 )
@@ -91,6 +108,8 @@ def test_finetuning_for_a_reward_of_ones_own(
     finetune_trc.main([*common, "reward=own.py:gentle", *method])
     told = json.loads(Path("tuned/results.json").read_text())
     before, after = (load_planner(p) for p in (runs / "other" / "best.pt", "tuned/best.pt"))
+    assert before.describe()["safe_steps"]
+    assert after.describe()["safe_steps"] == ("safe_steps=false" not in method)
     states, targets = before.problem.sample(np.random.RandomState(123), 20)
     for label, model in (("before", before), ("after", after)):
         worth = -np.square(model.plan(states, targets)).mean(axis=(1, 2)).mean()

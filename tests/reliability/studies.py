@@ -11,12 +11,12 @@ import numpy as np
 
 #: Networks and drives so small that a study takes seconds.
 FIT = ["epochs=3", "device=cpu"]
-RL = ["total_steps=320", "num_envs=4", "episode_steps=40", "batch_size=80", "n_epochs=1"]
+RL = ["total_steps=320", "num_envs=4", "episode_steps=40", "batch_size=80", "epochs=1"]
 POLICY = [
-    *("num_envs=2", "steps=30", "total_steps=180", "batch_size=4", "passes=1", "film=0"),
+    *("num_envs=2", "steps=30", "total_steps=180", "batch_size=4", "epochs=1", "film=0"),
     *("reduced=8", "hidden=8", "trunk=8"),
 ]
-PPO = ["ppo.num_envs=2", "ppo.steps=30", "ppo.batch_size=4", "ppo.passes=1", "ppo.critic_first=1"]
+PPO = ["ppo.num_envs=2", "ppo.steps=30", "ppo.batch_size=4", "ppo.epochs=1", "ppo.critic_first=1"]
 FILES = ["roads=2", "processes=1", "tinygrad=false"]
 CONTROLLER = [
     *("plant=analytic", "segments=default", "train_count=8", "select_count=2", "report_first=10"),
@@ -51,7 +51,7 @@ class Case:
 
 CASES = {
     "generate-lqr": Case(
-        "generate_lqr", ["num_samples=60", "workers=1", "task=VanDerPol-v0", "num_steps=6",
+        "generate_lqr", ["num_samples=60", "processes=1", "task=VanDerPol-v0", "num_steps=6",
                          "time_horizon=1.0"]
     ),
     "generate-pendulum-data": Case(
@@ -60,6 +60,15 @@ CASES = {
     "train-trc": Case(
         "train_trc",
         ["data={inputs}/lqr/lqr_dataset.npz", "model=small", "hidden_dim=8", "latent_dim=8", *FIT],
+    ),
+    "finetune-trc": Case(
+        "finetune_trc",
+        ["checkpoint={inputs}/trc/best.pt", "cases=40", "test_cases=10", *FIT],
+    ),
+    "finetune-trc-ppo": Case(
+        "finetune_trc",
+        ["checkpoint={inputs}/trc/best.pt", "method=ppo", "ppo.total_plans=96", "ppo.num_envs=8",
+         "ppo.batch_size=16", "ppo.n_epochs=1", "test_cases=10", "device=cpu"],
     ),
     "train-pi0": Case(
         "train_pi0", ["data={inputs}/pendulum", "width=8", "layers=1", "threads=1", *FIT]
@@ -81,11 +90,11 @@ CASES = {
     ),
     "train-tinyphysics-ppo": Case(
         "train_tinyphysics_ppo",
-        ["total_steps=1000", "num_envs=1", "n_epochs=1", "num_segments=1", "hidden=8"],
+        ["total_steps=1000", "num_envs=1", "epochs=1", "num_segments=1", "hidden=8"],
     ),
     "train-tracking-ppo": Case(
         "train_tracking_ppo",
-        ["total_steps=180", "num_envs=4", "batch_size=60", "n_epochs=1", "hidden=8", "cases=5"],
+        ["total_steps=180", "num_envs=4", "batch_size=60", "epochs=1", "hidden=8", "cases=5"],
     ),
     "train-kinematic-driver": Case(
         "train_kinematic_driver",
@@ -103,8 +112,8 @@ CASES = {
     ),
     "extract-segments": Case(
         "extract_segments",
-        ["routes=[{inputs}/logs]", "extract_workers=1", "min_seconds=25", "samples_path=samples"],
-        ("extract_workers=2",),
+        ["routes=[{inputs}/logs]", "processes=1", "min_seconds=25", "samples_path=samples"],
+        ("processes=2",),
         ("samples",),
     ),
     "evaluate-pendulum": Case(
@@ -158,7 +167,7 @@ def make_small(put: Callable[[Any, str, Any], None]) -> None:
     put(train_surrogate, "_DRIVES", 3)
     teacher = DriverConfig(total_steps=80, num_envs=2, episode_steps=40, batch_size=80, hidden=8)
     put(compare_policynet, "TEACHER", teacher)
-    small: dict[str, Any] = {"num_envs": 2, "steps": 30, "batch_size": 4, "passes": 1.0, "film": 0}
+    small: dict[str, Any] = {"num_envs": 2, "steps": 30, "batch_size": 4, "epochs": 1.0, "film": 0}
     widths: dict[str, Any] = {"reduced": 8, "hidden": 8, "trunk": 8}
     put(quickstart, "QUICK", replace(ImitationConfig(), **small, **widths))
 
@@ -181,6 +190,8 @@ def make_inputs(folder: Path, run: Callable[[str, list[str], Path], None]) -> No
         place.mkdir(parents=True)
         (place / "rlog").write_bytes(log(Drive(pressed=(30.0 + minute, 31.0 + minute))))
     run("generate_lqr", [*CASES["generate-lqr"].options, "output=lqr"], folder)
+    small = [o.replace("{inputs}", str(folder)) for o in CASES["train-trc"].options]
+    run("train_trc", [*small, "output=trc"], folder)
     run("generate_pendulum_data", ["trajectories=20", "tokenizer=seed", "output=pendulum"], folder)
     small = [o.replace("{inputs}", str(folder)) for o in CASES["train-pi0"].options]
     run("train_pi0", [*small, "output=pi0"], folder)

@@ -106,7 +106,10 @@ class Server:
         except BaseException:
             self.close()
             raise
+        # Of the present episode.
         self.chassis: Chassis | None = None
+        self.crowd: Crowd
+        self.snapshot: carla.WorldSnapshot
         self.motion = Motion()
         self.lights: dict[int, carla.TrafficLight] = {}
         self._signals = np.zeros((0, 3), np.int64)

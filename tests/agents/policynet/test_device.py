@@ -14,7 +14,7 @@ from steerlab.errors import InputError
 from steerlab.experiments import train_policynet
 
 TINY = {
-    "num_envs": 2, "steps": 30, "total_steps": 120, "batch_size": 4, "passes": 1.0, "film": 0,
+    "num_envs": 2, "steps": 30, "total_steps": 120, "batch_size": 4, "epochs": 1.0, "film": 0,
     "reduced": 8, "hidden": 8, "trunk": 8,
 }  # fmt: skip
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -20,7 +20,7 @@ from steerlab.errors import InputError
 from steerlab.openpilot.contracts import T_IDXS, plan_column
 
 TINY = ImitationConfig(
-    num_envs=6, steps=50, total_steps=2 * 6 * 50, batch_size=8, passes=2.0, reduced=8, hidden=8,
+    num_envs=6, steps=50, total_steps=2 * 6 * 50, batch_size=8, epochs=2.0, reduced=8, hidden=8,
     trunk=8,
 )  # fmt: skip
 

@@ -35,7 +35,7 @@ from steerlab.errors import InputError
 
 SMALL = ImitationConfig(reduced=8, hidden=8, trunk=8, total_steps=3 * 4 * 40, film=0)
 PPO = PPOConfig(
-    num_envs=4, steps=40, passes=3.0, batch_size=8, critic_first=1, critic_epochs=1, alpha=0.2,
+    num_envs=4, steps=40, epochs=3.0, batch_size=8, critic_first=1, critic_epochs=1, alpha=0.2,
     learning_rate=1e-3, target_kl=10.0,
 )  # fmt: skip
 
@@ -218,7 +218,7 @@ def test_a_better_command_is_learned(network: PolicyNet, drive: Rollout) -> None
     learner = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(learner.parameters(), 1e-3)
     average = torch.optim.swa_utils.AveragedModel(learner)
-    config = replace(PPO, passes=30.0, target_kl=0.5, clip=10.0)
+    config = replace(PPO, epochs=30.0, target_kl=0.5, clip=10.0)
     generator = torch.Generator().manual_seed(0)
     ppo_module._improve(
         learner, average, optimizer, drive, drive.chance[..., 0], config, (1e-3, True), generator

@@ -27,7 +27,7 @@ from steerlab.errors import InputError
 def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
     config = DriverConfig(
-        total_steps=80, num_envs=2, episode_steps=40, batch_size=80, n_epochs=1, hidden=8,
+        total_steps=80, num_envs=2, episode_steps=40, batch_size=80, epochs=1, hidden=8,
         cell=request.param, alpha=0.5,
     )  # fmt: skip
     train_driver(config, path)
@@ -66,7 +66,7 @@ def test_budget_and_time_are_those_of_the_start(folder: Path) -> None:
 
 def test_it_teaches(folder: Path, tmp_path: Path) -> None:
     config = ImitationConfig(
-        num_envs=4, steps=30, total_steps=240, batch_size=4, passes=1.0, reduced=8, hidden=8,
+        num_envs=4, steps=30, total_steps=240, batch_size=4, epochs=1.0, reduced=8, hidden=8,
         trunk=8, film=0, teacher=str(folder),
     )  # fmt: skip
     train_imitation(config, tmp_path / "recurrent")

@@ -128,4 +128,4 @@ def test_bad_options(tmp_path: Path) -> None:
         ({"total_plans": 100}, "at least one iteration"),
     ):
         with pytest.raises(InputError, match=message):
-            tune_by_ppo(planner(), task_reward, PlanPPOConfig(**change), tmp_path)  # type: ignore[arg-type]
+            tune_by_ppo(planner(), task_reward, PlanPPOConfig(**change), tmp_path)

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-carla = pytest.importorskip("carla")
-
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_maps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -14,13 +14,18 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import carla
 import numpy as np
+import pytest
 
 from steerlab.envs.maps.procedural import draw
 from steerlab.envs.maps.xodr import to_xodr
+
+if TYPE_CHECKING:
+    import carla
+else:
+    carla = pytest.importorskip("carla")
 
 DT = 0.05
 REAR, WHEELBASE, ANGLE = -1.45, 2.85, 60.0  # m, m, degrees: of the ego vehicle
@@ -161,7 +166,7 @@ class Vehicle(Actor):
             return
         pull = 4.0 * self.control.throttle - 8.0 * self.control.brake - 0.02 * self.v
         v = max(self.v + DT * pull, 0.0)
-        share = float(np.interp(3.6 * v, *zip(*CURVE, strict=True)))
+        share = float(np.interp(3.6 * v, *np.array(CURVE).T))
         bend = np.tan(self.control.steer * share * np.radians(ANGLE)) / WHEELBASE
         way, yaw = DT * 0.5 * (self.v + v), np.radians(self.pose.rotation.yaw)
         turned = yaw + 0.5 * way * bend
@@ -518,7 +523,7 @@ class Server:
     def physics(self, vehicle: Vehicle) -> Any:
         places = vehicle.wheel_places()
         angles = (ANGLE, ANGLE, 0.0, 0.0)
-        curve = [carla.Vector2D(x, y) for x, y in CURVE]
+        curve: Any = [carla.Vector2D(x, y) for x, y in CURVE]
         if self.version == "0.10.0":  # another schema: no place under the old name
             wheels = [
                 types.SimpleNamespace(max_steer_angle=angle, location=place, axle_type=0)

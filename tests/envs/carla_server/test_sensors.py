@@ -5,7 +5,6 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-import carla
 import numpy as np
 import pytest
 
@@ -19,6 +18,7 @@ from steerlab.envs.carla_driver.server.sensors import (
     placed,
     rgb,
 )
+from tests.envs.carla_server.duck import carla
 
 MOUNT = MountErrors(roll=3.0, pitch=3.0, yaw=3.0, calibration=1.0, wide=1.0).draw(
     np.random.default_rng(4)
@@ -48,7 +48,7 @@ def test_the_server_is_asked_for_what_the_model_is_to_see(kind: str) -> None:
         carla.Location(float(origin[0]), float(origin[1]), float(-origin[2])),
         carla.Rotation(*(float(np.degrees(a)) for a in (pitch, yaw, roll))),
     )
-    pose = Pose(*(float(x) for x in rear), yaw, pitch, roll)
+    pose = Pose(float(rear[0]), float(rear[1]), float(rear[2]), yaw, pitch, roll)
     local = np.random.default_rng(1).uniform([8, -6, -3], [90, 6, 1.2], (400, 3))
     points = rear + local @ rotation((roll, pitch, yaw)).T
     for camera, frame in zip(cameras_of(MOUNT, kind), (NARROW, WIDE), strict=True):

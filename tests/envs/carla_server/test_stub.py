@@ -14,6 +14,8 @@ import pytest
 
 from steerlab.envs.carla_driver import server
 
+pytest.importorskip("carla")
+
 FOLDER = Path(server.__file__).parent
 PLANTED = (
     ("session.py", "self.world.tick(", "self.world.tikc("),

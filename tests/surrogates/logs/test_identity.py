@@ -36,7 +36,7 @@ def drive(start: int, minute: int = 0, speed: float = 0.0, **how: Any) -> bytes:
 
 def extract(folder: Path, *sources: str, **how: Any) -> tuple[Extraction, list[dict[str, Any]]]:
     routes = [str(folder / source) for source in sources]
-    result = extract_all(find_logs(routes), folder / "out", OPTIONS, workers=1, **how)
+    result = extract_all(find_logs(routes), folder / "out", OPTIONS, processes=1, **how)
     return result, json.loads((folder / "out/index.json").read_text())
 
 

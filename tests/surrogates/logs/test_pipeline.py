@@ -41,7 +41,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_segments_index_and_report(logs: list[LogFile], tmp_path: Path) -> None:
-    result = extract_all(logs, tmp_path, OPTIONS, workers=1)
+    result = extract_all(logs, tmp_path, OPTIONS, processes=1)
     index = json.loads((tmp_path / "index.json").read_text())
     found = [(e["id"], e["minute"], e["start"], e["rows"]) for e in index]
     assert found[:3] == [("00000", 0, 0.0, 600), ("00001", 2, 0.0, 300), ("00002", 2, 31.9, 281)]
@@ -58,13 +58,13 @@ def test_segments_index_and_report(logs: list[LogFile], tmp_path: Path) -> None:
 
 
 def test_numbers_do_not_depend_on_workers_or_order(logs: list[LogFile], tmp_path: Path) -> None:
-    extract_all(logs, tmp_path / "one", OPTIONS, workers=1)
-    extract_all(reversed(logs), tmp_path / "two", OPTIONS, workers=2)
+    extract_all(logs, tmp_path / "one", OPTIONS, processes=1)
+    extract_all(reversed(logs), tmp_path / "two", OPTIONS, processes=2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 def test_resume(logs: list[LogFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = extract_all(logs, tmp_path / "whole", OPTIONS, workers=1)
+    whole = extract_all(logs, tmp_path / "whole", OPTIONS, processes=1)
     calls = []
     real = pipeline._extract_one
 
@@ -76,37 +76,37 @@ def test_resume(logs: list[LogFile], tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(pipeline, "_extract_one", dies)
     with pytest.raises(KeyboardInterrupt):
-        extract_all(logs, tmp_path / "cut", OPTIONS, workers=1)
+        extract_all(logs, tmp_path / "cut", OPTIONS, processes=1)
     calls.clear()
     monkeypatch.setattr(pipeline, "_extract_one", real)
-    resumed = extract_all(logs, tmp_path / "cut", OPTIONS, workers=1)
+    resumed = extract_all(logs, tmp_path / "cut", OPTIONS, processes=1)
     assert resumed.resumed == 2
     assert resumed.segments == whole.segments
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")
 
 
 def test_fewer_logs_leave_no_stale_numbers(logs: list[LogFile], tmp_path: Path) -> None:
-    extract_all(logs, tmp_path, OPTIONS, workers=1)
-    assert extract_all(logs[:1], tmp_path, OPTIONS, workers=1).segments == 1
+    extract_all(logs, tmp_path, OPTIONS, processes=1)
+    assert extract_all(logs[:1], tmp_path, OPTIONS, processes=1).segments == 1
     assert [p.name for p in tmp_path.glob("*.csv")] == ["00000.csv"]
 
 
 def test_only_some_commits(logs: list[LogFile], tmp_path: Path) -> None:
-    result = extract_all(logs[:1], tmp_path / "a", OPTIONS, workers=1, git_commits=("abc",))
+    result = extract_all(logs[:1], tmp_path / "a", OPTIONS, processes=1, git_commits=("abc",))
     assert result.segments == 1
-    result = extract_all(logs[:1], tmp_path / "b", OPTIONS, workers=1, git_commits=("fff",))
+    result = extract_all(logs[:1], tmp_path / "b", OPTIONS, processes=1, git_commits=("fff",))
     assert result.segments == 0
     assert result.problem_counts["recorded by another commit (abc123def)"] == 1
 
 
 def test_bad_requests(logs: list[LogFile], tmp_path: Path) -> None:
-    extract_all(logs[:1], tmp_path, OPTIONS, workers=1, write_samples=False)
+    extract_all(logs[:1], tmp_path, OPTIONS, processes=1, write_samples=False)
     assert not list(tmp_path.glob("*.csv"))
     with pytest.raises(InputError, match=r"min_seconds=30.0 \(was 20.0\)"):
-        extract_all(logs, tmp_path, ExtractOptions(min_seconds=30.0), workers=1)
-    with pytest.raises(InputError, match="extract_workers=0"):
-        extract_all(logs, tmp_path, OPTIONS, workers=0)
+        extract_all(logs, tmp_path, ExtractOptions(min_seconds=30.0), processes=1)
+    with pytest.raises(InputError, match="processes=0"):
+        extract_all(logs, tmp_path, OPTIONS, processes=0)
     gone = LogFile("x", 0, str(tmp_path / "gone"))
-    result = extract_all([gone, *logs[:1]], tmp_path, OPTIONS, workers=1)
+    result = extract_all([gone, *logs[:1]], tmp_path, OPTIONS, processes=1)
     assert result.segments == 1
     assert "there is no log" in result.problems[0][1]
