@@ -48,7 +48,8 @@ class PlanPPOConfig:
     batch_size: int = option(512, "plans in a gradient step")
     epochs: int = option(4, "passes over the plans of an iteration")
     learning_rate: float = option(1e-4, "step size of Adam")
-    exploration: float = option(0.02, "standard deviation of what is tried, in round coordinates")
+    exploration: float = option(0.05, "standard deviation of what is tried, in round coordinates")
+    target_kl: float = option(0.02, "divergence after which an iteration's gradient steps end")
 
 
 def cases_from(problem: TrackingProblem, count: int, seed: int, device: Any) -> tuple[Tensor, ...]:
@@ -153,6 +154,7 @@ def tune_by_ppo(
             batch_size=config.batch_size,
             n_epochs=config.epochs,
             learning_rate=config.learning_rate,
+            target_kl=config.target_kl,
             seed=seed,
             device=place,
             policy_kwargs={
@@ -300,7 +302,7 @@ def _check_ppo(config: PlanPPOConfig) -> None:
     for key in ("num_envs", "rounds", "batch_size", "epochs"):
         if getattr(config, key) < 1:
             raise InputError(f"{key}={getattr(config, key)} must be at least 1")
-    for key in ("learning_rate", "exploration"):
+    for key in ("learning_rate", "exploration", "target_kl"):
         if not getattr(config, key) > 0:
             raise InputError(f"{key}={getattr(config, key)} must be positive")
     iteration = config.num_envs * config.rounds

@@ -29,7 +29,7 @@ TINY = ["model=small", "latent_dim=8", "hidden_dim=8", "num_inner_cycles=1", "nu
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with cases of another problem and a planner that was trained on them."""
     folder = tmp_path_factory.mktemp("runs")
-    generate_lqr.main(["num_samples=60", "workers=1", *OTHER, f"output={folder}/cases"])
+    generate_lqr.main(["num_samples=60", "processes=1", *OTHER, f"output={folder}/cases"])
     train_trc.main(
         [f"data={folder}/cases/lqr_dataset.npz", *TINY, "epochs=1", "device=cpu",
          f"output={folder}/other"]
@@ -62,11 +62,11 @@ def test_other_problems_from_data_to_evaluation(runs: Path, tmp_path: Path) -> N
 
 def test_training_goes_on_with_wider_data_only(runs: Path, tmp_path: Path) -> None:
     wider = [o if o != "spread=4" else "spread=9" for o in OTHER]
-    generate_lqr.main(["num_samples=40", "workers=1", *wider, f"output={tmp_path}/wide"])
+    generate_lqr.main(["num_samples=40", "processes=1", *wider, f"output={tmp_path}/wide"])
     command = [f"init={runs}/other/best.pt", "epochs=1", "device=cpu"]
     train_trc.main([*command, f"data={tmp_path}/wide/lqr_dataset.npz", f"output={tmp_path}/tuned"])
     assert load_planner(tmp_path / "tuned" / "best.pt").problem.spread == 4.0  # its own scale
-    generate_lqr.main(["num_samples=40", "workers=1", *OTHER[1:], f"output={tmp_path}/narrow"])
+    generate_lqr.main(["num_samples=40", "processes=1", *OTHER[1:], f"output={tmp_path}/narrow"])
     with pytest.raises(SystemExit, match=r"limit=6\.0 and not 4\.0"):
         train_trc.main(
             [*command, f"data={tmp_path}/narrow/lqr_dataset.npz", f"output={tmp_path}/no"]
