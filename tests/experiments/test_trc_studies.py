@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from steerlab.experiments import (
     export_trc,
     finetune_trc,
     generate_lqr,
+    train_tracking_ppo,
     train_trc,
 )
 from steerlab.openpilot.engines import session
@@ -69,6 +71,21 @@ def test_training_goes_on_with_wider_data_only(runs: Path, tmp_path: Path) -> No
         train_trc.main(
             [*command, f"data={tmp_path}/narrow/lqr_dataset.npz", f"output={tmp_path}/no"]
         )
+
+
+def test_reinforcement_learns_the_problem_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(train_tracking_ppo, "train_sb3", lambda model, *_, **__: seen.append(model))
+    train_tracking_ppo.main(
+        ["num_envs=4", "total_steps=80", "batch_size=20", "cases=5", *OTHER, f"output={tmp_path}"]
+    )
+    (model,) = seen
+    assert model.action_space.high.tolist() == [6.0]
+    observations = model.get_env().reset()
+    assert 2.0 < np.abs(observations[:, :2]).max() <= 4.0  # spread=4
+    assert model.n_steps == 20
 
 
 @pytest.mark.parametrize(

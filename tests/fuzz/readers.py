@@ -20,7 +20,9 @@ import yaml
 from torch import nn
 
 from steerlab.agents.checkpoint import checkpoint_bytes, load_checkpoint
+from steerlab.agents.foreign_weights import read_weights
 from steerlab.agents.inverted_pendulum.data import load_pairs
+from steerlab.agents.inverted_pendulum.published import read_vocabulary
 from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
 from steerlab.agents.run_log import read_log
 from steerlab.agents.trc.data import load_plans, make_arrays, save_plans
@@ -133,6 +135,14 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         found[f"metadata, protocol {protocol}"] = Reader("m.pkl", read_metadata, data)
 
     settings = {"seed": 1, "sizes": [1, 2], "nested": {"rate": 0.5, "name": "a: b"}, "none": None}
+    state = io.BytesIO()
+    torch.save(nn.Linear(3, 2).state_dict(), state)
+    found["weights, foreign"] = Reader("w.pth", _weights, state.getvalue())
+    words = {"[BOS]": 0, "[EOS]": 1, "[PAD]": 2, "[UNK]": 3}
+    words |= {str(i - 128): i for i in range(4, 200)} | {f"0,{i}": i for i in range(200, 256)}
+    found["vocabulary, foreign"] = Reader(
+        "v.json", read_vocabulary, json.dumps({"vocab": words, "merges": []}).encode()
+    )
     found["yaml"] = Reader("config.yaml", read_yaml, yaml.safe_dump(settings).encode())
     found["json"] = Reader("options.json", _json, json.dumps(settings).encode())
     lines = "".join(json.dumps({"step": k, "loss/a": 0.1 * k}) + "\n" for k in range(5))
@@ -159,6 +169,10 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     network.metadata_props.extend(kept)
     found["network"] = Reader("n.onnx", load_network, network.SerializeToString(), slow=True)
     return found
+
+
+def _weights(path: Path) -> Any:
+    return read_weights(path, nn.Linear(3, 2), "a file of weights")
 
 
 def _pairs(path: Path) -> None:

@@ -35,7 +35,7 @@ NAMES = (
     "checkpoint", "plans", "plans, foreign", "pairs", "labels", "sequences", "segment",
     "segments, zip", "routes to fetch", "log", "log, bz2", "log, zst", "metadata, protocol 2",
     "metadata, protocol 5", "yaml", "json", "log of a run", "tokenizer", "tokenizer, foreign",
-    "plant", "plant, foreign", "network",
+    "plant", "plant, foreign", "network", "weights, foreign", "vocabulary, foreign",
 )  # fmt: skip
 
 

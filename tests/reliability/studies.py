@@ -61,6 +61,15 @@ CASES = {
         "train_trc",
         ["data={inputs}/lqr/lqr_dataset.npz", "model=small", "hidden_dim=8", "latent_dim=8", *FIT],
     ),
+    "finetune-trc": Case(
+        "finetune_trc",
+        ["checkpoint={inputs}/trc/best.pt", "cases=40", "test_cases=10", *FIT],
+    ),
+    "finetune-trc-ppo": Case(
+        "finetune_trc",
+        ["checkpoint={inputs}/trc/best.pt", "method=ppo", "ppo.total_plans=96", "ppo.num_envs=8",
+         "ppo.batch_size=16", "ppo.n_epochs=1", "test_cases=10", "device=cpu"],
+    ),
     "train-pi0": Case(
         "train_pi0", ["data={inputs}/pendulum", "width=8", "layers=1", "threads=1", *FIT]
     ),
@@ -125,6 +134,12 @@ CASES = {
         ["dataset.train_path={inputs}/shards", "dataset.val_maps=[south]", "epochs=2",
          "batch_size=12", "checkpoint_interval=1", "log_interval=1", "device=cpu"],
     ),
+    "train-driving-policy": Case(
+        "train_driving",
+        ["stage=all", "dataset.train_path={inputs}/shards", "dataset.val_maps=[south]", "epochs=1",
+         "batch_size=12", "checkpoint_interval=2", "device=cpu", "policy.epochs=2",
+         "policy.batch_size=16", "policy.reduced=8", "policy.hidden=8", "policy.trunk=8"],
+    ),
     "quickstart": Case(
         "quickstart",
         ["total_steps=180", "episodes=2", "tinygrad=false", "video=false", "processes=1"],
@@ -175,6 +190,8 @@ def make_inputs(folder: Path, run: Callable[[str, list[str], Path], None]) -> No
         place.mkdir(parents=True)
         (place / "rlog").write_bytes(log(Drive(pressed=(30.0 + minute, 31.0 + minute))))
     run("generate_lqr", [*CASES["generate-lqr"].options, "output=lqr"], folder)
+    small = [o.replace("{inputs}", str(folder)) for o in CASES["train-trc"].options]
+    run("train_trc", [*small, "output=trc"], folder)
     run("generate_pendulum_data", ["trajectories=20", "tokenizer=seed", "output=pendulum"], folder)
     small = [o.replace("{inputs}", str(folder)) for o in CASES["train-pi0"].options]
     run("train_pi0", [*small, "output=pi0"], folder)
