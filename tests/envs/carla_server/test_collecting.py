@@ -83,7 +83,7 @@ def inject(duck: ducks.Server, rng: np.random.Generator) -> str:
         duck.delay = 0.01
     elif kind == "blocked":
         duck.blocked = int(rng.integers(1, 20))
-    elif kind == "left":  # somebody was killed before
+    elif kind == "left" and not duck.dead:  # somebody was killed before
         car = duck.library()[0]
         car.set_attribute("role_name", "steerlab")
         ducks.World(duck).try_spawn_actor(
