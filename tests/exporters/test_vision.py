@@ -32,7 +32,7 @@ def network() -> VisionNet:
     "release",
     [
         "openpilot-0.10.0",
-        "openpilot-0.11.0",
+        pytest.param("openpilot-0.11.0", marks=pytest.mark.slow),
         pytest.param("sunnypilot-2025-08", marks=pytest.mark.slow),
         pytest.param("openpilot-0.10.1", marks=pytest.mark.slow),
     ],

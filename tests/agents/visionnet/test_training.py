@@ -116,6 +116,7 @@ def test_the_checkpoint_opens_with_plain_torch_and_makes_the_network(
         train_vision(replace(slow, size="tiny"), *parts, tmp_path / "c", start)
 
 
+@pytest.mark.slow
 def test_it_learns(
     small: VisionTraining, parts: tuple[list[Shard], list[Shard]], tmp_path: Path
 ) -> None:
