@@ -55,7 +55,7 @@ class Config:
     traffic: int | None = option(None, "other vehicles, instead of the scenario's")
     episodes: int = option(10, "held-out episodes of each scenario, at most 10,000")
     steps: int = option(500, "length of an episode in steps of 0.05 s")
-    beside: tuple[str, ...] = option(tuple(BESIDE), "also drive: preview, straight")
+    beside: tuple[str, ...] = option(("preview", "straight"), "also drive: preview, straight")
     films: int = option(0, "episodes of each scenario that are filmed")
     processes: int = option(1, "processes that drive")
 
