@@ -76,7 +76,7 @@ class _Forgiving:
         """Keep the code, if that is possible."""
         try:
             self._kept.save_overload(*arguments)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001, it reads the damaged file first
             _warn_once(f"{type(error).__name__}: {error}")
 
 

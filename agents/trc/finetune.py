@@ -165,10 +165,8 @@ def tune_by_ppo(
     policy = learner.policy
     policy.action_net = _PlanMean(model)
     policy.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate, eps=1e-5)
-    settings = asdict(config) | {"seed": seed}
-    train_sb3(
-        learner, output, config.total_plans, settings, seed=seed, figures=best.figures, also=best
-    )
+    total, settings = config.total_plans, asdict(config) | {"seed": seed}
+    train_sb3(learner, output, total, settings, seed=seed, figures=best.figures, also=best)
     model.load_state_dict(best.weights)
     contents = {"model": model.state_dict(), "describe": describe(model)}
     save_checkpoint(Path(output) / BEST, KIND, contents)

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
@@ -41,6 +41,9 @@ from steerlab.errors import InputError, unknown_name
 from steerlab.options import option
 from steerlab.processes import process_rank, processes
 from steerlab.seeds import initial_weights
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 KIND = "vision training"
 SCHEDULERS = ("cosine", "linear", "constant")
@@ -101,7 +104,7 @@ class _Learning:
     """What a run consists of."""
 
     config: VisionTraining
-    fabric: Fabric
+    fabric: "Fabric"
     network: VisionNet
     learner: Any  # of Fabric, around the network and its losses
     optimizer: Any
@@ -235,8 +238,16 @@ def _settings(config: VisionTraining) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name in names}
 
 
-def _fabric(config: VisionTraining) -> Fabric:
-    """Return Fabric, started for as many processes as ``torchrun`` made."""
+def _fabric(config: VisionTraining) -> "Fabric":
+    """Return Fabric, started for as many processes as ``torchrun`` made.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    if find_spec("lightning_fabric") is None:
+        raise InputError("training needs Lightning Fabric: pip install 'steerlab[train]'")
+    from lightning_fabric import Fabric
+
     here, nodes = processes()
     fabric = Fabric(
         accelerator=torch_device(config.device).type,
@@ -251,7 +262,7 @@ def _fabric(config: VisionTraining) -> Fabric:
 
 def _begin(
     config: VisionTraining,
-    fabric: Fabric,
+    fabric: "Fabric",
     train: Sequence[Shard],
     valid: Sequence[Shard],
     start: Part | None,
@@ -296,7 +307,7 @@ def _take(network: VisionNet, start: Part) -> None:
 
 
 @contextmanager
-def _own_folder(fabric: Fabric, output: Path) -> Iterator[Path]:
+def _own_folder(fabric: "Fabric", output: Path) -> Iterator[Path]:
     """Yield the folder of the run for the first process, a copy of its state for the others."""
     fabric.barrier()  # until the first one has put its folder in order
     if process_rank() == 0:

@@ -105,6 +105,7 @@ def test_for_another_release_at_paths_of_ones_own(
         assert checkpoint.parent.name in told
 
 
+@pytest.mark.slow
 def test_by_default_for_its_own_release(checkpoint: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path)
     assert (tmp_path / "driving_policy_metadata.pkl").exists()

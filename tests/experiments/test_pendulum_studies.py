@@ -305,6 +305,7 @@ def test_benchmark(ensemble: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("tinypi0_*.onnx"))) == 1
 
 
+@pytest.mark.slow
 def test_export_writes_each_member_as_a_file_of_its_own(ensemble: Path, tmp_path: Path) -> None:
     export_pendulum.main([f"pi0={ensemble}", "samples=2", "steps=2", f"output={tmp_path}"])
     files = sorted(tmp_path.glob("*.onnx"))
@@ -320,6 +321,7 @@ def test_export_writes_each_member_as_a_file_of_its_own(ensemble: Path, tmp_path
     np.testing.assert_allclose(session(files[1]).run(None, feeds)[0], chunk, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_replicates_share_no_episode_and_no_baseline(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "In feedback" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_any_size_is_evaluated_and_outside_methods_join(tmp_path: Path) -> None:
     cases = generate(tmp_path, seed=123)
     config = train_trc.Config(

@@ -41,6 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_every_file(trained: Path) -> None:
     for name in (
         "driving_policy.onnx", "driving_policy_metadata.pkl", "driving_policy_fp16.onnx",
@@ -160,6 +161,7 @@ def test_evaluate_refuses(arguments: list[str], words: str, tmp_path: Path) -> N
         evaluate_policy.main([*arguments, f"output={tmp_path}"])
 
 
+@pytest.mark.slow
 def test_the_checkpoint_knows_its_contract(trained: Path) -> None:
     file = PolicyFile(str(trained / "policy_model.pth"), "openpilot-0.11.0")
     with pytest.raises(InputError, match=r"trained for openpilot-0\.10\.0"):

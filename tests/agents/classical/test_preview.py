@@ -34,6 +34,7 @@ def test_harsh_corner_of_the_randomisation() -> None:
     assert (result["violation"] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_cautious_driver_slows_down_where_it_acts_late_and_sees_badly() -> None:
     """Only where both hold, only on a plan of its own, and not below 12 m/s."""
     prompt = {"lateral_delay": 0.1, "actuator_lag": 0.05, "smoothing": 0.0}

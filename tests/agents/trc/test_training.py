@@ -261,7 +261,7 @@ def test_cost_loss_is_the_gap(data: PlanData) -> None:
 def test_bad_options(tmp_path: Path, data: PlanData, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train(MlpPlanner(PROBLEM, 4), *split(data), output=tmp_path, **options)
-    with pytest.raises(InputError, match="make the model with the problem"):
+    with pytest.raises(InputError, match=r"trained for limit=3\.0 and not 4\.0"):
         train(MlpPlanner(DoubleIntegrator(limit=3.0), 4), *split(data), output=tmp_path)
 
 

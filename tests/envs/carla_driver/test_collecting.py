@@ -27,6 +27,7 @@ def collected(
     return open_shard(collect(episode, folder, PreviewDriver, route_driver, RULE))
 
 
+@pytest.mark.slow
 def test_an_episode_is_the_same_whoever_collected_before(tmp_path: Path) -> None:
     first = collected(tmp_path / "a")
     collected(tmp_path / "b", "country_road", 6)

@@ -271,7 +271,7 @@ def test_copies_and_pickles_drive_on_alike_and_apart() -> None:
         ({"traffic": -1}, "traffic=-1 must be in"),
         ({"traffic": 2.5}, "traffic=2.5 must be a whole number"),
         ({"actions": "wheel"}, "unknown actions 'wheel'"),
-        ({"backend": "server"}, "unknown backend 'server'"),
+        ({"backend": "gpu"}, "unknown backend 'gpu'"),
         ({"camera": "fisheye"}, "unknown camera 'fisheye'"),
         ({"compute": "fortran"}, "unknown backend 'fortran'"),
         ({"max_episode_steps": 5}, "max_episode_steps=5"),
