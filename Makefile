@@ -1,4 +1,4 @@
-.PHONY: help test slow reliability exhaustive lint format types check clean
+.PHONY: help test slow reliability exhaustive mutations lint format types check clean
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 test:  ## the fast tests
@@ -9,6 +9,8 @@ reliability:  ## kills, mutated files and flipped bits in thousands: over an hou
 	python -m pytest --exhaustive -q $(if $(STUDY),--study $(STUDY)) -m exhaustive tests/reliability tests/fuzz
 exhaustive:  ## every test that is left out of the others for its length: hours
 	python -m pytest --exhaustive -q -m exhaustive
+mutations:  ## one-line faults that the tests must notice: over an hour; WORDS="seeds lqr" for some files
+	python -m tests.mutations.run $(WORDS)
 lint:  ## style and format
 	ruff check . && ruff format --check .
 format:  ## mend what can be mended

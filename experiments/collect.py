@@ -83,7 +83,9 @@ class Config:
     )
     carla_quality: str = option("Epic", "of a launched server: Epic or Low")
     ready_timeout: float = option(120.0, "s that a launched server may take until it answers")
-    keep_carla_running: bool = option(False, "leave a launched server running")
+    keep_carla_running: bool = option(
+        False, "leave a launched server running, and take one that was left"
+    )
     restart_every: int = option(
         0, "episodes after which a launched server is restarted, 0 for never"
     )

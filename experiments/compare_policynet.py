@@ -1,7 +1,7 @@
 """Compare the recipes that train PolicyNet, and PPO for the mean with PPO for CVaR.
 
 Recipes, each with the same number of driven steps: DAgger from the preview controller, DAgger from a
-RecurrentPPO driver, PPO from nothing, and DAgger then PPO. Then the last stage once more: PPO for the
+RecurrentPPO driver, PPO from random weights, and DAgger then PPO. Then the last stage once more: PPO for the
 mean against PPO for the worst episodes, from the same policy, with several seeds. All drive the same
 held-out episodes, with the commands that openpilot's runner would publish. Intervals of 95 %: bootstrap over seeds, and within a seed over
 roads, which both learners share. Interrupted, the same command goes on.
@@ -58,8 +58,8 @@ TEACHER = DriverConfig(
     total_steps=153_600, num_envs=128, batch_size=3200, epochs=4, learning_rate=1e-4, log_std=-2.0,
     cell="gru", imitation=6,
 )  # fmt: skip
-#: What PPO from nothing has different: it has everything to find out, and nothing to lose.
-FROM_NOTHING = {"learning_rate": 3e-4, "lateral": 1.0, "pedal": 0.7, "critic_first": 0}
+#: Options of PPO from random weights: larger steps and more exploration, and no time for the critic alone.
+FROM_RANDOM_WEIGHTS = {"learning_rate": 3e-4, "lateral": 1.0, "pedal": 0.7, "critic_first": 0}
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,9 @@ class _Study:
     def ppo(
         self, name: str, steps: int, start: Path | None, alpha: float, seed: int
     ) -> tuple[Figures, Episodes]:
-        """Return what a policy drives that was paid for so many steps."""
+        """Return what a policy drives after so many steps of PPO."""
         own = replace(self.own, total_steps=steps, seed=seed)
-        own_way: dict[str, Any] = {} if start else FROM_NOTHING
+        own_way: dict[str, Any] = {} if start else FROM_RANDOM_WEIGHTS
         ppo = replace(self.config.ppo, alpha=alpha, **own_way)
         return self._arm(name, lambda: train_ppo(own, ppo, self.output / name, start))
 

@@ -153,17 +153,19 @@ def compare(
     """
     names = ["teacher", "teacher, other noise", *students]
     plants = [teacher, teacher, *students.values()]
-    jury = TeacherComparison(teacher, plants)
+    comparison = TeacherComparison(teacher, plants)
     factory = controller_factory(controller)
     drives = [
         evaluate(factory, segments, plant, seeds=seeds, batch_size=BATCH, progress=progress)
         for plant, seeds in zip(
-            (jury, *plants[1:]), ("official", "other", *["official"] * len(students)), strict=True
+            (comparison, *plants[1:]),
+            ("official", "other", *["official"] * len(students)),
+            strict=True,
         )
     ]
     totals = [drive.costs.total_cost for drive in drives]
     speeds = speed(plants)
-    kl = jury.sums / jury.count
+    kl = comparison.sums / comparison.count
     figures = [
         Figures(
             name,

@@ -51,8 +51,8 @@ class Config:
         BESIDE, "also drive: preview (controller), untrained (network)"
     )
     episodes: int = option(100, "held-out episodes of each, at most 10,000")
-    hard: bool = option(False, "other episodes in place of the held-out ones, late and badly seen and "
-                               "mostly fast: where policies fail first")  # fmt: skip
+    hard: bool = option(False, "in place of the held-out episodes others with long actuation delay, noisy "
+                               "perception and mostly high speed")  # fmt: skip
     processes: int = option(2, "processes that drive them")
     video: bool = option(False, "film the first file's first three episodes")
 

@@ -1,8 +1,8 @@
 """Train PolicyNet on KinematicDriver-v0 and write the files that openpilot's modeld loads.
 
 DAgger by default: the policy drives through the plan that it shows openpilot, a teacher says what it
-would have done. With recipe=ppo the policy is paid for what it does, for the mean or for CVaR, from
-nothing or from a policy that is there. After every drive a checkpoint is written: stop with Ctrl-C,
+would have done. With recipe=ppo reinforcement learning maximises the mean return or its CVaR, from
+random weights or from a trained policy. After every drive a checkpoint is written: stop with Ctrl-C,
 and the same command with the same output= goes on, with the numbers of an uninterrupted run. At the
 end the policy is exported, and the ONNX file drives held-out episodes through openpilot's runner.
 

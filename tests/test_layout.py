@@ -46,7 +46,7 @@ def test_studies_hold_no_library() -> None:
 
 
 def test_no_function_is_too_long() -> None:
-    lengths = {}
+    lengths: dict[str, int] = {}
     for path in (p for folder in ("steerlab", *FLOORS) for p in (ROOT / folder).rglob("*.py")):
         place = path.relative_to(ROOT)
         if len(place.parts) > 1 and place.parts[0] == "steerlab" and place.parts[1] in FLOORS:

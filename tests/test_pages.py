@@ -1,4 +1,4 @@
-"""The pages on studies and plants of one's own: what they show runs as it stands there."""
+"""Pages of the documentation: what they show runs, what they say of the tasks is so."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -43,7 +44,7 @@ def test_add_a_plant(own_file: str) -> None:
     for block in rest:
         exec(block, {})  # noqa: S102
     # The class and the file are one plant.
-    from sluggish import SluggishPlant  # type: ignore[import-not-found]
+    from sluggish import SluggishPlant
 
     from steerlab.surrogates import load_plant
 
@@ -63,7 +64,7 @@ def test_add_a_study(own_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "best gain: 0.1" in capsys.readouterr().out
     typed = commands(own_file, "python steering_gain.py")
     assert len(typed) == 3
-    from steering_gain import main  # type: ignore[import-not-found]
+    from steering_gain import main
 
     for command in typed:
         main(command[2:])
@@ -80,3 +81,50 @@ def test_a_study_is_a_script(own_file: str) -> None:
     found = subprocess.run(run, capture_output=True, text=True, check=False)
     assert found.returncode == 1
     assert found.stderr.startswith("steerlab steering-gain: unknown option 'gain'; did you mean")
+
+
+#: The order of Gymnasium's own pages, and the tasks of each of ours.
+PARTS = (
+    "Description", "Action space", "Observation space", "Rewards", "Starting state", "Episode end",
+    "Arguments", "Version history", "References",
+)  # fmt: skip
+TASK_PAGES = {
+    "carla_driver.md": ("CarlaDriver-v0",),
+    "inverted_pendulum.md": ("InvertedPendulumWide-v0",),
+    "kinematic_driver.md": ("KinematicDriver-v0",),
+    "tinyphysics.md": ("TinyPhysics-v0",),
+    "tracking.md": ("DoubleIntegrator-v0", "VanDerPol-v0"),
+}
+
+
+def part(page: str, title: str) -> str:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("page", TASK_PAGES)
+def test_task_pages_have_the_order_of_gymnasium(page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    begin = titles.index("Description")
+    rest = [title for title in titles[begin:] if title in PARTS]
+    assert rest == list(PARTS)
+
+
+def test_every_task_has_a_page() -> None:
+    from steerlab.envs.tasks import TASKS
+
+    assert {name for names in TASK_PAGES.values() for name in names} >= set(TASKS)
+
+
+@pytest.mark.parametrize("page", TASK_PAGES)
+def test_task_pages_tell_the_spaces(page: str) -> None:
+    for name in TASK_PAGES[page]:
+        env = gym.make(name)
+        size = env.observation_space.shape
+        assert f"`Box({size})`" in part(page, "Observation space"), name
+        box = env.action_space
+        assert isinstance(box, gym.spaces.Box)
+        low, high = box.low.flat[0], box.high.flat[0]
+        assert f"`Box({low:g}, {high:g}, {box.shape})`" in part(page, "Action space"), name
+        env.close()

@@ -46,9 +46,10 @@ class Windows:
             raise InputError("no shard to learn from; give a folder of steerlab collect")
         frames, self.window = [np.zeros((1, FEATURES), np.float32)], []
         first = 1
-        for _, features, step in found:
-            index = np.arange(len(features))[:, None] - step * np.arange(WINDOW - 1, -1, -1)
-            self.window.append(np.where(index < 0, 0, first + index))
+        for _, features, ticks in found:
+            wanted = ticks[:, None] - STRIDE * np.arange(WINDOW - 1, -1, -1)
+            frame = np.minimum(np.searchsorted(ticks, wanted), len(ticks) - 1)
+            self.window.append(np.where(ticks[frame] == wanted, first + frame, 0))
             frames.append(features)
             first += len(features)
         self.features = torch.as_tensor(np.concatenate(frames))
@@ -73,8 +74,10 @@ class Windows:
         return batch | {"features": self.features[self.index[indices]]}
 
 
-def _examples(seen: Seen) -> tuple[dict[str, NDArray[np.generic]], Floats, int]:
-    """Return the examples of an episode, its features, and the frames between rows of a window."""
+def _examples(
+    seen: Seen,
+) -> tuple[dict[str, NDArray[np.generic]], Floats, NDArray[np.integer]]:
+    """Return the examples of an episode, the features of its frames, and their ticks."""
     shard, features = seen
     if features.shape != (shard.frames, FEATURES):
         raise InputError(
@@ -95,7 +98,7 @@ def _examples(seen: Seen) -> tuple[dict[str, NDArray[np.generic]], Floats, int]:
         "known": shard.read("plan_valid").astype(np.float32),
         "desired": shard.read("desire_state").argmax(1),
     }
-    return parts, np.asarray(features, np.float32), STRIDE // int(shard.attributes["frame_stride"])
+    return parts, np.asarray(features, np.float32), ticks
 
 
 #: Labels that make features of the truth, with what counts as one unit of each.

@@ -39,7 +39,7 @@ TARGETS: dict[str, tuple[float, str]] = {
 }
 
 
-#: Where policies fail that were trained on the defaults alone: late, badly seen, and most of all fast. Such
+#: Where policies fail that were trained on the defaults alone: long actuation delay, noisy perception, high speed. Such
 #: conditions all at once are one episode in thousands, too few to learn from and to judge by.
 HARD = Ranges(
     kinds=(0.7, 0.05, 0.15, 0.1), speed_lane=(22, 35), lateral_delay=(0.35, 0.5), actuator_lag=(0.18, 0.3),

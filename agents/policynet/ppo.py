@@ -256,7 +256,7 @@ def advantages(
         values: Of the states before every step and after the last, (T + 1, N).
         dones: Whether the episode ended with the step, (T, N); nothing comes after it.
         gamma: Discount.
-        decay: 0 leans on the values, 1 on what was paid.
+        decay: 0 leans on the values, 1 on the rewards.
     """
     found, coming = torch.empty_like(rewards), torch.zeros_like(rewards[0])
     for t in range(len(rewards) - 1, -1, -1):

@@ -65,7 +65,8 @@ class ImitationConfig:
     noise: float = option(0.5, "share of the time that the commands are disturbed, at first")
     calm: float = option(0.1, "the same at the end: no history tells what is to be disturbed")
     hard: float = option(
-        0.5, "share of DAgger's drives in hard conditions: late, badly seen, mostly fast"
+        0.5,
+        "share of DAgger's drives in hard conditions: long delay, noisy perception, mostly fast",
     )
     lateral: float = option(1.7, "m/s^2 within which the preview teacher takes bends; it must not "
                             "use its knowledge of the grip, which the policy cannot see")  # fmt: skip

@@ -71,7 +71,7 @@ def make_driver_env(
     """Return the task with the budget and the time left in its observation.
 
     The reward is the base reward, without shaping. With ``alpha=1`` the threshold stays above every
-    return, so that the plain reward is paid.
+    return, so that the wrapper returns the plain reward.
     """
     env: Any = KinematicDriverVectorEnv(
         num_envs, episode_steps, ranges, reward={"shaping": 0.0}, autoreset_mode=autoreset_mode

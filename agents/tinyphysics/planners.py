@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerlab.agents.classical.pid import PID
 from steerlab.agents.tinyphysics.model import AHEAD, Observation
@@ -22,6 +22,7 @@ from steerlab.types import Floats
 
 TRACKING = LATACCEL_WEIGHT * 100 / STEPS  # cost of 1 (m/s^2)^2 of error in a step
 JERK = 100 / (STEPS - 1) / DT**2  # cost of 1 (m/s^2)^2 of change in a step
+KNOTS = 4  # between which the changes of a sampled plan are straight
 
 
 class LinearModel:
@@ -195,14 +196,14 @@ class PreviewRegulator:
 class SampledPlans:
     """Sampling MPC: path integral over expected-value rollouts of the model, around a policy.
 
-    A policy drives the model ``horizon`` steps without noise. Plans around its steers, the policy's
-    own among them, are driven the same way, and the one that is applied is their mean, weighted by
+    A policy drives the model ``horizon`` steps without noise. Plans around its steers are driven the same
+    way, and the one that is applied is their mean, weighted by
     the exponential of minus their cost. It knows nothing of the noise to come.
 
     Args:
         plant: The model.
         policy: Where plans are drawn around, itself a function of an observation.
-        candidates: Plans a decision.
+        candidates: Plans a decision, an even number.
         horizon: Steps of a plan.
         iterations: Times that plans are drawn, each time around the last mean.
         deviation: Of the steers that are drawn.
@@ -215,9 +216,9 @@ class SampledPlans:
         plant: MomentPlant,
         policy: Callable[[Observation], Tensor],
         candidates: int = 64,
-        horizon: int = 8,
+        horizon: int = 16,
         iterations: int = 2,
-        deviation: float = 0.05,
+        deviation: float = 0.02,
         temperature: float = 0.02,
         seed: int = 0,
     ) -> None:
@@ -232,15 +233,20 @@ class SampledPlans:
         plan = self._prior(seen)
         rows, deviation = len(plan), self.deviation
         for _ in range(self.iterations):
-            shape = (rows, self.candidates, self.horizon)
-            draws = deviation * torch.randn(shape, generator=self.rng)
-            draws[:, 0] = 0.0
+            draws = self._draws(rows, deviation)
             plans = (plan[:, None] + draws).clamp(-STEER_LIMIT, STEER_LIMIT)
             cost = plan_cost(self.plant, seen, plans)
             weight = torch.softmax(-cost / self.temperature, dim=1)
             plan = (weight[..., None] * plans).sum(dim=1)
             deviation = deviation / 2
         return plan[:, 0]
+
+    def _draws(self, rows: int, deviation: float) -> Tensor:
+        """Return changes (N, C, H) of a plan: smooth, since rough ones cost jerk; each with its opposite."""
+        shape = (rows, self.candidates // 2, KNOTS)
+        knots = deviation * torch.randn(shape, generator=self.rng)
+        smooth = nn.functional.interpolate(knots, self.horizon, mode="linear", align_corners=True)
+        return torch.cat([smooth, -smooth], dim=1)
 
     def _prior(self, seen: Observation) -> Tensor:
         """Return the steers (N, H) of the policy in the model without noise."""

@@ -47,7 +47,7 @@ class PlanData(TensorData):
             states=_float(arrays["state_trajectories"]),
             targets=_float(arrays["target_states"]),
             controls=_float(arrays["control_sequences"][..., 0]),
-            # What is still to be paid at each step: the scale of a loss that starts there.
+            # The cost from each step on: the scale of a loss that starts there.
             to_go=_float(stage[:, ::-1].cumsum(axis=1)[:, ::-1]),
         )
 

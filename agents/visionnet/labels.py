@@ -5,9 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from steerlab.openpilot.contracts import Head, Model
+from steerlab.openpilot.contracts import X_IDXS, Head, Model
 from steerlab.openpilot.outputs import pack
 
+#: Largest distance to the side (m) at each of ``X_IDXS``: two lanes and more beside the car, and what the
+#: wide camera sees, 29 degrees to both sides.
+REACH = 10.0 + 0.56 * X_IDXS
 _LEAST = 2e-5  # probability that a logit tells; the consumer's exponential ends at e^11
 #: Which label tells how much of a head's label is known; the others are known whole.
 _KNOWN = {
@@ -24,7 +27,9 @@ def target(head: str, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return what a head should say, and where that is known (bool, of the same shape).
 
     The lead is (B, 3, 6, 4) whatever the head's form. ``lane_lines_prob`` has eight values of which
-    openpilot reads the odd ones; the even ones are the probability of the contrary.
+    openpilot reads the odd ones; the even ones are the probability of the contrary. Of lines and edges
+    only what lies within :data:`REACH` counts: a road that turns off squarely has lines 190 m to the
+    side of a point 30 m ahead, which no picture shows.
     """
     values = labels[head]
     if head == "lane_lines_prob":
@@ -32,6 +37,8 @@ def target(head: str, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     if head not in _KNOWN:
         return values, torch.ones_like(values, dtype=torch.bool)
     known = labels[_KNOWN[head]].bool()
+    if head in ("lane_lines", "road_edges"):
+        known = known & (values[..., 0].abs() <= torch.as_tensor(REACH).to(values))
     while known.ndim < values.ndim:
         known = known[..., None]
     return values, known.expand_as(values)

@@ -16,6 +16,7 @@ from rich.table import Table
 from scipy.stats import rankdata
 from torch import Tensor
 
+from steerlab.agents.visionnet.labels import REACH
 from steerlab.agents.visionnet.losses import vision_losses
 from steerlab.agents.visionnet.network import VisionNet
 from steerlab.openpilot.contracts import X_IDXS, Model
@@ -83,7 +84,7 @@ def errors(
     """Return what :data:`FIGURES` are made of for B frames, each (K,) or (K, 2).
 
     Lane lines count where the label says that they can be seen (probability above one half), edges and
-    leads where they are known.
+    leads where they are known, lines and edges within ``REACH`` of the labels.
 
     Args:
         slices: Places of the heads.
@@ -93,6 +94,7 @@ def errors(
     said = parse(slices, flat)
 
     def sideways(head: str, known: Array) -> Array:
+        known = known & (np.abs(labels[head][..., 0]) <= REACH)
         away = np.abs(said[head] - labels[head])[..., NEAR, 0]
         return np.asarray(np.where(known[..., NEAR], away, np.nan))
 

@@ -98,8 +98,8 @@ def collect(
 ) -> Path:
     """Drive one episode and write its shard.
 
-    What comes out depends on the episode only, not on who collected before. On a CARLA server that holds
-    for what is drawn; the server's physics and traffic need not repeat themselves.
+    What comes out depends on the episode only, not on who collected before; on a CARLA server that
+    holds for what is drawn.
 
     Args:
         episode: What to drive.
@@ -115,11 +115,7 @@ def collect(
         ServerLost: The server failed; the episode leaves nothing behind and can be tried again.
     """
     stride = _stride(episode.hz)
-    env = CarlaDriverVectorEnv(
-        1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps, threads=1,
-        backend=episode.backend, server=server,
-    )  # fmt: skip
-    with closing(env), ShardWriter(Path(folder) / episode.name) as writer:
+    with _driven(episode, server) as env, ShardWriter(Path(folder) / episode.name) as writer:
         rng = np.random.default_rng([episode.seed, 4])
         phase = int(rng.integers(stride))
         added = episode.disturbance.draw(env.steps, rng)
@@ -146,6 +142,16 @@ def collect(
         record = recorder.finish(shield.mount)
         arrays = _arrays(record, np.array(frames), teacher, rule)
         return writer.finish(arrays, _attributes(episode, env, shield, record, phase, violation))
+
+
+def _driven(episode: Episode, server: Link | None) -> closing[CarlaDriverVectorEnv]:
+    """Return the environment of an episode, which is closed after the block."""
+    return closing(
+        CarlaDriverVectorEnv(
+            1, scenario=episode.scenario, map=episode.map, max_episode_steps=episode.steps,
+            threads=1, backend=episode.backend, server=server,
+        )
+    )  # fmt: skip
 
 
 def _stride(hz: int) -> int:

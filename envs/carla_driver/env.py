@@ -97,8 +97,6 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
             extra ``camera``.
         backend: ``embedded``: everything runs in this process. ``server``: a CARLA server moves the
             car and all others and takes the pictures, see ``docs/carla_server.md``.
-        server: Options of that backend: a mapping of those that differ from the defaults of
-            :class:`~steerlab.envs.carla_driver.server.options.ServerOptions`; or a link to a server.
         max_episode_steps: Length of an episode in steps of 0.05 s, from 10 to 4000; that of the
             scenario by default.
         ranges: Bounds of what is drawn of the car, as for KinematicDriver.
@@ -108,6 +106,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         render_mode: ``rgb_array`` or ``human``: the scene from above.
         compute: ``numba`` (compiled loops), ``numpy``, or ``auto``, which is numba where it works.
         threads: Threads that share the rows of a compiled loop; all cores by default.
+        server: Options of the backend ``server``: a mapping of those that differ from the defaults of
+            :class:`~steerlab.envs.carla_driver.server.options.ServerOptions`; or a link to a server.
 
     Raises:
         InputError: An argument is out of range, the map does not offer what the scenario needs, or
@@ -127,7 +127,6 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         actions: str = "curvature",
         camera: str = "none",
         backend: str = "embedded",
-        server: Link | ServerOptions | Mapping[str, Any] | None = None,
         max_episode_steps: int | None = None,
         ranges: Ranges | Mapping[str, Any] | None = None,
         noise: bool = True,
@@ -136,6 +135,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         render_mode: str | None = None,
         compute: str = "auto",
         threads: int | None = None,
+        server: Link | ServerOptions | Mapping[str, Any] | None = None,
     ) -> None:
         for name, value, known in (
             ("backend", backend, BACKENDS), ("camera", camera, CAMERAS), ("actions", actions, ACTIONS),

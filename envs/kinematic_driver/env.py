@@ -44,7 +44,7 @@ def _view(name: str, value: Any) -> str:
 
 
 class KinematicDriverVectorEnv(BatchEnv):
-    """N cars with randomised bodies, actuators and eyes, each on a fresh road every episode.
+    """N cars with randomised bodies, actuators and sensors, each on a fresh road every episode.
 
     Observation (N, 215), float32: see :data:`~steerlab.envs.kinematic_driver.observation.LAYOUT`.
 

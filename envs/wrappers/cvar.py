@@ -63,7 +63,7 @@ class RiskBudget:
             them failures, end before the next reset.
         sampler: Draws harder episodes more often; see :mod:`risk_sampler`. The environment must
             draw from it too, as ``KinematicDriver-v0`` does.
-        per_alpha: Divide what is paid by alpha, as the objective does. Without, an episode's
+        per_alpha: Divide the reward by alpha, as the objective does. Without, an episode's
             objective is multiplied by its alpha: for one alpha the same task, and while alpha falls
             from 1 to 0.05 a critic need not follow a scale that grows twentyfold.
     """

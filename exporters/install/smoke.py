@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from steerlab.errors import InputError
 from steerlab.exporters.install.plan import GIVEN, Network, Plan
+from steerlab.exporters.install.targets import LAYOUTS
 from steerlab.exporters.verify.runtime import TINYGRAD_PARITY, difference
 from steerlab.openpilot.contracts import Contract
 from steerlab.openpilot.engines import OnnxEngine
@@ -48,8 +49,9 @@ def smoke_test(plan: Plan, python: str = "", trust_pickle: bool = False) -> list
         return lines
     interpreter = python or _interpreter(plan.target.tree)
     lines += _parser(plan, vectors, interpreter)
-    script = plan.target.modeld / "get_model_metadata.py"
-    if script.is_file():
+    places = (plan.target.modeld, *(plan.target.tree / layout for layout in LAYOUTS))
+    script = next((f for p in places if (f := p / "get_model_metadata.py").is_file()), None)
+    if script:
         lines += [_script(n, script, plan, interpreter) for n in plan.networks if n.onnx]
     else:
         lines.append("this checkout has no get_model_metadata.py")

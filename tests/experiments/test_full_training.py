@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,28 +217,35 @@ def test_it_installs_what_is_there_and_goes_back(whole: Path, tmp_path: Path) ->
     assert after[name] != before[name]
 
 
+def kill_after(sign: str) -> Callable[[str, Path], None]:
+    """Return a hook that kills the process when a file of that name has appeared."""
+
+    def hook(when: str, path: Path) -> None:
+        if when == "after" and path.match(sign):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
 @needs_fork
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "sign",
     [
-        "out/data/train/*.zarr",
-        "out/data/val/*.zarr",
-        "out/training/last.pt",
-        "out/training/artifacts/checkpoints/epoch_0001.pt",
-        "out/training/policy/*",
-        "out/export/driving_vision.onnx",
-        "out/export/driving_policy.onnx",
-        "out/archive/*",
+        "train/config.yaml",
+        "val/config.yaml",
+        "training/last.pt",
+        "epoch_0001.pt",
+        "policy/last.pt",
+        "epoch_0002.pt",
+        "driving_vision.onnx",
+        "driving_policy.onnx",
+        "archive/data.json",
     ],
 )
 def test_killed_at_a_stage_it_ends_the_same(whole: Path, tmp_path: Path, sign: str) -> None:
-    pid = start("full_training", TINY, tmp_path)
-    while not list(tmp_path.glob(sign)):
-        time.sleep(0.05)
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0), (tmp_path / "log.txt").read_text()
-    os.kill(pid, signal.SIGKILL)
-    assert ended(pid) == -signal.SIGKILL
+    pid = start("full_training", TINY, tmp_path, kill_after(sign))
+    assert ended(pid) == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
     assert none_left(pid)
     run_here(tmp_path, TINY)
     assert not difference(outcome(whole), outcome(tmp_path))

@@ -71,19 +71,20 @@ def test_forms_that_do_not_fit_are_refused(network: VisionNet, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_the_study_writes_tinygrad_too(
-    network: VisionNet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("tinygrad", ["none", pytest.param("t.pkl", marks=pytest.mark.exhaustive)])
+def test_the_study_puts_files_where_it_is_told(
+    network: VisionNet, tmp_path: Path, capsys: pytest.CaptureFixture[str], tinygrad: str
 ) -> None:
     path = tmp_path / "mine" / "artifacts" / "checkpoints" / "epoch_0007.pt"
     save_driving(path, vision_part(network), None, {"epoch": 7})
-    named = {"onnx": "v.onnx", "tinygrad": "t.pkl", "metadata": "m.pkl"}
-    options = [f"{name}={tmp_path / file}" for name, file in named.items()]
-    study.main([f"checkpoint={path}", *options, f"output={tmp_path / 'out'}"])
+    pickle = tinygrad if tinygrad == "none" else tmp_path / tinygrad
+    options = [f"onnx={tmp_path / 'v.onnx'}", f"metadata={tmp_path / 'm.pkl'}"]
+    study.main([f"checkpoint={path}", *options, f"tinygrad={pickle}", f"output={tmp_path / 'out'}"])
     said = capsys.readouterr().out
     assert "must not steer a car" in said
     assert "mine/epoch_0007" in " ".join(said.split())
     assert (tmp_path / "v.onnx").is_file()
     assert (tmp_path / "m.pkl").is_file()
+    assert (tmp_path / "t.pkl").is_file() == (tinygrad != "none")
     with pytest.raises(SystemExit, match="checkpoint= is missing"):
         study.main([f"output={tmp_path / 'out2'}"])

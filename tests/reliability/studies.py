@@ -134,6 +134,12 @@ CASES = {
         ["dataset.train_path={inputs}/shards", "dataset.val_maps=[south]", "epochs=2",
          "batch_size=12", "checkpoint_interval=1", "log_interval=1", "device=cpu"],
     ),
+    "train-driving-policy": Case(
+        "train_driving",
+        ["stage=all", "dataset.train_path={inputs}/shards", "dataset.val_maps=[south]", "epochs=1",
+         "batch_size=12", "checkpoint_interval=2", "device=cpu", "policy.epochs=2",
+         "policy.batch_size=16", "policy.reduced=8", "policy.hidden=8", "policy.trunk=8"],
+    ),
     "quickstart": Case(
         "quickstart",
         ["total_steps=180", "episodes=2", "tinygrad=false", "video=false", "processes=1"],

@@ -105,6 +105,7 @@ class Link:
             self._server = self._held.enter_context(
                 launched(
                     o.carla_root, o.port, o.offscreen, o.quality, o.ready_timeout, o.keep_running,
+                    reuse=o.keep_running,
                 )
             )  # fmt: skip
             self.episodes = 0

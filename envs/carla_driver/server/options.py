@@ -33,7 +33,7 @@ class ServerOptions:
     offscreen: bool = True
     quality: str = "Epic"
     ready_timeout: float = 120.0  # s that a launched server may take until it answers
-    keep_running: bool = False  # leave a launched server running
+    keep_running: bool = False  # leave a launched server running, and take one that was left
     restart_every: int = 0  # episodes after which a launched server is restarted; 0 for never
 
     def __post_init__(self) -> None:

@@ -62,4 +62,4 @@ def invented(seed: int, frames: int = 40, reach: int = 33) -> Seen:
         "lateral_control_params": np.stack([speed, np.full(frames, 0.2)], 1).astype(np.float32),
         "plan": plan, "plan_valid": np.repeat(known, frames, 0), "desire_state": desire[ticks],
     }  # fmt: skip
-    return Seen(Invented(arrays, {"frame_stride": 4}), features)  # type: ignore[arg-type]
+    return Seen(Invented(arrays, {}), features)  # type: ignore[arg-type]

@@ -139,6 +139,16 @@ def test_what_is_unknown_has_no_effect() -> None:
     assert {n: v.item() for n, v in before.items()} == {n: v.item() for n, v in after.items()}
 
 
+def test_lines_that_no_picture_shows_do_not_count() -> None:
+    given = labels()
+    given["lane_lines_valid"][:] = True
+    # At 12 of 32 a point is 27 m ahead; the wide camera sees 15 m to the side, and 10 m are added.
+    given["lane_lines"][0, 1, 12, 0], given["lane_lines"][0, 2, 12, 0] = -193.0, 24.0
+    known = target("lane_lines", given)[1]
+    assert not known[0, 1, 12].any()
+    assert known.sum() == known.numel() - 2
+
+
 def test_the_right_answer_costs_least() -> None:
     given, form = labels(), model(144)
     right = {

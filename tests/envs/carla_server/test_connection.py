@@ -2,9 +2,12 @@
 
 import re
 import socket
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,10 @@ import pytest
 
 from steerlab.envs.carla_driver import server as folder
 from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
-from steerlab.envs.carla_driver.server import connection
+from steerlab.envs.carla_driver.server import connection, link as links
 from steerlab.envs.carla_driver.server.capabilities import TABLE, capabilities
 from steerlab.envs.carla_driver.server.connection import ServerLost, connect, talking
+from steerlab.envs.carla_driver.server.launch import Launched
 from steerlab.envs.carla_driver.server.link import InUse, Link
 from steerlab.envs.carla_driver.server.options import ServerOptions, as_options
 from steerlab.errors import InputError
@@ -118,6 +122,39 @@ def test_a_traffic_manager_of_its_own(duck: ducks.Server) -> None:
         again: Any = link.traffic_manager()
         assert again is manager
     assert manager.shut
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the test's server is a program of Unix")
+def test_a_server_that_is_kept_outlives_the_link_unless_it_failed(
+    duck: ducks.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    @contextmanager
+    def launched(*arguments: Any, reuse: bool) -> Iterator[Launched]:
+        assert arguments == ("here", duck.port, True, "Low", 9.0, True)
+        assert reuse
+        started.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
+        yield Launched("127.0.0.1", duck.port, "0.9.16", started[-1])
+
+    monkeypatch.setattr(links, "launched", launched)
+    link = Link(
+        ServerOptions(
+            port=duck.port, carla_root="here", quality="Low", ready_timeout=9.0, keep_running=True
+        )
+    )
+    try:
+        link.open()
+        link.drop()  # as after a failure
+        assert started[0].poll() is not None
+        link.open()
+        link.close()
+        assert len(started) == 2
+        assert started[1].poll() is None
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(

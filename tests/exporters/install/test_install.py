@@ -108,8 +108,9 @@ def put(target: Path, files: dict[str, str], staging: Path, **how: Any) -> Insta
     return install(plan, staging, **how)
 
 
-@pytest.mark.parametrize("sunny", [False, True])
-@pytest.mark.parametrize("name", ["openpilot-0.10.0", "openpilot-0.10.1"])
+@pytest.mark.parametrize(
+    ("name", "sunny"), [("openpilot-0.10.0", False), ("openpilot-0.10.1", True)]
+)
 def test_install_and_restore(tmp_path: Path, networks: Networks, name: str, sunny: bool) -> None:
     models = make_checkout(tmp_path / "a", name, sunny=sunny)
     before = contents(tmp_path / "a")
@@ -270,6 +271,7 @@ def killed_and_again(tmp_path: Path, networks: Networks, moment: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks warm processes")
 def test_a_sample_of_kills(tmp_path: Path, networks: Networks) -> None:
     assert killed_and_again(tmp_path, networks, 1)
@@ -311,6 +313,7 @@ def test_a_full_disk_in_the_midst(
     assert contents(tmp_path / "a") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parser", "script", "reason"),
     [

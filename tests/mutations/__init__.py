@@ -1,0 +1,1 @@
+"""Single-line faults that the tests must notice: the table, and a script that tries them."""
