@@ -142,10 +142,21 @@ def tune_by_ppo(
         InputError: An option is out of range, or the reward is no such function.
     """
     _check_ppo(config)
-    place = torch_device(device)
-    model.to(place).eval()
+    model.to(torch_device(device)).eval()
     best = _Best(PlanReward(model, reward, name), seed)
     rows = PlanEnv(PlanReward(deepcopy(model), reward, name), config.num_envs)
+    learner = _learner(model, rows, config, seed)
+    settings = asdict(config) | {"seed": seed}
+    train_sb3(
+        learner, output, config.total_plans, settings, seed=seed, figures=best.figures, also=best
+    )
+    model.load_state_dict(best.weights)
+    contents = {"model": model.state_dict(), "describe": describe(model)}
+    save_checkpoint(Path(output) / BEST, KIND, contents)
+
+
+def _learner(model: Planner, rows: "PlanEnv", config: PlanPPOConfig, seed: int) -> PPO:
+    """Return PPO whose actor is the planner; its critic is new."""
     with unchanged_generators():
         learner = PPO(
             "MlpPolicy",
@@ -156,7 +167,7 @@ def tune_by_ppo(
             learning_rate=config.learning_rate,
             target_kl=config.target_kl,
             seed=seed,
-            device=place,
+            device=model.plant.forced.device,
             policy_kwargs={
                 "net_arch": {"pi": [], "vf": [64, 64]},
                 "log_std_init": float(np.log(config.exploration)),
@@ -165,11 +176,7 @@ def tune_by_ppo(
     policy = learner.policy
     policy.action_net = _PlanMean(model)
     policy.optimizer = torch.optim.Adam(policy.parameters(), config.learning_rate, eps=1e-5)
-    total, settings = config.total_plans, asdict(config) | {"seed": seed}
-    train_sb3(learner, output, total, settings, seed=seed, figures=best.figures, also=best)
-    model.load_state_dict(best.weights)
-    contents = {"model": model.state_dict(), "describe": describe(model)}
-    save_checkpoint(Path(output) / BEST, KIND, contents)
+    return learner
 
 
 def describe(model: Planner) -> dict[str, Any]:

@@ -68,7 +68,7 @@ CASES = {
     "finetune-trc-ppo": Case(
         "finetune_trc",
         ["checkpoint={inputs}/trc/best.pt", "method=ppo", "ppo.total_plans=96", "ppo.num_envs=8",
-         "ppo.batch_size=16", "ppo.n_epochs=1", "test_cases=10", "device=cpu"],
+         "ppo.batch_size=16", "ppo.epochs=1", "test_cases=10", "device=cpu"],
     ),
     "train-pi0": Case(
         "train_pi0", ["data={inputs}/pendulum", "width=8", "layers=1", "threads=1", *FIT]
