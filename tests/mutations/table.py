@@ -98,7 +98,7 @@ MUTATIONS = [
         ("later = at_time(speed, at + 1.0)", "later = at_time(speed, at)"),
     ),
     *_all(
-        "agents/supervised.py", "tests/agents/test_supervised.py tests/agents/test_training_effects.py",
+        "agents/supervised.py", "tests/agents/test_supervised.py tests/agents/test_training_effects.py tests/agents/test_training_schedule.py",
         ("return bool(patience) and epoch - self.best_epoch > patience", "return False"),
         ("best=learner.kept if better else None", "best=model if better else None"),
         ("weight_decay=config.weight_decay, fused", "weight_decay=0.0, fused"),
@@ -107,7 +107,7 @@ MUTATIONS = [
         ("learner.schedule.batch_done()", "pass"),
     ),
     *_all(
-        "agents/training_loop.py", "tests/agents/test_supervised.py tests/agents/test_training_effects.py",
+        "agents/training_loop.py", "tests/agents/test_supervised.py tests/agents/test_training_effects.py tests/agents/test_training_schedule.py",
         ('self.first = state["step"] + 1', 'self.first = state["step"]'),
         ("part.load_state_dict(state[name])", "pass"),
     ),
