@@ -169,13 +169,17 @@ class Session:
         self._world = self._before = None
         done = [
             self._try(self.clear) or self._try(self._destroy),
-            self._try(lambda: self.link.traffic_manager().set_synchronous_mode(False)),
-            self._try(lambda: world.set_weather(before[1])),
-            self._try(lambda: world.apply_settings(before[0])),
+            self._twice(lambda: self.link.traffic_manager().set_synchronous_mode(False)),
+            self._twice(lambda: world.set_weather(before[1])),
+            self._twice(lambda: world.apply_settings(before[0])),
         ]
         if not all(done):
             self.sensors, self.vehicles = [], []
             self.link.drop()
+
+    def _twice(self, action: "Callable[[], object]") -> bool:
+        """Do something, and again if it fails: others find a server that was left synchronous standing still."""
+        return self._try(action) or self._try(action)
 
     def _try(self, action: "Callable[[], object]") -> bool:
         """Do something; once the server has failed at it, waste no more time on it."""

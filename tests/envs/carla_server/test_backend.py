@@ -377,7 +377,7 @@ def test_any_call_may_fail(duck: ducks.Server, call: str, how: str) -> None:
 
 
 def test_a_call_that_fails_while_closing(duck: ducks.Server) -> None:
-    for call in ("stop", "apply_batch_sync", "set_weather"):
+    for call in ("stop", "apply_batch_sync", "set_weather", "apply_settings"):
         env = make(duck)
         env.reset(seed=0)
         duck.fail = {call: 0}
