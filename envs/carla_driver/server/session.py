@@ -168,7 +168,8 @@ class Session:
             return
         self._world = self._before = None
         done = [
-            self._try(self.clear) or self._try(self._destroy),
+            *[self._twice(sensor.stop) for sensor in self.sensors],
+            self._twice(self._destroy),
             self._twice(lambda: self.link.traffic_manager().set_synchronous_mode(False)),
             self._twice(lambda: world.set_weather(before[1])),
             self._twice(lambda: world.apply_settings(before[0])),
