@@ -34,7 +34,7 @@ from steerlab.exporters.verify.report import print_checks
 from steerlab.options import option
 from steerlab.study import study
 
-#: Eight of the default's twenty drives: enough for the targets, and done in five minutes.
+#: Eight of the default's twenty drives: enough for the targets, and the whole takes little more than five minutes.
 QUICK = ImitationConfig(total_steps=307_200)
 
 
