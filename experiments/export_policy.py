@@ -13,13 +13,10 @@ Examples:
   steerlab export-policy checkpoint=policy_model.pth contract=openpilot-supercombo-2026-07 vision=driving_vision.onnx
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.markup import escape
 
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.driving import KIND as DRIVING
@@ -28,12 +25,12 @@ from steerlab.agents.drivingpolicy.network import DrivingPolicy
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.train import load_policy
 from steerlab.errors import InputError
-from steerlab.exporters.openpilot import Exported, paths
+from steerlab.exporters.openpilot import paths
 from steerlab.exporters.policy import ExportedPolicy, export_policy
-from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD, PAIR_NOT_FOR_THE_ROAD
-from steerlab.exporters.verify import Check, Options, failed, verify_export
-from steerlab.exporters.verify.report import print_checks
-from steerlab.openpilot.contracts import Contract, contract
+from steerlab.exporters.safety import NOT_FOR_THE_ROAD, PAIR_NOT_FOR_THE_ROAD
+from steerlab.exporters.verify import Options
+from steerlab.exporters.written import tell_written
+from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.tinygrad import check_tinygrad_path
 from steerlab.options import option
 from steerlab.study import study
@@ -82,16 +79,17 @@ def run(config: Config, output: Path) -> ExportedPolicy:
         tinygrad=pickled,
         tinygrad_path=config.tinygrad_path or None,
     )
-    console = Console()
-    for path in done.files:
-        console.print(escape(str(path)), soft_wrap=True)
-    wrong = _check(done, target, config, console) if config.check else []
-    for note in done.notes:
-        console.print(escape(f"note: {note}"))
+    networks = {target.policy_name: done.policy}
+    if done.vision:
+        networks["driving_vision"] = done.vision
     warning = PAIR_NOT_FOR_THE_ROAD if isinstance(policy, DrivingPolicy) else NOT_FOR_THE_ROAD
-    console.print(f"[bold red]{warning}[/]\n{INTERFACE_ONLY}")
-    if wrong:
-        sys.exit(f"{len(wrong)} checks failed: {', '.join(c.name for c in wrong)}")
+    checks = Options(
+        tinygrad=pickled,
+        trust_pickle=True,  # made a moment ago
+        tinygrad_path=config.tinygrad_path or None,
+        runs=20,
+    )
+    tell_written(networks, done.notes, warning, target, checks if config.check else None)
     return done
 
 
@@ -104,27 +102,6 @@ def read_policy(path: str) -> PolicyNet | DrivingPolicy:
     if load_checkpoint(path)["kind"] == DRIVING:
         return load_driving_policy(path)
     return load_policy(path)
-
-
-def _check(done: ExportedPolicy, target: Contract, config: Config, console: Console) -> list[Check]:
-    """Check what was written, print it, return what failed."""
-    files: dict[str, Exported] = {target.policy_name: done.policy}
-    if done.vision:
-        files["driving_vision"] = done.vision
-    wrong = []
-    for name, file in files.items():
-        options = Options(
-            metadata=str(file.metadata),
-            pickle=str(file.tinygrad or ""),
-            tinygrad=config.tinygrad != "none",
-            trust_pickle=True,  # made a moment ago
-            tinygrad_path=config.tinygrad_path or None,
-            runs=20,
-        )
-        checks = verify_export(file.onnx, target, name, options)
-        print_checks(checks, console, f"{file.onnx.name} for {target.id}")
-        wrong += failed(checks)
-    return wrong
 
 
 main = study(Config, run)

@@ -10,24 +10,21 @@ Examples:
   steerlab export-vision checkpoint=epoch_0020.pt contract=openpilot-0.11.0 onnx=out/vision.onnx tinygrad=none
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.markup import escape
 
 from steerlab.agents.driving import load_vision
 from steerlab.agents.visionnet.data import find
 from steerlab.agents.visionnet.network import VISION
 from steerlab.errors import InputError
 from steerlab.exporters.openpilot import Exported, paths
-from steerlab.exporters.safety import INTERFACE_ONLY, VISION_NOT_FOR_THE_ROAD
-from steerlab.exporters.verify import Check, Options, failed, verify_export
-from steerlab.exporters.verify.report import print_checks
+from steerlab.exporters.safety import VISION_NOT_FOR_THE_ROAD
+from steerlab.exporters.verify import Options
 from steerlab.exporters.vision import export_vision
-from steerlab.openpilot.contracts import Contract, contract
+from steerlab.exporters.written import tell_written
+from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.tinygrad import check_tinygrad_path
 from steerlab.options import option
 from steerlab.study import study
@@ -74,15 +71,15 @@ def run(config: Config, output: Path) -> Exported:
         tinygrad=pickled,
         tinygrad_path=config.tinygrad_path or None,
     )
-    console = Console()
-    for path in done.files:
-        console.print(escape(str(path)), soft_wrap=True)
-    wrong = _check(done, target, config, console) if config.check else []
-    for note in done.notes:
-        console.print(escape(f"note: {note}"))
-    console.print(f"[bold red]{VISION_NOT_FOR_THE_ROAD}[/]\n{INTERFACE_ONLY}")
-    if wrong:
-        sys.exit(f"{len(wrong)} checks failed: {', '.join(c.name for c in wrong)}")
+    checks = Options(
+        tinygrad=pickled,
+        trust_pickle=True,  # made a moment ago
+        tinygrad_path=config.tinygrad_path or None,
+        latency_ms=config.latency_ms,
+        runs=20,
+    )
+    warning = VISION_NOT_FOR_THE_ROAD
+    tell_written({VISION: done}, done.notes, warning, target, checks if config.check else None)
     return done
 
 
@@ -91,22 +88,6 @@ def _run_name(checkpoint: Path) -> str:
     folders = checkpoint.resolve().parents
     run = folders[2].name if [f.name for f in folders[:2]] == ["checkpoints", "artifacts"] else ""
     return f"{run or folders[0].name}/{checkpoint.stem}"
-
-
-def _check(done: Exported, target: Contract, config: Config, console: Console) -> list[Check]:
-    """Check what was written, print it, return what failed."""
-    options = Options(
-        metadata=str(done.metadata),
-        pickle=str(done.tinygrad or ""),
-        tinygrad=config.tinygrad != "none",
-        trust_pickle=True,  # made a moment ago
-        tinygrad_path=config.tinygrad_path or None,
-        latency_ms=config.latency_ms,
-        runs=20,
-    )
-    checks = verify_export(done.onnx, target, VISION, options)
-    print_checks(checks, console, f"{done.onnx.name} for {target.id}")
-    return failed(checks)
 
 
 main = study(Config, run)

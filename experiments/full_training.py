@@ -17,6 +17,7 @@ Examples:
 import json
 import os
 import shlex
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ from steerlab.experiments import collect, export_policy, export_vision, train_dr
 from steerlab.exporters.archive import sha256, write_archive
 from steerlab.exporters.install import Given, install, prepare, recognise
 from steerlab.exporters.safety import INTERFACE_ONLY, TRAINED_IN_SIMULATION
+from steerlab.exporters.written import ChecksFailed
 from steerlab.files import atomic_path, writable_folder
 from steerlab.openpilot.contracts import Contract, contract
 from steerlab.options import option
@@ -96,6 +98,7 @@ class Pipeline:
     output: Path
     console: Console
     commands: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # checks of exported files
 
     @property
     def data(self) -> Path:
@@ -146,15 +149,22 @@ class Pipeline:
         self.stage("export of the policy", "export-policy", second, folder)
 
         def work() -> list[Path]:
-            place = writable_folder(folder)
-            seen = export_vision.run(options_of(export_vision.Config, first), place)
-            done = export_policy.run(options_of(export_policy.Config, second), place)
-            return sorted({*seen.files, *done.files})
+            place, made = writable_folder(folder), set[Path]()
+            for each, arguments in ((export_vision, first), (export_policy, second)):
+                try:
+                    made |= set(each.run(options_of(each.Config, arguments), place).files)
+                except ChecksFailed as stop:  # the files are there, and worth an archive
+                    made |= set(stop.files)
+                    self.failed += stop.names
+            return sorted(made)
 
         return self.once("export", work, checkpoint)
 
     def once(self, stage: str, work: Callable[[], list[Path]], *inputs: Path) -> list[Path]:
-        """Return what a stage made from inputs: what it made before, while all that is as it was."""
+        """Return what a stage made from inputs: what it made before, while all that is as it was.
+
+        A stage whose files failed a check counts as not done.
+        """
         path = self.output / DONE
         done: dict[str, Any] = read_json(path, dict) if path.is_file() else {}
         before, known = self._hashes(inputs), done.get(stage, {})
@@ -164,6 +174,8 @@ class Pipeline:
             self.console.print("done before")
             return files
         made = work()
+        if self.failed:
+            return made
         done[stage] = {"inputs": before, "files": self._hashes(made)}
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(done, indent=1), encoding="utf-8")
@@ -259,12 +271,14 @@ def exporting(
 ) -> tuple[list[str], list[str]]:
     """Return the options of ``steerlab export-vision`` and ``export-policy``."""
     release = contract(config.contract)
-    shared = [f"checkpoint={checkpoint}", f"check={str(config.check).lower()}"]
-    shared += [] if config.tinygrad else ["tinygrad=none"]
-    vision = [*shared, f"contract={_driver(config)}"]
+    # export-policy writes, builds and checks the vision network again, marked as one of a pair.
+    vision = [f"checkpoint={checkpoint}", "check=false", "tinygrad=none"]
+    vision += [f"contract={_driver(config)}"]
     vision += [f"shards={shards}"] if any(shards.glob("*.zarr")) else []
     pair = f"vision={folder / 'driving_vision.onnx'}"
-    return vision, [*shared, f"contract={release.id}", pair]
+    policy = [f"checkpoint={checkpoint}", f"check={str(config.check).lower()}"]
+    policy += [] if config.tinygrad else ["tinygrad=none"]
+    return vision, [*policy, f"contract={release.id}", pair]
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
@@ -287,11 +301,14 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         files = line.export(checkpoint)
     archive = line.archive(checkpoint, files)
     console.print(f"[bold red]{TRAINED_IN_SIMULATION}[/]\n{INTERFACE_ONLY}")
-    if config.install_models:
+    if config.install_models and not line.failed:
         line.install()
     console.print(Rule("done"))
     for path in (checkpoint, *files, archive):
         console.print(escape(str(path)), soft_wrap=True, highlight=False)
+    if line.failed:
+        left_out = "; nothing was installed" if config.install_models else ""
+        sys.exit(f"{len(line.failed)} checks failed: {', '.join(line.failed)}{left_out}")
     return {"checkpoint": checkpoint, "files": files, "archive": archive}
 
 

@@ -88,7 +88,7 @@ def run(config: Config, output: Path) -> Figures:
         output,
         output.name,
         vision="" if seen.is_pickle else config.vision_model,
-        eyes=vision if seen.is_pickle else None,
+        probe_vision=vision if seen.is_pickle else None,
         tinygrad=config.tinygrad,
     )
     file = PolicyFile(str(done.onnx), config.contract, seen)

@@ -50,7 +50,7 @@ def export_policy(
     *,
     target: Contract | None = None,
     vision: str | Path = "",
-    eyes: Network | None = None,
+    probe_vision: Network | None = None,
     places: Paths | None = None,
     half: bool = True,
     tinygrad: bool = True,
@@ -70,8 +70,8 @@ def export_policy(
         run: Name of the training run, for ``model_checkpoint``.
         target: The release; by default that for which the policy was trained.
         vision: ONNX file of the vision network.
-        eyes: The vision network where there is no such file (a tinygrad pickle): it makes the features
-            of the probe, and the policy is written alone.
+        probe_vision: The vision network where there is no such file (a tinygrad pickle): it makes the
+            features of the probe, and the policy is written alone.
         places: Other paths of the policy's files.
         half: Write float16 variants too.
         tinygrad: Write tinygrad pickles too, where the release loads them for one network.
@@ -99,8 +99,8 @@ def export_policy(
         return ExportedPolicy(done, notes=notes + done.notes)
     network = policy if target == policy.contract else _ported(policy, target)
     if seen:
-        eyes = Network(OnnxEngine(seen.proto.SerializeToString()), seen.slices)
-    probe = _probe(network, eyes)
+        probe_vision = Network(OnnxEngine(seen.proto.SerializeToString()), seen.slices)
+    probe = _probe(network, probe_vision)
     done = export_model(
         network,
         target,
@@ -132,11 +132,13 @@ def _ported(policy: PolicyNet | DrivingPolicy, target: Contract) -> PortedPolicy
     return PortedPolicy(policy, target)
 
 
-def _probe(network: PolicyNet | PortedPolicy | DrivingPolicy, eyes: Network | None) -> Probe | None:
+def _probe(
+    network: PolicyNet | PortedPolicy | DrivingPolicy, vision: Network | None
+) -> Probe | None:
     """Return inputs that were recorded while it drove; None where there is nothing to see by."""
     if isinstance(network, DrivingPolicy):
-        return record_drive(network, eyes) if eyes else None
-    return record_probe(network, rows=4 if eyes else 24, vision=eyes)
+        return record_drive(network, vision) if vision else None
+    return record_probe(network, rows=4 if vision else 24, vision=vision)
 
 
 def _export_vision(

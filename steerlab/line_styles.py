@@ -13,7 +13,8 @@ _STYLES = [
     {"color": colour, "marker": marker, "linestyle": dash}
     for dash, (colour, marker) in product(_DASHES, zip(_COLOURS, _MARKERS, strict=True))
 ]
-#: Methods that several figures show, by the place of their style. Methods of one place never meet.
+#: Methods that several figures show, by the place of their style; if two of one place meet, the later
+#: one gets what is left.
 _PLACES = {
     "policynet": 0,
     "trc": 0,
@@ -39,7 +40,11 @@ def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         names: Methods of one figure.
     """
     names = list(dict.fromkeys(names))
-    places = {name: _PLACES[_key(name)] for name in names if _key(name) in _PLACES}
+    places: dict[str, int] = {}
+    for name in names:
+        place = _PLACES.get(_key(name))
+        if place is not None and place not in places.values():
+            places[name] = place
     free = (i for i in range(len(names) + len(_STYLES)) if i not in places.values())
     for name in names:
         if name not in places:

@@ -89,14 +89,14 @@ def dagger_stage(
     )  # fmt: skip
     start = load_driving(checkpoint)
     vision, policy = load_vision(checkpoint), policy_of(start["policy"], checkpoint)
-    eyes = load_vision(checkpoint, torch_device(options.device))
-    seen, judged = seen_by(eyes, train), Windows(seen_by(eyes, valid))
+    on_device = load_vision(checkpoint, torch_device(options.device))
+    seen, judged = seen_by(on_device, train), Windows(seen_by(on_device, valid))
     path, epoch = Path(checkpoint), int(start["told"].get("epoch", 0))
     for number in range(1, rounds + 1):
         folder = Path(output) / "dagger" / f"round_{number:02d}"
         share = told.teacher * (1.0 - (number - 1) / max(rounds - 1, 1))
         shards = list(drive_round(told, vision, policy, number, options.seed, share, folder))
-        seen += seen_by(eyes, shards)
+        seen += seen_by(on_device, shards)
         policy = train_policy(settings, Windows(seen), judged, folder / "policy")
         epoch += settings.epochs
         about = {"stage": "dagger", "round": number, "epoch": epoch, "before": start["told"]}
@@ -147,6 +147,6 @@ def mixed_driver(
     env: CarlaDriverVectorEnv, vision: VisionNet, policy: DrivingPolicy, share: float, seed: int
 ) -> MixedDriver:
     """Return who drives an episode: the pair, and the teacher for a share of the time."""
-    eyes = packed(vision, vision.model)
-    pair = PairDriver(env, policy.contract, torch_policy(policy), eyes)
+    network = packed(vision, vision.model)
+    pair = PairDriver(env, policy.contract, torch_policy(policy), network)
     return MixedDriver(env, pair, share, [seed, 5])

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from steerlab.experiments.full_training import (
     exporting,
     training,
 )
+from steerlab.exporters.verify import Check
+from steerlab.exporters.written import ChecksFailed
 from steerlab.seeds import episode_seed
 from steerlab.study import options_of
 from tests.exporters.install.checkouts import contents, make_checkout
@@ -60,6 +63,8 @@ def test_what_it_asks_of_the_other_studies() -> None:
     assert asked.contract == "openpilot-0.10.1"
     vision, policy = exporting(config, Path("c.pt"), Path("export"), Path("none"))
     assert options_of(export_vision.Config, vision).contract == "openpilot-0.10.1"
+    assert not options_of(export_vision.Config, vision).check  # export-policy checks the pair
+    assert options_of(export_policy.Config, policy).check
     assert options_of(export_policy.Config, policy).vision == str(
         Path("export/driving_vision.onnx")
     )
@@ -158,6 +163,40 @@ def test_a_stage_is_done_once_while_its_files_are_whole(tmp_path: Path) -> None:
     line = Pipeline(Config(), moved, Console(quiet=True))
     assert line.once("stage", work, moved / "given") == [moved / "made"]
     assert len(calls) == 4
+
+
+def test_failed_checks_cost_neither_files_nor_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are archived, nothing is installed, and the next call exports again."""
+    monkeypatch.chdir(tmp_path)
+    make_checkout(tmp_path / "a", "openpilot-0.10.0")
+    before, exports = contents(tmp_path / "a"), []
+
+    def write(name: str, wrong: list[Check]) -> Callable[[Any, Path], Any]:
+        def run(config: Any, place: Path) -> Any:
+            exports.append(name)
+            path = place / f"{name}.onnx"
+            path.write_text(name)
+            if wrong:
+                raise ChecksFailed([path], wrong)
+            return SimpleNamespace(files=[path])
+
+        return run
+
+    steering = Check("steering", "FAIL", "does not steer", "train it")
+    monkeypatch.setattr(export_vision, "run", write("driving_vision", []))
+    monkeypatch.setattr(export_policy, "run", write("driving_policy", [steering]))
+    monkeypatch.setattr(full_training, "load_driving", lambda path: None)
+    (tmp_path / "c.pt").write_text("weights")
+    options = ["checkpoint=c.pt", "skip_data_collection=true", "install_models=true"]
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="1 checks failed: steering; nothing was installed"):
+            full_training.main([*options, "confirm=true", "openpilot_root=a", "output=out"])
+        archived = json.loads((tmp_path / "out/archive/files.json").read_text())
+        assert {"driving_vision.onnx", "driving_policy.onnx"} <= set(archived)
+    assert exports == ["driving_vision", "driving_policy"] * 2
+    assert contents(tmp_path / "a") == before
 
 
 def run_here(folder: Path, arguments: list[str]) -> None:
