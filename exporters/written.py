@@ -51,7 +51,9 @@ def tell_written(
     for path in files:
         console.print(escape(str(path)), soft_wrap=True)
     wrong: list[Check] = []
-    for name, done in networks.items() if options else ():
+    for name, done in networks.items():
+        if options is None:
+            break
         own = replace(options, metadata=str(done.metadata), pickle=str(done.tinygrad or ""))
         checks = verify_export(done.onnx, target, name, own)
         print_checks(checks, console, f"{done.onnx.name} for {target.id}")
