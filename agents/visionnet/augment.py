@@ -14,7 +14,7 @@ from steerlab.errors import unknown_name
 
 Bytes = NDArray[np.uint8]
 
-AUGMENTATIONS = ("photometric", "noise", "temporal")
+AUGMENTATIONS = ("photometric", "noise", "temporal", "mirror")
 PLANES = 6  # of a frame: four of brightness, two of colour
 LOST = 0.05  # share of the pairs whose older frame is lost
 LARGEST_NOISE = 5.0  # grey levels, standard deviation
@@ -33,7 +33,8 @@ def augment(pairs: Sequence[Bytes], names: Sequence[str], rng: np.random.Generat
 
     Args:
         pairs: Narrow and wide camera.
-        names: Of :data:`AUGMENTATIONS`, which are to happen.
+        names: Of :data:`AUGMENTATIONS`, which are to happen; ``mirror`` changes labels too and is left
+            to the caller.
         rng: All draws come from it.
     """
     found = [pair.copy() for pair in pairs]

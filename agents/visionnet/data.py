@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from steerlab.agents.visionnet.augment import augment, check_augmentations
+from steerlab.agents.visionnet.mirror import mirror_labels, mirror_pictures
 from steerlab.envs.shards.read import Shard, open_all, open_shard
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.contracts import IMAGE_LAG
@@ -127,13 +128,13 @@ class FramePairs(Dataset[dict[str, Array]]):
         which, frame = self.place(index)
         shard, labels = self._open(which)
         pairs = [_pair(shard, name, self.older[which][frame], frame) for name in CAMERAS]
+        labels = {name: values[frame] for name, values in labels.items()}
         if self.augmentations:
             rng = np.random.default_rng((self.seed, epoch, index))
+            if "mirror" in self.augmentations and rng.random() < 0.5:
+                pairs, labels = [mirror_pictures(p) for p in pairs], mirror_labels(labels)
             pairs = augment(pairs, self.augmentations, rng)
-        return {
-            **dict(zip(CAMERAS, pairs, strict=True)),
-            **{name: values[frame] for name, values in labels.items()},
-        }
+        return {**dict(zip(CAMERAS, pairs, strict=True)), **labels}
 
     def place(self, index: int) -> tuple[int, int]:
         """Return the number of the shard of a pair, and of its frame there."""

@@ -77,6 +77,11 @@ FIGURES = {
     "meta_surprise": Figure("pedals, blinkers, braking, cross-entropy, nats", "meta"),
 }
 
+#: Errors of which :func:`relative_error` is made.
+COMPARED = (
+    "lane_error", "edge_error", "lead_error", "lead_speed_error", "speed_error", "yaw_rate_error",
+)  # fmt: skip
+
 
 def errors(
     slices: Mapping[str, slice], flat: Array, labels: Mapping[str, Array]
@@ -184,7 +189,6 @@ def judge(
     network: VisionNet,
     batches: Iterable[Mapping[str, Tensor]],
     likelihood: str = "laplace",
-    blind: bool = True,
 ) -> dict[str, dict[str, float]]:
     """Return the figures of a network, and ``loss``; and those of both baselines.
 
@@ -192,11 +196,10 @@ def judge(
         network: Evaluated in evaluation mode; its mode stays.
         batches: Labelled pairs, as a loader of :mod:`steerlab.agents.visionnet.data` gives them.
         likelihood: Of the loss.
-        blind: Judge the baselines too.
     """
     training, device, slices = network.training, network.mean.device, network.model.slices
     network.eval()
-    constants = baselines(network) if blind else {}
+    constants = baselines(network)
     tallies = {name: Tally() for name in (NETWORK, *constants)}
     lost, count = 0.0, 0
     for batch in batches:
@@ -213,6 +216,20 @@ def judge(
     results = {name: tally.figures() for name, tally in tallies.items()}
     results[NETWORK]["loss"] = lost / max(count, 1)
     return results
+
+
+def relative_error(results: Mapping[str, Mapping[str, float]]) -> float:
+    """Return the mean of the network's errors, each as a share of the training mean's.
+
+    By it an epoch is chosen. The validation loss would not do: it rises as soon as one head is too sure
+    of itself, while the errors of all heads still fall.
+
+    Args:
+        results: Of :func:`judge`.
+    """
+    network, blind = results[NETWORK], results[MEAN]
+    shares = [network[name] / blind[name] for name in COMPARED if blind[name] > 0]
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def table(results: Mapping[str, Mapping[str, float]], title: str) -> Table:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.contracts import FEATURES, Contract, contract
@@ -133,8 +134,10 @@ class VisionNet(nn.Module):
 
     def features(self, img: Tensor, big_img: Tensor) -> Tensor:
         """Return ``hidden_state`` (B, 512) of image pairs; see :meth:`forward`."""
-        pairs = torch.cat([img, big_img]).contiguous(memory_format=torch.channels_last)
-        pairs = (pairs.float() - _MIDDLE) / _SPREAD
+        dtype = self.join.weight.dtype
+        if torch.is_autocast_enabled(img.device.type):
+            dtype = torch.get_autocast_dtype(img.device.type)  # which holds 0..255 exactly
+        pairs = torch.cat([img, big_img]).contiguous(memory_format=torch.channels_last).to(dtype)
         seen = self.neck(self.backbone(pairs)).flatten(1)
         narrow, wide = seen.chunk(2)
         return self.norm(self.join(torch.cat([narrow, wide], dim=1)))
@@ -168,6 +171,14 @@ class VisionNet(nn.Module):
         return found
 
 
+class _Pixels(nn.Conv2d):
+    """Convolution of pixels 0..255, which its weights centre and scale: two passes less over the pictures."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / _SPREAD
+        return conv2d(x, weight, -_MIDDLE * weight.sum((1, 2, 3)), self.stride)
+
+
 class _Block(nn.Module):
     """Mixes places, then channels, and adds that to what comes in."""
 
@@ -188,7 +199,8 @@ def _backbone(size: VisionSize) -> nn.Sequential:
     layers: list[nn.Module] = []
     before, step = CHANNELS, 4
     for width, depth in zip(size.widths, size.depths, strict=True):
-        layers += [nn.Conv2d(before, width, step, step, bias=False), nn.BatchNorm2d(width)]
+        convolution = nn.Conv2d if layers else _Pixels
+        layers += [convolution(before, width, step, step, bias=False), nn.BatchNorm2d(width)]
         layers += [_Block(width) for _ in range(depth)]
         before, step = width, 2
     return nn.Sequential(*layers, nn.BatchNorm2d(before), nn.ReLU())

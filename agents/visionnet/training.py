@@ -31,7 +31,7 @@ from steerlab.agents.visionnet.data import (
     loader,
 )
 from steerlab.agents.visionnet.losses import LIKELIHOODS, vision_losses
-from steerlab.agents.visionnet.metrics import NETWORK, judge
+from steerlab.agents.visionnet.metrics import NETWORK, judge, relative_error
 from steerlab.agents.visionnet.network import SIZES, VisionNet
 from steerlab.agents.visionnet.pictures import compare_pictures
 from steerlab.agents.visionnet.units import label_units
@@ -64,7 +64,7 @@ class DatasetOptions:
     val_share: float = option(0.1, "share of the episodes for validation, without val_path=")
     val_maps: tuple[str, ...] = option((), "maps whose episodes are for validation instead")
     augmentations: tuple[str, ...] = option(AUGMENTATIONS, "what happens to frames in training: "
-                                            "photometric, noise, temporal")  # fmt: skip
+                                            "photometric, noise, temporal, mirror")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def train_vision(
         policy: Policy part, which the checkpoints carry on as it is.
 
     Returns:
-        The checkpoint of the epoch with the lowest validation loss.
+        The checkpoint of the epoch with the lowest :func:`~.metrics.relative_error` in validation.
 
     Raises:
         InputError: An option is out of range, there are too few frames, or ``output`` belongs to
@@ -175,7 +175,7 @@ def train_vision(
         )
         sums = {n: torch.tensor(v) for n, v in loop.values.get("sums", {}).items()}
         counted = loop.values.get("counted", 0)
-        best = {n: loop.values.get(n, v) for n, v in (("loss", math.inf), ("epoch", 0))}
+        best = {n: loop.values.get(n, v) for n, v in (("error", math.inf), ("epoch", 0))}
         with loop:
             for step, batch in zip(loop, _stream(run, loop.first), strict=False):
                 losses = _step(run, batch, rate(config, step, total, per_epoch))
@@ -352,20 +352,24 @@ def _end_epoch(
     """Validate, write the epoch's checkpoint, show pictures; return what is best now."""
     epoch = (step + 1) // len(run.batches)
     if process_rank() == 0:
-        found = judge(run.kept, run.valid_frames, run.config.likelihood, blind=False)[NETWORK]
+        results = judge(run.kept, run.valid_frames, run.config.likelihood)
+        error, found = relative_error(results), results[NETWORK]
+        found["relative_error"] = error
         told = {n: v for n, v in found.items() if math.isfinite(v)}
         loop.record(step, {f"valid/{name}": value for name, value in told.items()})
         shown = torch.linspace(0, len(run.valid) - 1, _SHOWN + 2).long()[1:-1].tolist()
         loop.log.picture(
             step, "labels (left), network (right)", compare_pictures(run.kept, run.valid, shown)
         )
-        tqdm.write(f"epoch {epoch}: validation loss {found['loss']:.4g}, lane lines 0-30 m "
-              f"{found['lane_error']:.3f} m, lead {found['lead_error']:.1f} m")  # fmt: skip
+        tqdm.write(
+            f"epoch {epoch}: errors {error:.3f} of the training mean's, lane lines 0-30 m "
+            f"{found['lane_error']:.3f} m, lead {found['lead_error']:.1f} m; loss {found['loss']:.4g}"
+        )
         path = loop.output / FOLDER / f"epoch_{epoch:04d}.pt"
         kept = {"stage": "vision", "epoch": epoch, **{f"valid_{n}": v for n, v in told.items()}}
         save_driving(path, vision_part(run.network, run.kept), policy, kept)
-        if found["loss"] < best["loss"]:
-            best = {"loss": found["loss"], "epoch": epoch}
+        if error < best["error"] and math.isfinite(found["loss"]):
+            best = {"error": error, "epoch": epoch}
     best = run.fabric.broadcast(best)
     if not best["epoch"]:
         raise InputError("the validation loss is not finite; lower learning_rate=")
