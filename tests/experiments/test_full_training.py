@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("zarr")
 pytest.importorskip("panda3d")
 
+import numpy as np
 from rich.console import Console
 
 from steerlab.envs.shards.read import find_shards, open_shard
@@ -27,6 +28,9 @@ from steerlab.experiments.full_training import (
 )
 from steerlab.exporters.verify import Check
 from steerlab.exporters.written import ChecksFailed
+from steerlab.openpilot.engines import load_network
+from steerlab.openpilot.network_file import NetworkFile
+from steerlab.openpilot.tinygrad import missing_compiler
 from steerlab.seeds import episode_seed
 from steerlab.study import options_of
 from tests.exporters.install.checkouts import contents, make_checkout
@@ -288,3 +292,39 @@ def test_killed_at_a_stage_it_ends_the_same(whole: Path, tmp_path: Path, sign: s
     assert none_left(pid)
     run_here(tmp_path, TINY)
     assert not difference(outcome(whole), outcome(tmp_path))
+
+
+@needs_fork
+@pytest.mark.exhaustive
+@pytest.mark.skipif(bool(missing_compiler()), reason="tinygrad needs clang")
+def test_pickles_of_a_killed_run_compute_the_same(tmp_path: Path) -> None:
+    """The kill falls after both ONNX files, before the pickle of the second one."""
+    options = [o if o != "tinygrad=false" else "tinygrad=true" for o in TINY]
+    said: list[dict[str, Any]] = []
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "killed":
+            pid = start("full_training", options, folder, kill_after("driving_policy.onnx"))
+            assert ended(pid) == -signal.SIGKILL, (folder / "log.txt").read_text()
+            assert not (folder / "out/export/driving_policy_tinygrad.pkl").exists()
+        run_here(folder, options)
+        said.append({})
+        for network in ("driving_vision", "driving_policy"):
+            file = folder / "out/export" / network
+            pickle = NetworkFile(f"{file}_tinygrad.pkl", trust_pickle=True).open()
+            onnx = load_network(f"{file}.onnx")
+            rng = np.random.default_rng(0)
+            inputs = {
+                n: rng.integers(0, 256, shape).astype(np.uint8)
+                if n in ("img", "big_img")
+                else rng.random(shape).astype(np.float32)
+                for n, shape in onnx.inputs.items()
+            }
+            for outputs, values in pickle.engine.run(inputs).items():
+                said[-1][f"{network} {outputs}"] = values
+                truth = onnx.engine.run(inputs)[outputs]
+                np.testing.assert_allclose(values, truth, rtol=1e-3, atol=1e-3 * abs(truth).max())
+    assert said[0].keys() == said[1].keys()
+    for name, values in said[0].items():
+        np.testing.assert_array_equal(values, said[1][name], err_msg=name)
