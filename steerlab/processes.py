@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -51,15 +52,16 @@ def worker_pool(
     Args:
         count: Number of processes.
         initializer: Called once in each of them.
-        arguments: Its arguments.
+        arguments: Its arguments; plain pickle has to read both.
 
     Raises:
         InputError: A worker ended on its own, as it does when memory runs out.
     """
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        count, multiprocessing.get_context("spawn"), _begin, (os.getpid(), initializer, arguments)
-    )
+    # As bytes: what they need is imported, for seconds, only when the worker ends with its parent.
+    work = pickle.dumps((initializer, arguments))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, context, _begin, (os.getpid(), work))
     try:
         yield pool
         pool.shutdown()
@@ -87,10 +89,9 @@ def processes() -> tuple[int, int]:
     return int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["GROUP_WORLD_SIZE"])
 
 
-def _begin(
-    parent: int, initializer: Callable[..., None] | None, arguments: tuple[Any, ...]
-) -> None:
+def _begin(parent: int, work: bytes) -> None:
     begin_worker(parent)
+    initializer, arguments = pickle.loads(work)
     if initializer:
         initializer(*arguments)
 

@@ -25,6 +25,28 @@ if __name__ == "__main__":
         list(pool.map(busy, [sys.argv[1]] * 2))
 """
 
+SLOW = """
+import os, time
+if os.getppid() == int(os.environ["PARENT"]):  # in a worker
+    open(os.path.join(os.environ["NOTED"], str(os.getpid())), "w").close()
+    time.sleep(60)  # an import that takes long
+
+def begin():
+    pass
+"""
+
+IMPATIENT = """
+import os, sys, time
+from pathlib import Path
+from steerlab.processes import worker_pool
+
+if __name__ == "__main__":
+    os.environ["PARENT"] = str(os.getpid())
+    from slow import begin
+    with worker_pool(1, begin) as pool:
+        list(pool.map(os.path.exists, ["."]))
+"""
+
 STUDY = """
 import time
 from dataclasses import dataclass
@@ -72,6 +94,21 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: int) -> None:
         parent.wait(10)
     workers = [int(p.name) for p in noted.iterdir()]
     wait_for(lambda: not any(map(alive, workers)), 5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_that_still_import_end_with_their_parent(tmp_path: Path) -> None:
+    """What a worker needs may take seconds to import; a kill in that time must leave nobody behind."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+    noted = tmp_path / "workers"
+    noted.mkdir()
+    place = os.environ | {"NOTED": str(noted)}
+    with subprocess.Popen([sys.executable, str(tmp_path / "impatient.py")], env=place) as parent:
+        wait_for(lambda: list(noted.iterdir()))
+        parent.kill()
+    (worker,) = (int(path.name) for path in noted.iterdir())
+    wait_for(lambda: not alive(worker), 5)
 
 
 def leave(code: int) -> None:

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from steerlab.envs.shards import write
 from steerlab.envs.shards.layout import PARTS
 from steerlab.envs.shards.read import find_shards, open_shard
 from steerlab.experiments import collect, convert_shard, inspect_shard
+from tests.reliability.harness import ended, none_left, start
 
 pytest.importorskip("panda3d")
 zarr = pytest.importorskip("zarr")
@@ -64,27 +63,36 @@ def test_errors_come_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.exhaustive
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks warm processes")
 def test_killed_collections_lose_running_episodes_only(tmp_path: Path) -> None:
-    """SIGKILL at random moments, then the rest: equal to an uninterrupted set."""
-    options = ["scenario=[country_road]", "episodes=3", "steps=40"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    collect.main([*options, f"output={whole}"])
-    command = [sys.executable, "-m", "steerlab", "collect", *options, f"output={killed}"]
-    moments = random.Random(0)
+    """SIGKILL at random moments, then the rest: equal to an uninterrupted set.
+
+    A folder that is whole is compared, and the next one begun, until there were enough kills.
+    """
+    options = ["scenario=[country_road]", "episodes=4", "steps=40", "processes=2", "output=out"]
+    assert ended(start("collect", options, tmp_path / "whole")) == 0
+    moments, folders, kills = random.Random(0), [tmp_path / "killed_1"], 0
     done = 0
-    for _ in range(int(os.environ.get("STEERLAB_KILLS", "5"))):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moments.uniform(2, 20))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        found = [open_shard(path) for path in find_shards(killed)] if killed.exists() else []
+    while kills < int(os.environ.get("STEERLAB_KILLS", "5")):
+        pid = start("collect", options, folders[-1])
+        time.sleep(moments.uniform(0.2, 8.0))
+        os.kill(pid, signal.SIGKILL)
+        kills += ended(pid) == -signal.SIGKILL
+        assert none_left(pid)
+        out = folders[-1] / "out"
+        found = [open_shard(path) for path in find_shards(out)] if out.exists() else []
         assert len(found) >= done  # nothing finished is lost
         done = len(found)
-    subprocess.run(command, check=True, capture_output=True)
-    names = [path.name for path in find_shards(whole)]
-    assert [path.name for path in find_shards(killed)] == names
-    for name in names:
-        ours, theirs = open_shard(whole / name), open_shard(killed / name)
-        for part in PARTS:
-            np.testing.assert_array_equal(ours.read(part), theirs.read(part))
-    assert not list(killed.glob(f"{write.PENDING}*"))
+        if done == 4:
+            folders.append(tmp_path / f"killed_{len(folders) + 1}")
+            done = 0
+    names = [path.name for path in find_shards(tmp_path / "whole/out")]
+    for folder in folders:
+        assert ended(start("collect", options, folder)) == 0, (folder / "log.txt").read_text()
+        assert [path.name for path in find_shards(folder / "out")] == names
+        for name in names:
+            ours, theirs = (open_shard(f / "out" / name) for f in (tmp_path / "whole", folder))
+            for part in PARTS:
+                np.testing.assert_array_equal(ours.read(part), theirs.read(part))
+        assert not list((folder / "out").glob(f"{write.PENDING}*"))
+    print(f"{kills} kills in {len(folders)} collections: nothing lost, all equal")
