@@ -103,7 +103,7 @@ def _histograms(names: list[str], evaluations: list[Evaluation]) -> list[str]:
         edges = np.geomspace(low, high, 30) if wide else np.linspace(low, high, 30)
         edges[0], edges[-1] = low, high  # not a bit beside them
         counts = [np.histogram(values, edges)[0] for values in columns]
-        most = float(np.max(counts)) * 1.05
+        most = max(4.0, float(np.max(counts))) * 1.05
         panel = Panel(75, 32, 305, 236, Axis(low, high, label, wide), Axis(0, most, "routes"))
         for name, count, color in zip(names, counts, _COLORS, strict=False):
             panel.bars(edges, count, color, name)

@@ -52,20 +52,20 @@ class Axis:
         return (np.asarray(values) - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Return round values, about five; on a logarithmic axis powers of ten, or 1, 2 and 5 times them."""
+        """Return three to eight round values; on a logarithmic axis powers of ten, or 1, 2 and 5 times them."""
         if self.log:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-            factors = (1, 2, 5) if last - first <= 2 else (1,)
+            factors = (1, 2, 5) if self.high < 200 * self.low else (1,)
             found = [f * 10.0**power for power in range(first, last + 1) for f in factors]
         else:
-            step = _round_step((self.high - self.low) / 5)
+            step = _round_step((self.high - self.low) / 7.5)
             first, last = math.ceil(self.low / step), math.floor(self.high / step)
             found = [step * i for i in range(first, last + 1)]
         return [v for v in found if self.low <= v <= self.high]
 
 
 def _round_step(step: float) -> float:
-    """Return the nearest of 1, 2, 5 times a power of ten that is not below ``step``."""
+    """Return the least of 1, 2, 5 times a power of ten that is not below ``step``."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(f * power for f in (1, 2, 5, 10) if f * power >= step * (1 - 1e-9))
 
