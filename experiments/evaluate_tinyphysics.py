@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from steerlab.agents.classical.comma import controller_factory
 from steerlab.envs.tinyphysics.dynamics import STEPS
+from steerlab.envs.tinyphysics.processes import Workers
 from steerlab.envs.tinyphysics.reward import Costs
 from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate, trace
 from steerlab.errors import InputError
@@ -71,21 +72,17 @@ def run(config: Config, output: Path) -> dict[str, Evaluation]:
     names = [config.controller]
     if config.baseline not in ("", config.controller):
         names.append(config.baseline)
-    factories = {name: controller_factory(name) for name in names}
-    skipped: list[InputError] = []
-    keep = skipped.append if config.skip_invalid else None
-    segments = find_segments(config.segments, config.num_segments, keep)
-    for error in skipped:
-        print(f"left out: {error}")
-    if config.plot is not None:
-        segments.index(config.plot)
-    plant = load_plant(config.plant, config.runtime, config.device)
     results = {}
-    for name, factory in factories.items():
-        start = time.perf_counter()
-        results[name] = drive(config, factory, segments, plant, name)
-        seconds = time.perf_counter() - start
-        _print_table(name, config, results[name].costs, seconds)
+    with Workers() as workers:
+        workers.start(_processes(config, config.num_segments) - 1)  # up when the files are read
+        factories = {name: controller_factory(name) for name in names}
+        segments = _segments(config)
+        plant = load_plant(config.plant, config.runtime, config.device)
+        for name, factory in factories.items():
+            start = time.perf_counter()
+            results[name] = drive(config, factory, segments, plant, name, workers)
+            seconds = time.perf_counter() - start
+            _print_table(name, config, results[name].costs, seconds)
     write_costs(output / "costs.csv", results[config.controller])
     from steerlab.envs.tinyphysics.report import write_report
 
@@ -96,18 +93,38 @@ def run(config: Config, output: Path) -> dict[str, Evaluation]:
     return results
 
 
-def drive(
-    config: Config, factory: Callable[..., Any], segments: Segments, plant: Plant, name: str
-) -> Evaluation:
-    """Evaluate one controller with a progress bar."""
-    on_gpu = _on_gpu(config)
+def _segments(config: Config) -> Segments:
+    """Return the segments; name those that were left out."""
+    skipped: list[InputError] = []
+    keep = skipped.append if config.skip_invalid else None
+    segments = find_segments(config.segments, config.num_segments, keep)
+    for error in skipped:
+        print(f"left out: {error}")
+    if config.plot is not None:
+        segments.index(config.plot)
+    return segments
+
+
+def _processes(config: Config, count: int) -> int:
+    """Return how many processes drive ``count`` segments, this one included."""
     if min(config.processes, config.batch_size) < 0:
         raise InputError("processes and batch_size must be 0 (automatic) or more")
-    processes = config.processes
-    if not processes:
-        alone = on_gpu or len(segments) < _WORTH_PROCESSES
-        processes = 1 if alone else os.cpu_count() or 1
-    batch_size = config.batch_size or (4096 if on_gpu else 32)
+    if config.processes:
+        return min(config.processes, count or config.processes)  # a count of 0: not known yet
+    return 1 if count < _WORTH_PROCESSES or _on_gpu(config) else os.cpu_count() or 1
+
+
+def drive(
+    config: Config,
+    factory: Callable[..., Any],
+    segments: Segments,
+    plant: Plant,
+    name: str,
+    workers: Workers,
+) -> Evaluation:
+    """Evaluate one controller with a progress bar."""
+    processes = _processes(config, len(segments))
+    batch_size = config.batch_size or (4096 if _on_gpu(config) else 32)
     with tqdm(total=len(segments), unit="route", desc=Path(name).stem) as bar:
         done = 0
 
@@ -126,6 +143,7 @@ def drive(
             tail=config.tail,
             progress=progress,
             note=bar.write,
+            workers=workers,
         )
 
 

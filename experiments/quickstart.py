@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.closed_loop import (
     PolicyFile,
+    Untrained,
     check_episodes,
-    drive_held_out,
-    drive_preview,
-    drive_untrained,
+    join_held_out,
+    start_held_out,
 )
 from steerlab.agents.policynet.evaluate import Figures, film_drive, held_out
 from steerlab.agents.policynet.report import PLAN_STEPS, plot_plan, report
@@ -32,6 +33,7 @@ from steerlab.exporters.safety import INTERFACE_ONLY, NOT_FOR_THE_ROAD
 from steerlab.exporters.verify import Options, failed, verify_export
 from steerlab.exporters.verify.report import print_checks
 from steerlab.options import option
+from steerlab.processes import worker_pool
 from steerlab.study import study
 
 #: Eight of the default's twenty drives: enough for the targets, and the whole takes little more than five minutes.
@@ -64,32 +66,36 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     def stage(text: str) -> None:
         console.print(f"[bold]{text}[/] ({time.perf_counter() - clock:.0f} s)")
 
-    stage("1. training: the policy drives, the preview controller teaches")
-    network = train_imitation(training, output)
-    stage("2. export")
-    done = export_policy(network, output, output.name, tinygrad=config.tinygrad)
-    stage("3. checks of the files")
-    checks = verify_export(
-        done.onnx,
-        network.contract,
-        network.model.name,
-        Options(tinygrad=config.tinygrad, trust_pickle=True),  # made a moment ago
-    )
-    print_checks(checks, console)
-    stage(f"4. {config.episodes} held-out episodes with {done.onnx.name} in openpilot's runner")
-    file = PolicyFile(str(done.onnx), config.contract)
-    records = {
-        "PolicyNet": drive_held_out(file, config.episodes, "PolicyNet", config.processes),
-        "preview": drive_preview(config.episodes),
-        "untrained": drive_untrained(config.contract, config.episodes),
-    }
-    found = report(records, output)
-    stage("5. pictures")
-    seeds = held_out().seeds(3)
-    plot_plan(file, output / "plan.png", seeds.start, PLAN_STEPS)
-    made = ["drivers.png", "plan.png"]
-    if config.video:
-        made.append(film_drive(file, output / "drive", seeds).name)
+    with worker_pool(config.processes) as pool:
+        stage("1. training: the policy drives, the preview controller teaches")
+        # One process learns. What does not need its result is driven meanwhile on another core.
+        preview = start_held_out(PreviewDriver, config.episodes, 1, config.episodes, pool=pool)
+        untrained = start_held_out(
+            Untrained(config.contract), config.episodes, 1, config.episodes, pool=pool
+        )
+        network = train_imitation(training, output)
+        stage("2. export")
+        done = export_policy(network, output, output.name, tinygrad=config.tinygrad)
+        stage("3. checks of the files; the film and the held-out episodes begin beside them")
+        file, seeds = PolicyFile(str(done.onnx), config.contract), held_out().seeds(3)
+        film = pool.submit(film_drive, file, output / "drive", seeds) if config.video else None
+        driven = start_held_out(file, config.episodes, config.processes, pool=pool)
+        checks = verify_export(
+            done.onnx,
+            network.contract,
+            network.model.name,
+            Options(tinygrad=config.tinygrad, trust_pickle=True),  # made a moment ago
+        )
+        print_checks(checks, console)
+        plot_plan(file, output / "plan.png", seeds.start, PLAN_STEPS)
+        stage(f"4. {config.episodes} held-out episodes with {done.onnx.name} in openpilot's runner")
+        records = {
+            "PolicyNet": join_held_out(driven, "PolicyNet"),
+            "preview": join_held_out(preview, "preview controller"),
+            "untrained": join_held_out(untrained, "untrained network"),
+        }
+        found = report(records, output)
+        made = ["drivers.png", "plan.png"] + ([film.result().name] if film else [])
     stage("done")
     for note in done.notes:
         console.print(f"note: {note}")

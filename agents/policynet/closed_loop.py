@@ -1,8 +1,11 @@
 """Closed loops of policy files over held-out episodes, in blocks and in several processes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +16,7 @@ from steerlab.agents.policynet.driver import OpenpilotDriver, torch_driver, torc
 from steerlab.agents.policynet.evaluate import HeldOut, MakeDriver, drive, figures, held_out
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.train import load_policy
-from steerlab.envs.kinematic_driver.record import Record, join
+from steerlab.envs.kinematic_driver.record import Driver, Record, join
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import Network, load_network
@@ -22,6 +25,7 @@ from steerlab.processes import worker_pool
 from steerlab.seeds import initial_weights
 
 BLOCK = 20  # episodes that a process drives side by side
+_MANY = 500  # the same of drivers that take all rows in one call
 
 
 @dataclass(frozen=True)
@@ -81,26 +85,61 @@ def drive_held_out(
         block: Episodes of a block.
         others: Other episodes in their place.
     """
+    with ExitStack() as stack:
+        blocks = _blocks(episodes, processes, block, others)
+        pool = stack.enter_context(worker_pool(processes)) if processes > 1 < len(blocks) else None
+        return join_held_out(start_held_out(make, episodes, processes, block, others, pool), name)
+
+
+def start_held_out(
+    make: MakeDriver,
+    episodes: int,
+    processes: int,
+    block: int = BLOCK,
+    others: HeldOut | None = None,
+    pool: Executor | None = None,
+) -> list[tuple[int, Callable[[], Record]]]:
+    """Begin to drive the first held-out episodes in a pool; :func:`join_held_out` waits for them.
+
+    Args:
+        make: As for :func:`drive_held_out`, as are the others.
+        episodes: How many.
+        processes: Processes of the pool.
+        block: Episodes of a block.
+        others: Other episodes in their place.
+        pool: Where they are driven; None is this process, once they are waited for.
+
+    Returns:
+        Number of episodes, and what returns their record, by block.
+    """
     them = others or held_out()
-    seeds = them.seeds(episodes)
-    # As many blocks for one process as for another, none larger than it is best.
+    blocks = _blocks(episodes, processes, block, others)
+    if pool is None:
+        return [(len(part), partial(_drive_block, make, part, them)) for part in blocks]
+    return [(len(part), pool.submit(_drive_block, make, part, them).result) for part in blocks]
+
+
+def join_held_out(started: Sequence[tuple[int, Callable[[], Record]]], name: str) -> Record:
+    """Return the record of episodes that :func:`start_held_out` began to drive.
+
+    Args:
+        started: What it returned.
+        name: What the progress bar says.
+    """
+    records = []
+    with tqdm(total=sum(count for count, _ in started), unit="episode", desc=name) as bar:
+        for count, result in started:
+            records.append(result())
+            bar.update(count)
+    return join(records)
+
+
+def _blocks(episodes: int, processes: int, block: int, others: HeldOut | None) -> list[range]:
+    """Return the seeds of each block: as many blocks for one process as for another, none larger than is best."""
+    seeds = (others or held_out()).seeds(episodes)
     rounds = math.ceil(episodes / (block * processes))
     size = math.ceil(episodes / (rounds * processes))
-    blocks = [range(a, min(a + size, seeds.stop)) for a in range(seeds.start, seeds.stop, size)]
-    with tqdm(total=episodes, unit="episode", desc=name) as bar:
-        records = []
-        if processes > 1 and len(blocks) > 1:
-            with worker_pool(processes) as pool:
-                count = len(blocks)
-                jobs = pool.map(_drive_block, [make] * count, blocks, [them] * count)
-                for record, part in zip(jobs, blocks, strict=True):
-                    records.append(record)
-                    bar.update(len(part))
-        else:
-            for part in blocks:
-                records.append(_drive_block(make, part, them))
-                bar.update(len(part))
-    return join(records)
+    return [range(a, min(a + size, seeds.stop)) for a in range(seeds.start, seeds.stop, size)]
 
 
 def _drive_block(make: MakeDriver, seeds: range, them: HeldOut) -> Record:
@@ -110,16 +149,27 @@ def _drive_block(make: MakeDriver, seeds: range, them: HeldOut) -> Record:
 
 def drive_preview(episodes: int, others: HeldOut | None = None) -> Record:
     """Drive the held-out episodes with the preview controller, which sees the true state."""
-    return drive_held_out(PreviewDriver, episodes, "preview controller", block=500, others=others)
+    return drive_held_out(PreviewDriver, episodes, "preview controller", block=_MANY, others=others)
 
 
 def drive_untrained(contract_: str, episodes: int, others: HeldOut | None = None) -> Record:
     """Drive the held-out episodes with a network with random weights."""
-    with initial_weights(0):
-        network = PolicyNet(contract_)
     return drive_held_out(
-        torch_driver(network.eval()), episodes, "untrained network", block=500, others=others
+        Untrained(contract_), episodes, "untrained network", block=_MANY, others=others
     )
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A network with random weights; a driver can be made of it in any process."""
+
+    contract: str
+
+    def __call__(self, env: Any) -> Driver:
+        """Return the driver of all rows of ``env``."""
+        with initial_weights(0):
+            network = PolicyNet(self.contract)
+        return torch_driver(network.eval())(env)
 
 
 def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, float]]:

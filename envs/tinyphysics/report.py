@@ -1,25 +1,21 @@
 """The HTML report of a TinyPhysics evaluation: one file, nothing to load from elsewhere."""
 
-import base64
 import html
-import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 import steerlab
-from steerlab.envs.tinyphysics.render import plot_rollout
 from steerlab.envs.tinyphysics.rollout import Evaluation
+from steerlab.envs.tinyphysics.svg import Axis, Panel, image, text
 from steerlab.files import atomic_path
 from steerlab.surrogates.segments.data import CONTROL_START, DT
 
 _SAMPLES = 5
 _COLORS = ("#0072b2", "#d55e00")
-_WIDTH = (
-    5.6  # inches of a picture: its text is about as large as the page's on a phone of 390 pixels
-)
+_WIDTH = 560  # of a picture: its text is about as large as the page's on a phone of 390 pixels
 _LABELS = {
     "lataccel_cost": "tracking cost",
     "jerk_cost": "jerk cost",
@@ -97,33 +93,25 @@ def _comparison(names: list[str], evaluations: list[Evaluation]) -> str:
     )
 
 
-def _figure(width: float, height: float, **spaces: float) -> Figure:
-    """Return a figure with its margins set: laying it out by what is in it takes longer than drawing."""
-    figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(
-        0.75 / width, 0.52 / height, 1 - 0.1 / width, 1 - 0.32 / height, **spaces
-    )
-    return figure
-
-
 def _histograms(names: list[str], evaluations: list[Evaluation]) -> list[str]:
     pictures = []
     for key, label in _LABELS.items():
-        figure = _figure(3.9, 3.2)
-        axes = figure.subplots()
         columns = [np.maximum(getattr(e.costs, key), 1e-3) for e in evaluations]
         together = np.concatenate(columns)
-        low, high = together.min() * 0.95, together.max() * 1.05
+        low, high = float(together.min() * 0.95), float(together.max() * 1.05)
         wide = high > 10 * low  # a logarithmic axis of less than a decade has crowded labels
-        bins = np.geomspace(low, high, 30) if wide else np.linspace(low, high, 30)
-        for name, values, color in zip(names, columns, _COLORS, strict=False):
-            axes.hist(values, bins.tolist(), alpha=0.6, color=color, label=name)
-        axes.set(xscale="log" if wide else "linear", xlabel=label, ylabel="routes")
-        axes.legend(fontsize=9)
+        edges = np.geomspace(low, high, 30) if wide else np.linspace(low, high, 30)
+        edges[0], edges[-1] = low, high  # not a bit beside them
+        counts = [np.histogram(values, edges)[0] for values in columns]
+        most = max(4.0, float(np.max(counts))) * 1.05
+        panel = Panel(75, 32, 305, 236, Axis(low, high, label, wide), Axis(0, most, "routes"))
+        for name, count, color in zip(names, counts, _COLORS, strict=False):
+            panel.bars(edges, count, color, name)
         medians = " and ".join(
             f"{name} {np.median(values):.1f}" for name, values in zip(names, columns, strict=True)
         )
-        pictures.append(_image(figure, f"Histogram of the {label} over routes; medians: {medians}"))
+        alternative = f"Histogram of the {label} over routes; medians: {medians}"
+        pictures.append(image(390, 320, [panel.svg()], alternative))
     return pictures
 
 
@@ -134,38 +122,30 @@ def _chosen(evaluation: Evaluation) -> list[int]:
 
 
 def _sample(names: list[str], evaluations: list[Evaluation], index: int) -> str:
-    figure = _figure(_WIDTH, 4.6, hspace=0.08)
     first = evaluations[0]
-    plot_rollout(
-        figure, first.names[index], first.target[index], first.lataccel[index], first.steer[index]
+    seconds = np.arange(first.lataccel.shape[1]) * DT
+    target = first.target[index]
+    responses = [e.lataccel[index] for e in evaluations]
+    steers = [e.steer[index] for e in evaluations]
+    time = Axis(0, float(seconds[-1]), "time, s", numbers=False)
+    width = _WIDTH - 85
+    above = Panel(
+        75, 32, width, 244, time, Axis.around([target, *responses], "lateral acceleration, m/s²")
     )
-    above, below = figure.axes
-    for line in (above.lines[1], below.lines[0]):  # one colour a controller, in both
-        line.set(color=_COLORS[0], label=names[0])
-    seconds = np.arange(CONTROL_START, first.lataccel.shape[1]) * DT
-    for name, other in zip(names[1:], evaluations[1:], strict=True):
-        for axes, values in ((above, other.lataccel), (below, other.steer)):
-            later = values[index, CONTROL_START:]
-            axes.plot(
-                seconds, later, color=_COLORS[1], alpha=0.6, linewidth=0.9, ls="--", label=name
-            )
+    below = Panel(
+        75, 286, width, 122, replace(time, numbers=True), Axis.around(steers, "steer command")
+    )
+    for panel in (above, below):
+        panel.band(0, CONTROL_START * DT)
+    above.line(seconds, target, "#888888", "target")
+    for panel, rows in ((above, responses), (below, steers)):
+        for i, (name, values, color) in enumerate(zip(names, rows, _COLORS, strict=False)):
+            shown = slice(CONTROL_START if i else 0, None)  # all are the same before
+            panel.line(seconds[shown], values[shown], color, name, dashed=i > 0)
     costs = ", ".join(
         f"{name} {e.costs.total_cost[index]:.1f}"
         for name, e in zip(names, evaluations, strict=True)
     )
-    for axes in (above, below):
-        axes.legend(loc="upper right", fontsize=8)
     title = f"route {first.names[index]}: total cost {costs}"
-    above.set_title(title, fontsize=10)
-    above.set_ylabel("lateral acceleration, m/s²")
-    below.set_ylabel("steer command")
-    picture = _image(figure, f"Target, response and steer over time on {title}")
-    return f"<p>{picture}</p>"
-
-
-def _image(figure: Figure, text: str) -> str:
-    """Return an ``img`` with its alternative text."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)  # twice the pixels of a page: sharp on a phone
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(text)}" src="data:image/png;base64,{data}">'
+    parts = [text(75 + width / 2, 22, title, "middle"), above.svg(), below.svg()]
+    return f"<p>{image(_WIDTH, 460, parts, f'Target, response and steer over time on {title}')}</p>"

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from steerlab.envs.tinyphysics.dynamics import (
     State,
     noise_seeds,
 )
-from steerlab.envs.tinyphysics.processes import share_out
+from steerlab.envs.tinyphysics.processes import Workers
 from steerlab.envs.tinyphysics.reward import Costs, official_costs
 from steerlab.surrogates.plants.base import CONTEXT, Plant
 from steerlab.surrogates.plants.load import load_plant
@@ -122,6 +123,7 @@ def evaluate(
     tail: bool = True,
     progress: Callable[[int], None] = lambda steps: None,
     note: Callable[[str], None] = warnings.warn,
+    workers: Workers | None = None,
 ) -> Evaluation:
     """Drive every segment once.
 
@@ -138,6 +140,7 @@ def evaluate(
             controller sees gets shorter. Costs do not depend on it.
         progress: Called with the number of control steps finished since the last call.
         note: Called with a sentence if the routes have to be driven one after the other.
+        workers: The other processes, if they have been started before; they are not ended.
 
     Returns:
         Costs and trajectories in the order of the segments.
@@ -157,7 +160,8 @@ def evaluate(
 
     try:
         start = partial(_Worker, make_controller, loaded)
-        parts = share_out(start, jobs, min(processes, len(jobs)), moved)
+        with nullcontext(workers) if workers else Workers() as others:
+            parts = others.share_out(start, jobs, min(processes, len(jobs)), moved)
     except StartOver as needed:
         note(f"{needed.reason}; they are")
         moved(-done)
@@ -193,19 +197,23 @@ def trace(
 
 
 def chunks(count: int, processes: int, batch_size: int) -> list[NDArray[np.intp]]:
-    """Share out ``count`` segments evenly: as many chunks for each process.
+    """Share out ``count`` segments, each process taking the next chunk when it is done with one.
 
-    Several processes do not start at the same time, so each gets some chunks where that leaves them
-    large enough to be worth a batch.
+    One process drives even chunks. Of several none waits long for the others at the end: each chunk is
+    a share of what is left, so chunks become smaller, down to what is still worth a batch.
     """
-    rounds = -(-count // (processes * batch_size))
-    if processes > 1:
-        rounds = max(rounds, min(_ROUNDS, count // (processes * _SMALL_BATCH)))
-    return np.array_split(np.arange(count), min(rounds * processes, count))
+    if processes == 1:
+        return np.array_split(np.arange(count), max(1, -(-count // batch_size)))
+    parts, first = [], 0
+    while first < count:
+        share = -(-(count - first) // (2 * processes))
+        size = min(max(share, _SMALL_BATCH), -(-count // processes), batch_size)
+        parts.append(np.arange(first, min(first + size, count)))
+        first += size
+    return parts
 
 
-_ROUNDS = 4  # chunks for each of several processes
-_SMALL_BATCH = 8  # segments in lockstep that a plant runs nearly as fast as a large batch
+_SMALL_BATCH = 4  # segments in lockstep; with fewer a plant takes half as long again for each
 
 
 class _Job(NamedTuple):

@@ -20,7 +20,7 @@ class OnnxPlant(Plant):
     """An ONNX file with comma's signature, run by onnxruntime on one CPU thread.
 
     Draws come from a quicker graph where there is one, which computes only the last of the 20
-    positions and each GELU at once. Its cumulative probabilities differ in the last bits, by about
+    positions, each GELU at once, and attention with fewer steps. Its cumulative probabilities differ in the last bits, by about
     1e-5. So where a uniform number is within :data:`SLACK` of the edge between two tokens, the graph as
     it is decides: draws are those of the file.
 
@@ -68,11 +68,12 @@ class OnnxPlant(Plant):
         drawn = (cdf <= uniforms[:, None]).sum(axis=-1)
         rows = np.arange(len(drawn))
         above, below = cdf[rows, drawn], np.where(drawn > 0, cdf[rows, drawn - 1], -1.0)
-        close = np.minimum(above - uniforms, uniforms - below) < self.SLACK
+        # Written so that what is not finite counts as close.
+        close = ~(np.minimum(above - uniforms, uniforms - below) >= self.SLACK)
         for row in np.flatnonzero(close):  # one at a time, as the official simulator asks
             one = slice(row, row + 1)
             exact = cumulative(self._run(self._whole, states[one], tokens[one]))
-            if np.abs(exact - cdf[row]).max() > self.SLACK / 2:  # no draw so far was in danger
+            if not np.abs(exact - cdf[row]).max() <= self.SLACK / 2:  # no draw so far was in danger
                 self._quick = None
                 return draw(self.logits(states, tokens), uniforms)
             drawn[row] = (exact <= uniforms[row]).sum()
@@ -117,16 +118,17 @@ def _restored(path: Path, fast: bool, graphs: tuple[bytes, bytes | None]) -> Onn
 def _graphs(path: Path, fast: bool) -> tuple[bytes, bytes | None]:
     """Return the graph of a file, and a quicker one for draws if there is one.
 
-    Fused GELUs move logits by 3e-5. Draws of the exact runtime are held against the whole graph where that
-    counts; those of the fast one are not, so its graph leaves them as they are.
+    Fused GELUs and late divisions move logits by 3e-5. Draws of the exact runtime are held against the whole graph
+    where that counts; those of the fast one are not, so its graph leaves GELUs and attention as they are.
     """
     from steerlab.surrogates.plants.fused_gelu import fuse_gelu
     from steerlab.surrogates.plants.last_position import keep_last_position
+    from steerlab.surrogates.plants.late_softmax import divide_late
 
     model = read_model(path)
     try:
         quick = keep_last_position(model)
-        quick = quick if fast else fuse_gelu(quick)
+        quick = quick if fast else divide_late(fuse_gelu(quick))
     except (KeyError, IndexError, ValueError, TypeError, RuntimeError):
         return model.SerializeToString(), None  # of no form that can be cut
     changed = len(quick.graph.node) != len(model.graph.node)

@@ -4,11 +4,14 @@ Neither is part of steerlab: no licence is stated for them.
 """
 
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from steerlab.errors import InputError
 from steerlab.files import atomic_path, cache_folder, writable_folder
 from steerlab.readers.archives import open_archive
-from steerlab.surrogates.fetch import Progress, fetch
+
+if TYPE_CHECKING:
+    from steerlab.surrogates.fetch import Progress
 
 _REVISION = "be8edfa"
 MODEL_URL = (
@@ -45,6 +48,8 @@ def fetched(path: Path) -> Path:
 
 def fetch_model(source: str = MODEL_URL, sha256: str = MODEL_SHA256, **how: object) -> Path:
     """Fetch the model; see :func:`steerlab.surrogates.fetch.fetch`."""
+    from steerlab.surrogates.fetch import fetch  # with it comes requests, which only this needs
+
     return fetch(source, model_path(), sha256, **how)  # type: ignore[arg-type]
 
 
@@ -53,7 +58,7 @@ def fetch_data(
     sha256: str = "",
     *,
     limit: int = 0,
-    unpacked: Progress = lambda done, total: None,
+    unpacked: "Progress" = lambda done, total: None,
     **how: object,
 ) -> Path:
     """Fetch the archive of routes and unpack its CSV files into :func:`data_path`.
@@ -70,6 +75,8 @@ def fetch_data(
         InputError: The archive cannot be had or is damaged.
     """
     folder = data_path()
+    from steerlab.surrogates.fetch import fetch
+
     archive_path = fetch(source, folder.with_suffix(".zip"), sha256, **how)  # type: ignore[arg-type]
     writable_folder(folder)
     try:

@@ -47,7 +47,7 @@ def test_evaluation_writes_costs_and_report(here: Path, capsys: pytest.CaptureFi
         assert repr(total) == row["total_cost"]  # every digit
     report = (here / "out/report.html").read_text()
     assert "mine against pid" in report
-    assert len(re.findall("data:image/png;base64,", report)) == 3 + 3
+    assert len(re.findall("data:image/svg[+]xml;base64,", report)) == 3 + 3
     assert len(re.findall(r'<img alt="[^"]{20,}"', report)) == 3 + 3
     assert '<meta name="viewport" content="width=device-width' in report
     assert not re.findall(r'(src|href)="(?!data:)', report)

@@ -13,9 +13,11 @@ from hypothesis import given, settings, strategies as st
 from onnx import TensorProto, helper
 
 from steerlab.errors import InputError
+from steerlab.readers.graphs import open_session
 from steerlab.surrogates.plants.analytic import AnalyticPlant
 from steerlab.surrogates.plants.base import cumulative, draw, probabilities
 from steerlab.surrogates.plants.last_position import keep_last_position
+from steerlab.surrogates.plants.late_softmax import divide_late
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.onnx import OnnxPlant, read_model
 from steerlab.surrogates.plants.tokens import BINS, decode, encode
@@ -253,5 +255,58 @@ def test_a_quicker_graph_that_is_off_is_not_used(shared: Path) -> None:
     uniforms[3] = cdf[3, (cdf[3] < 0.5).sum()]
     plant._keep_quick_if_it_agrees()
     assert plant._quick is None
+    wanted = (cdf <= uniforms[:, None]).sum(axis=1)
+    np.testing.assert_array_equal(plant.sample(states, tokens, uniforms), wanted)
+
+
+def attention(scale: float) -> onnx.ModelProto:
+    """Return a graph of softmax(scale x y) z, the second half of every row masked."""
+    mask = np.where(np.arange(6) < 3, 0, -np.inf).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "y"], ["xy"]),
+        helper.make_node("Mul", ["xy", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "mask"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "z"], ["out"]),
+    ]
+    shapes = {"x": [2, 5, 4], "y": [2, 4, 6], "z": [2, 6, 3], "out": [2, 5, 3]}
+    values = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    }
+    constants = {"scale": np.float32(scale), "mask": mask}
+    graph = helper.make_graph(
+        nodes, "attention", [values[n] for n in "xyz"], [values["out"]],
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+
+
+def test_a_late_division_is_the_same_attention() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"x": (2, 5, 4), "y": (2, 4, 6), "z": (2, 6, 3)}
+    feeds = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    scores = np.where(np.arange(6) < 3, feeds["x"] @ feeds["y"], -np.inf)
+    weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    changed = divide_late(attention(1.0))
+    assert "Softmax" not in {node.op_type for node in changed.graph.node}
+    (found,) = open_session(changed.SerializeToString(), "test").run(None, feeds)
+    np.testing.assert_allclose(found, weights @ feeds["z"], rtol=1e-5, atol=1e-6)
+    (lost,) = open_session(divide_late(attention(1e4)).SerializeToString(), "test").run(None, feeds)
+    assert not np.isfinite(lost).all()  # which OnnxPlant notices, see below
+
+
+def test_what_is_not_finite_is_asked_of_the_whole_graph(shared: Path) -> None:
+    plant = OnnxPlant(shared / "tinyphysics/tinyphysics.onnx")
+    states, tokens = histories(8, 3)
+    quick: Any = plant._quick
+
+    class Lost:
+        def run(self, names: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [np.full_like(quick.run(names, feeds)[0], np.nan)]
+
+    plant._quick = Lost()
+    uniforms = np.linspace(0.05, 0.95, 8)
+    cdf = one_by_one(plant, states, tokens)
     wanted = (cdf <= uniforms[:, None]).sum(axis=1)
     np.testing.assert_array_equal(plant.sample(states, tokens, uniforms), wanted)
