@@ -18,7 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
+from steerlab.agents.checkpoint import fitting, load_checkpoint
 from steerlab.agents.training_loop import Stateful, TrainingLoop
 from steerlab.seeds import (
     episode_seed,
@@ -27,8 +27,8 @@ from steerlab.seeds import (
     unchanged_generators,
 )
 
-#: Kinds of the checkpoints of :func:`train_sb3` and :func:`save_sb3`.
-KIND, LEARNER = "reinforcement learning", "a learner"
+#: Kind of the checkpoints of :func:`train_sb3`.
+KIND = "reinforcement learning"
 _EPISODE = ("r", "l", "t")  # what the learner remembers of an episode: return, length, time
 
 
@@ -82,19 +82,14 @@ class LearnerState:
             )
 
 
-def save_sb3(path: str | Path, model: OnPolicyAlgorithm) -> None:
-    """Write the state of ``model`` and of its ``VecNormalize``, if it has one."""
-    save_checkpoint(path, LEARNER, {"learner": LearnerState(model).state_dict()})
-
-
 def load_sb3(path: str | Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
-    """Put the state in a file of :func:`save_sb3` or :func:`train_sb3` into ``model``.
+    """Put the learner in a checkpoint of :func:`train_sb3`, or of a warm start, into ``model``.
 
     Returns:
         The checkpoint.
 
     Raises:
-        InputError: The file is neither, or of another learner.
+        InputError: The file has none, or another learner.
     """
     state = load_checkpoint(path, device=model.device)
     with fitting(path, type(model).__name__):

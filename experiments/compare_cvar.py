@@ -26,7 +26,12 @@ from steerlab.agents.paired_comparison import (
     plot_returns,
     print_intervals,
 )
-from steerlab.agents.recurrent_ppo.train import DriverConfig, evaluate_driver, train_driver
+from steerlab.agents.recurrent_ppo.train import (
+    DriverConfig,
+    evaluate_driver,
+    train_driver,
+    warm_start,
+)
 from steerlab.envs.wrappers.cvar import cvar
 from steerlab.files import write_json
 from steerlab.options import option
@@ -59,9 +64,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     torch.set_num_threads(config.threads)
     arms = {"mean": 1.0, "cvar": config.alpha}
     results: dict[str, list[dict[str, NDArray[Any]]]] = {name: [] for name in arms}
+    start = warm_start(driver_config(config), output / "start") if config.imitation else None
     for seed in range(config.seeds):
         for name, alpha in arms.items():
-            results[name].append(one(config, output, name, alpha, seed))
+            results[name].append(one(config, output, name, alpha, seed, start))
     summary = intervals(config, results)
     titles = {
         "mean": "mean return",
@@ -78,16 +84,20 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     return summary
 
 
+def driver_config(config: Config) -> DriverConfig:
+    """Return the options of a training; those of :class:`Config` are more."""
+    return DriverConfig(**{f.name: getattr(config, f.name) for f in fields(DriverConfig)})
+
+
 def one(
-    config: Config, output: Path, name: str, alpha: float, seed: int
+    config: Config, output: Path, name: str, alpha: float, seed: int, start: Path | None
 ) -> dict[str, NDArray[Any]]:
     """Return the returns and violations (roads,) of one learner, trained unless it is there."""
     folder = output / f"{name}_{seed}"
     done = folder / "evaluation.npz"
     if not done.exists():
-        own = {f.name: getattr(config, f.name) for f in fields(DriverConfig)}
-        training = replace(DriverConfig(**own), alpha=alpha, seed=seed)
-        model = train_driver(training, folder, output / "start.pt")
+        training = replace(driver_config(config), alpha=alpha, seed=seed)
+        model = train_driver(training, folder, start)
         with tqdm(total=config.episode_steps, unit="step", desc="evaluation") as bar:
             found = evaluate_driver(
                 model, config.roads, config.episode_steps, HELD_OUT_ROADS, progress=bar.update

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import Model
-from steerlab.openpilot.metadata import Metadata
+from steerlab.openpilot.metadata import CHECKSUM, Metadata, checksum_of
 
 
 def metadata_of(model: Model, checkpoint: str) -> Metadata:
@@ -33,6 +33,7 @@ def write_metadata(path: str | Path, metadata: Metadata) -> None:
         "output_slices": metadata.slices,
         "input_shapes": metadata.input_shapes,
         "output_shapes": metadata.output_shapes,
+        CHECKSUM: checksum_of(metadata),
     }
     with atomic_path(path) as temporary:
         temporary.write_bytes(pickle.dumps(contents))

@@ -12,8 +12,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -88,7 +89,7 @@ def study(
             told = with_file(arguments, config_type, command)
             if told is None:
                 return
-            with terminable():
+            with terminable(), _threads_keep_quiet():
                 _run_hydra(name, overrides_of(told, config_type), config_type, run, free, folder)
         except InputError as error:
             sys.exit(f"steerlab {command}: {shorten(str(error), arguments)}")
@@ -114,6 +115,23 @@ def _stopped(command: str, arguments: Sequence[str], stop: KeyboardInterrupt, re
         again = shlex.join(["steerlab", command, *same, f"output={stop.args[0]}"])
         text += f" To go on from there: {again}"
     return text
+
+
+@contextmanager
+def _threads_keep_quiet() -> Iterator[None]:
+    """Leave a full disk that a thread meets, such as TensorBoard's, to the main thread, which tells it once."""
+    old = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        error = raised.exc_value
+        if not (isinstance(error, OSError) and error.errno in _STORAGE_ERRORS):
+            old(raised)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = old
 
 
 def _cannot_write(error: OSError) -> str:

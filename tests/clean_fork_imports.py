@@ -3,6 +3,7 @@
 import importlib
 
 import torch
+import torch._dynamo  # the first optimiser imports it, for over a second
 
 import tests.fuzz.readers  # noqa: F401 - for the import
 from tests.reliability.studies import CASES, make_small

@@ -1,16 +1,16 @@
 """Shared fixtures: one torch thread, and the real data when it is at hand."""
 
-import hashlib
 import os
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
-from tests import type_checker
+from tests import counts, type_checker
+from tests.clean_fork import used_seconds
+from tests.counts import ROOT, Tally
 
 #: Modules whose signatures give shapes (``steerlab.types``); beartype checks every call in the tests.
 SHAPED = (
@@ -20,9 +20,6 @@ SHAPED = (
     "steerlab.envs.tracking.problem",
 )
 install_import_hook(SHAPED, f"{type_checker.__name__}.check")
-
-ROOT = Path(__file__).parents[1]
-_counts: list[str] = []  # of the exhaustive tests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,8 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("exhaustive") is None:
             continue
-        wanted = config.getoption("--exhaustive") and (not name or f"[{name}" in item.name)
-        if not wanted or _done(config, item.nodeid):
+        wanted = config.getoption("--exhaustive") and (not name or f"[{name}]" in item.name)
+        if not wanted or counts.done(item.nodeid, config):
             left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -65,41 +62,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def tally(request: pytest.FixtureRequest) -> Callable[[str, int, int], None]:
-    """Print a count of an exhaustive test; keep it, so that the same sources are not tried again."""
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """Print counts of an exhaustive test at the end: the part of the suites, what was tried, numbers."""
+    began = used_seconds()
 
-    def note(what: str, tried: int, wrong: int) -> None:
-        line = f"{what}: {tried} tried, {wrong} wrong"
-        _counts.append(line)
-        cache = request.config.cache
-        assert cache
-        kept = cache.get(_key(request.node.nodeid), [])
-        cache.set(_key(request.node.nodeid), [*kept, line] if not wrong else [])
+    def add(part: str, what: str, **numbers: float) -> None:
+        nonlocal began
+        now = used_seconds()
+        counts.note(request.node, part, what, numbers | {"CPU s": round(now - began, 1)})
+        began = now
 
-    return note
-
-
-def _key(nodeid: str) -> str:
-    return f"exhaustive/{_sources()}/{hashlib.sha256(nodeid.encode()).hexdigest()[:16]}"
+    return add
 
 
-def _done(config: pytest.Config, nodeid: str) -> bool:
-    lines = config.cache.get(_key(nodeid), []) if config.cache else []
-    _counts.extend(f"{line} (before)" for line in lines)
-    return bool(lines)
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the counts of exhaustive tests, in this process or in that of pytest-xdist."""
+    report = yield
+    if report.when == "call" and item.get_closest_marker("exhaustive"):
+        counts.keep(report, item.config)
+    return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Take the counts of tests that failed, in pytest-xdist's processes, too."""
+    if report.when == "call":
+        counts.take(report)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
     """Print the counts of the exhaustive tests."""
-    for line in _counts:
-        terminalreporter.write_line(line)
-
-
-@cache
-def _sources() -> str:
-    """Return a hash of all source files."""
-    digest = hashlib.sha256()
-    rooms = ("agents", "envs", "experiments", "exporters", "steerlab", "surrogates", "tests")
-    for path in sorted(path for room in rooms for path in (ROOT / room).glob("**/*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    if config.getoption("--exhaustive"):
+        for line in counts.tables(config):
+            terminalreporter.write_line(line)

@@ -1,7 +1,9 @@
 """What every study has in common: options, help, errors, saved settings."""
 
+import errno
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,29 @@ def run(config: Config, output: Path) -> None:
 
 
 main = study(Config, run, resumes=True)
+
+
+def test_a_full_disk_that_a_thread_meets_is_not_told_twice(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard writes in a thread of its own: what it meets, the study meets next, and says."""
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lambda raised: told.append(raised.exc_value))
+    errors = [OSError(errno.ENOSPC, "No space left on device"), ValueError("a defect")]
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    def run_threads(config: Config, output: Path) -> None:
+        for error in errors:
+            thread = threading.Thread(target=fail, args=(error,))
+            thread.start()
+            thread.join()
+        raise errors[0]
+
+    with pytest.raises(SystemExit, match="cannot write: No space left on device"):
+        study(Config, run_threads)(["output=out"])
+    assert told == errors[1:]
 
 
 def test_options_reach_the_study_and_are_saved(here: Path) -> None:

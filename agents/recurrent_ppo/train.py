@@ -14,7 +14,7 @@ from steerlab.agents.checkpoint import fitting, load_checkpoint
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE, PolicyDriver
 from steerlab.agents.recurrent_ppo.policy import SequencePolicy
 from steerlab.agents.recurrent_ppo.warm_start import imitate
-from steerlab.agents.sb3 import KIND, load_sb3, save_sb3, train_sb3
+from steerlab.agents.sb3 import KIND, load_sb3, train_sb3
 from steerlab.agents.training_loop import LAST
 from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
@@ -121,14 +121,25 @@ def _freeze(policy: Any) -> None:
         part.requires_grad_(False)
 
 
-def warm_start(config: DriverConfig, path: Path) -> None:
-    """Write a learner to ``path`` that imitates the preview driver; see :mod:`warm_start`."""
+def warm_start(config: DriverConfig, output: str | Path) -> Path:
+    """Let a learner imitate the preview driver, or go on with it; see :mod:`warm_start`.
+
+    Args:
+        config: ``imitation`` rounds, and what the learner is.
+        output: Folder of the checkpoint, written after every round, and of the log.
+
+    Returns:
+        The checkpoint, which :func:`train_driver` begins with.
+
+    Raises:
+        InputError: The checkpoint in ``output`` is damaged, or another training's.
+    """
     env = make_driver_env(1, config.episode_steps, "SameStep", config.gamma, alpha=1.0)
     model = make_model(config, env)
     seed = episode_seed("imitation", config.seed)
     rows = make_driver_env(ROWS, config.episode_steps, "NextStep", config.gamma, alpha=1.0)
-    imitate(model, rows, config.imitation, PASSES, seed)
-    save_sb3(path, model)
+    imitate(model, rows, output, config.imitation, PASSES, seed, asdict(config))
+    return Path(output, LAST)
 
 
 def train_driver(
@@ -136,8 +147,9 @@ def train_driver(
 ) -> RecurrentPPO:
     """Train, or go on training, and return the learner.
 
-    With ``imitation`` it begins with :func:`warm_start`, kept in the file ``start``
-    (``imitation.pt`` in ``output``), which may be there already: arms of a comparison share it.
+    It begins with the learner in the file ``start``, which arms of a comparison share. Without one, and
+    with ``imitation``, it begins with a :func:`warm_start` of its own, in the folder ``imitation`` of
+    ``output``.
 
     Writes ``last.pt`` after every iteration (weights, optimiser, normaliser, threshold), TensorBoard
     events and ``metrics.jsonl`` into ``output``. Every iteration drives whole episodes on fresh
@@ -160,11 +172,11 @@ def train_driver(
         per_alpha=False,
     )  # fmt: skip
     model = make_model(config, env)
-    if config.imitation and not (output / LAST).exists():
-        start = Path(start or output / "imitation.pt")
-        if not start.exists():
-            warm_start(config, start)
-        load_sb3(start, model)
+    if not (output / LAST).exists():
+        if not start and config.imitation:
+            start = warm_start(config, output / "imitation")
+        if start:
+            load_sb3(start, model)
     if config.frozen:
         _freeze(model.policy)
 

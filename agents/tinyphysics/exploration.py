@@ -1,7 +1,7 @@
 """Rollouts of a teacher plant under many controllers, kept in files so that a run can resume."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,12 +96,14 @@ class Exploration:
         rollouts: How many, in chunks of 50; every second chunk drives varied routes, among which
             those with slow driving, sharp turns or both are drawn more often, since they are rare.
         seed: Of every draw; a chunk depends on nothing but this and its number.
+        per_chunk: Rollouts in a chunk; worker processes get it with the rest.
     """
 
     teacher: str
     segments: Segments
     rollouts: int
     seed: int
+    per_chunk: int = field(default_factory=lambda: CHUNK, kw_only=True)
 
     def chunk(self, number: int, plant: Plant) -> Sequences | Transitions:
         """Return the rollouts of one chunk."""
@@ -113,7 +115,7 @@ class Exploration:
             weights += 10 * (turning > 1.5).mean(axis=1)
             slow = (self.segments.v_ego > 5.0) & (self.segments.v_ego < 15.0)
             weights += 40 * (slow & (turning > 1.2)).mean(axis=1)
-        count = min(CHUNK, self.rollouts - number * CHUNK)
+        count = min(self.per_chunk, self.rollouts - number * self.per_chunk)
         chosen = rng.choice(len(weights), count, p=weights / weights.sum())
         some = self.segments[chosen]
         if number % 2:
@@ -174,7 +176,7 @@ def _drive(rng: np.random.Generator, plant: Plant, segments: Segments) -> tuple[
 
 def explore(exploration: Exploration, folder: Path, processes: int) -> list[Path]:
     """Return the files of all chunks, computing those that are not there yet."""
-    count = -(-exploration.rollouts // CHUNK)
+    count = -(-exploration.rollouts // exploration.per_chunk)
     paths = [writable_folder(folder) / f"{number:04d}.npz" for number in range(count)]
     missing = [number for number, path in enumerate(paths) if not path.exists()]
     if missing:

@@ -16,6 +16,9 @@ from steerlab.openpilot.images import HEIGHT, WIDTH
 
 SCHEMA = 1
 KIND = "steerlab driving episode"
+DIGEST = (
+    "digest"  # attribute with the SHA-256 over the other attributes and the arrays' descriptions
+)
 PLANES = (6, HEIGHT // 2, WIDTH // 2)
 
 #: Columns of ``state``: the car at each tick. World frame: y right, z down.

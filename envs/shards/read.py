@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from steerlab.envs.cameras.geometry import Mount
-from steerlab.envs.shards.layout import ATTRIBUTES, KIND, PARTS, SCHEMA
-from steerlab.envs.shards.write import need_zarr
+from steerlab.envs.shards.layout import ATTRIBUTES, DIGEST, KIND, PARTS, SCHEMA
+from steerlab.envs.shards.write import digest_of, need_zarr
 from steerlab.errors import InputError
 from steerlab.types import Array
 
@@ -100,6 +100,11 @@ def open_shard(path: str | Path) -> Shard:
         if not file.is_file() or file.stat().st_size != size:
             raise InputError(f"shard {str(path)!r} is damaged: {name} is missing or cut short")
     _check_arrays(path, group)
+    # Shards from before it was written have none.
+    if DIGEST in attributes and attributes.pop(DIGEST) != digest_of(path, attributes):
+        raise InputError(
+            f"shard {str(path)!r} is damaged: its descriptions do not have their digest; collect it again"
+        )
     return Shard(path, group, attributes)
 
 

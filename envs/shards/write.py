@@ -1,5 +1,7 @@
 """Writing of shards: frames as they come, everything else at the end, and only then the name."""
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -11,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from steerlab.envs.shards.layout import ATTRIBUTES, KIND, PARTS, SCHEMA
+from steerlab.envs.shards.layout import ATTRIBUTES, DIGEST, KIND, PARTS, SCHEMA
 from steerlab.errors import InputError
 from steerlab.files import writable_folder
 from steerlab.types import Array
@@ -82,7 +84,7 @@ class ShardWriter:
 
         Args:
             arrays: All of :data:`~steerlab.envs.shards.layout.PARTS` but the two of frames.
-            attributes: All of ``ATTRIBUTES`` but ``kind``, ``schema`` and ``files``.
+            attributes: All of ``ATTRIBUTES`` but ``kind``, ``schema`` and ``files``; plain values of JSON.
 
         Returns:
             The path of the shard.
@@ -99,6 +101,7 @@ class ShardWriter:
         # Attributes first, files last: the list of files is what makes a shard whole.
         self.group.attrs.update({"kind": KIND, "schema": SCHEMA, **attributes})
         self.group.attrs["files"] = _sizes(self.scratch)
+        self.group.attrs[DIGEST] = digest_of(self.scratch, dict(self.group.attrs))
         missing = [name for name in ATTRIBUTES if name not in self.group.attrs]
         if missing:
             raise ValueError(f"attributes {missing} are missing")
@@ -141,6 +144,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def digest_of(folder: Path, attributes: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over a shard's attributes and the descriptions of its arrays.
+
+    The arrays themselves have checksums of zstd.
+    """
+    told = {name: value for name, value in attributes.items() if name != DIGEST}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name in PARTS:
+        digest.update((folder / name / "zarr.json").read_bytes())
+    return digest.hexdigest()
 
 
 def clear_pending(folder: str | Path) -> int:

@@ -7,6 +7,7 @@ checked before anyone relies on it.
 """
 
 import codecs
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from steerlab.errors import InputError
 from steerlab.openpilot.onnx_file import check_file
 from steerlab.readers.pickles import LARGEST_PICKLE, read_pickle
 from steerlab.readers.text import read_bytes
+
+#: Key of the checksum in the files that steerlab writes; those of other programs have none.
+CHECKSUM = "steerlab_sha256"
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,22 @@ def read_metadata(path: str | Path) -> Metadata:
         if not isinstance(contents.get(key), dict):
             raise InputError(f"{source} has no dictionary {key!r}; openpilot reads it by name")
     checkpoint = contents.get("model_checkpoint", "")
-    return Metadata(
+    found = Metadata(
         slices=checked_slices(contents["output_slices"], source),
         input_shapes=_checked_shapes(contents["input_shapes"], f"input_shapes of {source}"),
         output_shapes=_checked_shapes(contents["output_shapes"], f"output_shapes of {source}"),
         checkpoint=checkpoint if isinstance(checkpoint, str) else "",
     )
+    if CHECKSUM in contents and contents[CHECKSUM] != checksum_of(found):
+        raise InputError(f"{source} is damaged: it does not have its checksum; export it again")
+    return found
+
+
+def checksum_of(metadata: Metadata) -> str:
+    """Return the SHA-256 over everything in the metadata."""
+    slices = {name: (s.start, s.stop, s.step) for name, s in metadata.slices.items()}
+    parts = (slices, metadata.input_shapes, metadata.output_shapes, metadata.checkpoint)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def slices_from_properties(properties: Mapping[str, str], source: str) -> dict[str, slice]:

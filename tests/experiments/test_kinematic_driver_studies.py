@@ -76,8 +76,7 @@ def test_warm_start_drives_like_the_teacher(
     monkeypatch.setattr(train, "ROWS", 32)
     monkeypatch.setattr(train, "PASSES", 40)
     config = DriverConfig(**TINY, imitation=2, hidden=16, cell="gru")  # type: ignore[arg-type]
-    start = tmp_path / "start.pt"
-    train.warm_start(config, start)
+    start = train.warm_start(config, tmp_path / "start")
     env = train.make_driver_env(1, 40, "SameStep", alpha=1.0)
     untrained, taught = (train.make_model(config, env) for _ in range(2))
     load_sb3(start, taught)
@@ -97,6 +96,34 @@ def test_warm_start_drives_like_the_teacher(
             for a, b in zip(learned.policy.parameters(), taught.policy.parameters(), strict=True)
         ]
         assert 0 < max(moved) < 0.1
+
+
+def test_a_warm_start_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after each of its rounds and gone on with: as if nothing had happened."""
+    monkeypatch.setattr(train, "ROWS", 8)
+    config = DriverConfig(**TINY, imitation=3, hidden=8)  # type: ignore[arg-type]
+    whole = load_checkpoint(train.warm_start(config, tmp_path / "whole"))
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_one(when: str, path: Path) -> None:
+        if when == "after" and path.name == "last.pt":
+            raise Stop
+
+    for _ in range(3):
+        with watch_changes(stop_after_one), pytest.raises(Stop):
+            train.warm_start(config, tmp_path / "parts")
+    parts = load_checkpoint(train.warm_start(config, tmp_path / "parts"))
+    assert parts["step"] == 2
+    assert parts["values"] == whole["values"]
+    assert parts["log"] == whole["log"]
+    for name, value in whole["learner"]["policy"].items():
+        assert value.equal(parts["learner"]["policy"][name]), name
+    for one, other in zip(whole["drives"]["drivers"], parts["drives"]["drivers"], strict=True):
+        assert all(value.equal(other[name]) for name, value in one.items())
 
 
 def test_training_refuses_too_few_steps(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from steerlab.errors import InputError
 from steerlab.surrogates.fetch import Fetcher
 from steerlab.surrogates.logs.routes import CommaApi, parse_route
+from tests.counts import Tally
 from tests.fuzz.mutations import mutated, mutated_json
 
 CONTENT = bytes(range(256)) * 400
@@ -92,7 +93,7 @@ def mistakes(server: Liar, count: int) -> list[str]:
         except Exception as error:  # noqa: BLE001 - that is what is looked for
             wrong.append(f"{data[:300]!r}: {type(error).__name__} {error}")
         if time.monotonic() - began > 20:
-            wrong.append(f"{data[:300]!r} took {time.monotonic() - began:.0f} s")
+            wrong.append(f"hang: {data[:300]!r} took {time.monotonic() - began:.0f} s")
     return wrong
 
 
@@ -101,9 +102,10 @@ def test_a_sample_of_damaged_replies(liar: Liar) -> None:
 
 
 @pytest.mark.exhaustive
-def test_damaged_replies(liar: Liar, tally: Callable[[str, int, int], None]) -> None:
+def test_damaged_replies(liar: Liar, tally: Tally) -> None:
     wrong = mistakes(liar, 500)
-    tally("damaged replies", 500, len(wrong))
+    slow = sum(text.startswith("hang:") for text in wrong)
+    tally("fuzz", "HTTP replies", inputs=500, unnamed=len(wrong) - slow, hangs=slow)
     assert not wrong, "\n".join(wrong[:20])
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from steerlab.errors import InputError
 from tests.clean_fork import ended, fork
+from tests.counts import Tally
 from tests.fuzz.mutations import mutated
 from tests.fuzz.readers import Reader, readers
 
@@ -48,7 +50,7 @@ def attack(
     note = folder / "note.json"
     found: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {"wrong": []}
     if status:
-        found["wrong"].append(f"exit status {status}, at {sorted(folder.iterdir())}")
+        found["wrong"].append(f"unnamed: exit status {status}, at {sorted(folder.iterdir())}")
     return found
 
 
@@ -63,12 +65,12 @@ def _attack(reader: Reader, count: int, folder: Path, seed: str, change: Change)
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"):
             if "_graph_trial.py" not in str(arguments):
-                wrong.append(f"it executed {arguments}")
+                wrong.append(f"execution: {arguments}")
         elif event == "open" and isinstance(arguments[0], str):
             writes = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
             inside = os.path.realpath(arguments[0]).startswith((str(folder.resolve()), "/dev/"))
             if writes and not inside:
-                wrong.append(f"it wrote {arguments[0]}")
+                wrong.append(f"escape: {arguments[0]}")
 
     def too_slow(number: int, frame: Any) -> None:
         raise TimeoutError
@@ -87,15 +89,16 @@ def _attack(reader: Reader, count: int, folder: Path, seed: str, change: Change)
         except BaseException as error:  # noqa: BLE001 - that is what is looked for
             (folder / f"failed-{index}").write_bytes(data)
             last = traceback.format_exc().strip().splitlines()[-4:]
-            wrong.append(f"{index}: {type(error).__name__}: {' | '.join(last)}")
+            kind = "hang" if isinstance(error, TimeoutError) else "unnamed"
+            wrong.append(f"{kind}: {index}: {type(error).__name__}: {' | '.join(last)}")
         finally:
             signal.alarm(0)
         slowest = max(slowest, time.monotonic() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
     if peak > MEGABYTES:
-        wrong.append(f"{peak:.0f} MB of memory")
-    note = {"wrong": wrong, "refused": refused, "slowest": slowest, "peak": peak}
+        wrong.append(f"memory: {peak:.0f} MB")
+    note = {"wrong": wrong, "refused": refused, "s": slowest, "MB": peak}
     (folder / "note.json").write_text(json.dumps(note))
 
 
@@ -106,13 +109,15 @@ def test_a_sample_of_damaged_files(readers: dict[str, Reader], name: str, tmp_pa
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
-def test_damaged_files(
-    readers: dict[str, Reader], name: str, tmp_path: Path, tally: Callable[[str, int, int], None]
-) -> None:
+def test_damaged_files(readers: dict[str, Reader], name: str, tmp_path: Path, tally: Tally) -> None:
     count = FEW if readers[name].slow else MANY
     found = attack(readers[name], count, tmp_path / "run", name)
-    shown = {k: round(v, 1) for k, v in found.items() if k != "wrong"}
-    tally(f"damaged files, {name} {shown}", count, len(found["wrong"]))
+    kinds = Counter(text.partition(":")[0] for text in found["wrong"])
+    tally(
+        "fuzz", name, inputs=count, refused=found.get("refused", 0), unnamed=kinds["unnamed"],
+        hangs=kinds["hang"], executions=kinds["execution"], escapes=kinds["escape"],
+        **{f"most {k}": round(found.get(k, 0), 1) for k in ("s", "MB")},
+    )  # fmt: skip
     assert not found["wrong"], "\n".join(found["wrong"][:20])
 
 

@@ -15,11 +15,12 @@ import yaml
 
 from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
 from steerlab.settings import study_settings
+from tests.counts import Tally
 from tests.reliability.harness import ended, kill_at, start
 from tests.reliability.studies import CASES, Case
-from tests.reliability.test_kills import Warm, resumed, warm, whole_run
+from tests.reliability.warm import Warm
 
-__all__ = ["warm"]
+PART = "refusals"
 SAMPLE = "train-tracking-ppo"
 NAMES = [
     pytest.param(n, marks=pytest.mark.slow if n == SAMPLE else pytest.mark.exhaustive)
@@ -48,9 +49,8 @@ def with_option(case: Case, option: str) -> Case:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_full_disk(warm: Warm, name: str) -> None:
+def test_a_full_disk(warm: Warm, name: str, tally: Tally) -> None:
     case = CASES[name]
-    whole, _, _ = whole_run(warm, case, name)
     folder = warm.work(f"{name}-full")
 
     def full(when: str, path: Path) -> None:
@@ -58,11 +58,12 @@ def test_a_full_disk(warm: Warm, name: str) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
 
     refused(warm, case, folder, "cannot write", full)
-    assert not resumed(warm, case, folder, whole)
+    assert not warm.resumed(name, folder)
+    tally(PART, name, refused=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_that_nobody_may_write(warm: Warm, name: str) -> None:
+def test_a_folder_that_nobody_may_write(warm: Warm, name: str, tally: Tally) -> None:
     folder = warm.work(f"{name}-closed")
     closed = Path("/proc/1")
     study, options = CASES[name].study, CASES[name].arguments(warm.folder)[:-1]
@@ -70,10 +71,11 @@ def test_a_folder_that_nobody_may_write(warm: Warm, name: str) -> None:
     text = (folder / "log.txt").read_text()
     assert "Traceback" not in text
     assert "cannot write into folder" in text
+    tally(PART, name, refused=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_that_vanishes(warm: Warm, name: str) -> None:
+def test_a_folder_that_vanishes(warm: Warm, name: str, tally: Tally) -> None:
     folder = warm.work(f"{name}-vanished")
 
     def vanish(when: str, path: Path) -> None:
@@ -82,10 +84,11 @@ def test_a_folder_that_vanishes(warm: Warm, name: str) -> None:
 
     refused(warm, CASES[name], folder, "removed or replaced during the run", vanish)
     assert not (folder / "out").exists()
+    tally(PART, name, refused=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_settings_that_were_edited_or_removed(warm: Warm, name: str) -> None:
+def test_settings_that_were_edited_or_removed(warm: Warm, name: str, tally: Tally) -> None:
     case = CASES[name]
     folder = warm.work(f"{name}-settings")
     assert warm.run(case, folder, kill_at(7)) in (0, -signal.SIGKILL)
@@ -107,10 +110,11 @@ def test_settings_that_were_edited_or_removed(warm: Warm, name: str) -> None:
     config.unlink()
     config.mkdir()
     refused(warm, case, folder, "config.yaml")
+    tally(PART, name, refused=9)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_runs_in_one_folder(warm: Warm, name: str) -> None:
+def test_two_runs_in_one_folder(warm: Warm, name: str, tally: Tally) -> None:
     case = CASES[name]
     folder = warm.work(f"{name}-two")
 
@@ -126,6 +130,7 @@ def test_two_runs_in_one_folder(warm: Warm, name: str) -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
         ended(pid)
+    tally(PART, name, refused=1)
 
 
 def renamed(path: Path) -> None:
@@ -148,7 +153,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_checkpoints(warm: Warm, name: str) -> None:
+def test_wrong_checkpoints(warm: Warm, name: str, tally: Tally) -> None:
     case = CASES[name]
     folder = warm.work(f"{name}-checkpoint")
 
@@ -166,3 +171,4 @@ def test_wrong_checkpoints(warm: Warm, name: str) -> None:
         refused(warm, case, folder, words)
     last.write_bytes(kept)
     assert warm.run(case, folder) == 0
+    tally(PART, name, refused=len(WRONG))

@@ -18,6 +18,7 @@ from steerlab.envs.shards.read import find_shards, open_shard
 from steerlab.envs.shards.write import PENDING
 from steerlab.errors import InputError
 from steerlab.experiments import collect
+from tests.counts import Tally
 from tests.envs.carla_server import duck as ducks
 
 pytest.importorskip("zarr")
@@ -156,11 +157,11 @@ def test_no_shard_is_lost_when_servers_fail(
 @pytest.mark.exhaustive
 def test_500_episodes_with_failures(
     duck: ducks.Server, scenario: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    tally: Callable[[str, int, int], None],
+    tally: Tally,
 ) -> None:  # fmt: skip
     count = int(os.environ.get("STEERLAB_EPISODES", "500"))
     kinds = many_episodes(duck, scenario, tmp_path / "shards", monkeypatch, count)
-    tally(f"episodes on a failing server {kinds}", count, 0)
+    tally("episodes on a failing server", "collect", episodes=count, **kinds)
 
 
 def test_a_server_that_never_works_ends_the_collection(

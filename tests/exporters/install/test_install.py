@@ -36,6 +36,7 @@ from steerlab.files import watch_changes
 from steerlab.openpilot.contracts import Model, contract
 from steerlab.openpilot.in_graph import Packed
 from steerlab.openpilot.tinygrad import holds_jit, missing_compiler
+from tests.counts import Tally
 from tests.exporters.install.checkouts import PARSER, SCRIPT, contents, make_checkout
 from tests.reliability.harness import ended, kill_at, start
 
@@ -280,12 +281,12 @@ def test_a_sample_of_kills(tmp_path: Path, networks: Networks) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks warm processes")
-def test_killed_at_every_visible_change(tmp_path: Path, networks: Networks, tally: Any) -> None:
+def test_killed_at_every_visible_change(tmp_path: Path, networks: Networks, tally: Tally) -> None:
     moment = 1
     while killed_and_again(tmp_path, networks, moment):
         moment += 1
     assert moment > 10
-    tally("kills of install-models at a visible change", moment - 1, 0)
+    tally("kills at a visible change", "install-models", kills=moment - 1, lost=0, differing=0)
 
 
 def test_a_full_disk_in_the_midst(
