@@ -102,7 +102,7 @@ class Network(NamedTuple):
 
     engine: Engine
     slices: Mapping[str, slice]
-    inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # of the graph, where known
+    inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({})  #: of the graph, where known
 
 
 def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:
