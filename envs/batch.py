@@ -195,7 +195,7 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         return {}
 
     def row_indices(self, rows: Rows) -> NDArray[np.intp]:
-        """Return ``rows`` as an index array."""
+        """Return ``rows`` as an index array (R,)."""
         return np.arange(self.num_envs)[rows]
 
     def reset(

@@ -37,7 +37,7 @@ def export_onnx(
 
     Args:
         model: Module in evaluation mode; its forward takes the inputs in order.
-        example: One tensor an input, batch axis first. Use a batch of at least 2 with
+        example: One tensor (B, ...) an input, batch axis first. Use a batch of at least 2 with
             ``dynamic_batch``, since the exporter may take a size of 1 for a constant.
         path: Where the file goes; it appears only if the check passes.
         input_names: Names of the inputs in the graph.

@@ -220,7 +220,7 @@ class PolicyNet(nn.Module):
         return plan, log_std
 
     def tensors(self, parts: Parts) -> dict[str, Tensor]:
-        """Return the named tensors of the contract's heads."""
+        """Return the named tensors of the contract's heads, each ``(B, *shape)``."""
         plan, log_std = self.plan(parts)
         several = self.model.heads["plan"].kind == "mixture"
         found = {

@@ -174,7 +174,7 @@ class TinyRecursiveControl(Planner):
         return {"kind": "trc", **asdict(self.config)}
 
     def iterates(self, case: Case, remaining: Tensor) -> list[Tensor]:
-        """See :meth:`Planner.iterates`; there are ``num_outer_cycles`` + 1 plans."""
+        """Return all ``num_outer_cycles`` + 1 plans (B, T), the last being the answer."""
         start = self.encoder(self._inputs(case, remaining))
         plans = [self._bounded(self._decode(self.first(start))) * case.mask]
         slow, fast = self._first_latents(start)
@@ -257,7 +257,7 @@ class MlpPlanner(Planner):
         return {"kind": "mlp", "hidden_dim": self.hidden_dim}
 
     def iterates(self, case: Case, remaining: Tensor) -> list[Tensor]:
-        """See :meth:`Planner.iterates`; there is one plan."""
+        """Return the only plan (B, T)."""
         output = self.layers(self._inputs(case, remaining))
         plan = self.problem.limit * output @ self.plant.round
         if self.problem.linear:

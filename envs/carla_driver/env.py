@@ -283,7 +283,12 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
     def make_episodes(
         self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], Roads]:
-        """Return the episodes of ``uniforms`` (n, self.uniforms): a table, and their roads."""
+        """Return N episodes, made from uniform numbers: a table of parameters (P, N), and their roads.
+
+        Args:
+            uniforms: Numbers in [0, 1), (N, ``self.uniforms``).
+            pins: Parameters that have the given value, instead of the drawn one.
+        """
         base, drawn = np.split(uniforms, [KinematicDriverVectorEnv.uniforms], axis=1)
         u = dict(zip(OWN, drawn.T, strict=True))
         named = {name: value for name, value in pins.items() if name in NAMES}

@@ -143,7 +143,12 @@ class KinematicDriverVectorEnv(BatchEnv):
     def make_episodes(
         self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], Roads]:
-        """Return the episodes of ``uniforms`` (n, self.uniforms): a table, and their roads."""
+        """Return N episodes, made from uniform numbers: a table of parameters (P, N), and their roads.
+
+        Args:
+            uniforms: Numbers in [0, 1), (N, ``self.uniforms``).
+            pins: Parameters that have the given value, instead of the drawn one.
+        """
         assert self.max_episode_steps is not None
         return episodes.make(self.ranges, uniforms, self.max_episode_steps, pins)
 

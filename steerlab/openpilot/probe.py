@@ -17,9 +17,10 @@ from steerlab.types import Array
 
 @dataclass(frozen=True)
 class Probe:
-    """K sets of inputs and what the network means.
+    """Reference inputs and outputs of a network: K sets of inputs, and what it answers to them.
 
-    ``meaning`` has the names of :func:`~steerlab.openpilot.outputs.parse`.
+    Arrays have the K sets first: outputs (K, N). ``meaning`` holds the parsed outputs, under the names
+    that :func:`~steerlab.openpilot.outputs.parse` gives them.
     """
 
     inputs: Mapping[str, Array]  #: ``(K, *shape)`` of each
