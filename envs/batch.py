@@ -83,7 +83,7 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
 
     A subclass sets ``single_observation_space`` and ``single_action_space`` before it calls
     ``super().__init__`` and implements :meth:`_reset`, :meth:`_step`, :meth:`_observe` and, where
-    it has something to tell or to draw, :meth:`_info` and :meth:`render_row`. Each gets the rows it
+    it has more to report or something to draw, :meth:`_info` and :meth:`render_row`. Each gets the rows it
     is to work on, and no result of a row may depend on another row.
 
     Seeds follow gymnasium's ``SyncVectorEnv``: ``reset(seed=s)`` gives row ``i`` the generator of
@@ -191,7 +191,7 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         """Return fresh observations of ``rows``, never a view of internal state."""
 
     def _info(self, rows: Rows) -> Info:
-        """Return what ``info`` tells about ``rows``, each entry with the row axis first."""
+        """Return the ``info`` of ``rows``, each entry with the row axis first."""
         return {}
 
     def row_indices(self, rows: Rows) -> NDArray[np.intp]:

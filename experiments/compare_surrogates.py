@@ -1,7 +1,7 @@
 """Hold plants against a teacher: predictions, closed loop and speed in one table.
 
 Drives the routes with comma's PID in the teacher and in each plant, with the official noise (and in
-the teacher once more with other noise, which tells how much of a difference is chance), and asks every
+the teacher once more with other noise, which shows how much of a difference is chance), and asks every
 plant for its prediction at each step of the teacher's drive. Columns:
 
   KL            divergence of the plant's prediction from the teacher's, nats a step, as it is (T 1)

@@ -83,7 +83,7 @@ def export_onnx(
 
 
 def _free_batch(model: nn.Module, count: int) -> tuple[Any, ...]:
-    """Return what tells torch.export that the first axis of all inputs is free."""
+    """Return the setting for torch.export by which the first axis of all inputs is free."""
     batch = torch.export.Dim("batch", min=1)
     shapes: tuple[Any, ...] = tuple({0: batch} for _ in range(count))
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}

@@ -112,7 +112,7 @@ def true_features(shard: Shard) -> Floats:
     """Return features (F, 512) of the labels, for studies without a vision network.
 
     A seeded projection of lines, edges, leads and motion as they truly are: what a vision network
-    without error would tell. No network that looks at pictures has them.
+    without error would give. No network that looks at pictures has them.
     """
     columns = []
     for name, unit in _TRUTH.items():

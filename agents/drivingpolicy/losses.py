@@ -18,7 +18,7 @@ SCALE = {
     "choice": 0.1, "flow": 0.3,
 }  # fmt: skip
 HIDDEN = 0.5  # share of the examples from which speed and delay are hidden
-#: Standard deviations of what a car tells of its speed (m/s) and its delay (s).
+#: Standard deviations of the errors of a car's speed (m/s) and delay (s).
 SENSED = (0.1, 0.02)
 LOG_2 = 0.6931
 

@@ -27,7 +27,7 @@ from steerlab.openpilot.contracts import DESIRES, FEATURES, T_IDXS, Contract, Mo
 from steerlab.openpilot.plan import FREE, Near, PlanShape
 from steerlab.options import option
 
-_SPEED, _DELAY = 15.0, 0.3  # units of what is told of the car
+_SPEED, _DELAY = 15.0, 0.3  # units of speed, m/s, and delay, s
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Said(NamedTuple):
 
     near: Near  # (B,) each
     now: Tensor  # what it reads from the features: speed, acceleration, .. without units, (B, 4)
-    seen: Tensor  # what the plan head is told, (B, trunk)
+    seen: Tensor  # input of the plan head, (B, trunk)
     curvature_log_std: Tensor  # (B, 1)
     desire: Tensor  # logits, (B, 8)
 
@@ -166,16 +166,18 @@ class DrivingPolicy(nn.Module):
             features: The window, (B, 25, 512).
             desire: Pulses of the window, (B, 25, 8).
             traffic: One-hot, (B, 2).
-            car: Speed (m/s) and delay with smoothing (s), (B, 2); None where nobody tells.
-            known: 1 where ``car`` is told, else 0, (B, 1).
-            times: When steering and acceleration take effect, s, (B, 2); None where nobody tells.
+            car: Speed (m/s) and delay with smoothing (s), (B, 2); None where they are unknown.
+            known: 1 where ``car`` is given, else 0, (B, 1).
+            times: When steering and acceleration take effect, s, (B, 2); None where they are unknown.
         """
         state, reduced = self.encoder(features, desire)
-        told = traffic.new_zeros(len(traffic), 3)
+        of_car = traffic.new_zeros(len(traffic), 3)
         if car is not None and known is not None:
-            told = torch.cat([car[:, :1] / _SPEED, car[:, 1:] / _DELAY, torch.ones_like(known)], 1)
-            told = told * known
-        seen = self.trunk(torch.cat([state, reduced, traffic, told], dim=-1))
+            of_car = torch.cat(
+                [car[:, :1] / _SPEED, car[:, 1:] / _DELAY, torch.ones_like(known)], 1
+            )
+            of_car = of_car * known
+        seen = self.trunk(torch.cat([state, reduced, traffic, of_car], dim=-1))
         parts = self.heads(seen).split(list(self.widths.values()), -1)
         said = dict(zip(self.widths, parts, strict=True))
         now = said["now"] + self.features_read(features[:, -1])

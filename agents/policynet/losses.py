@@ -179,7 +179,7 @@ def plan_error(
 
 
 def _last(part: Any) -> Any:
-    """Return the last frame of what is told for each frame of windows."""
+    """Return the last frame of what is given for each frame of windows."""
     return Near(*(x[:, -1] for x in part)) if isinstance(part, Near) else part[:, -1]
 
 

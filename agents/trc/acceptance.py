@@ -43,7 +43,7 @@ def check_accepts(
         )
     free = set(FREE)
     if not trained.target_spread and asked.target_spread:
-        free.remove("target_spread")  # it is not told the target
+        free.remove("target_spread")  # it does not get the target
     if fewer and asked.steps <= trained.steps and np.isclose(asked.dt, trained.dt, rtol=1e-6):
         free |= {"steps", "horizon"}
     mine, other = asdict(trained), asdict(asked)

@@ -1,4 +1,4 @@
-"""Labels and what the network says of the same frames, side by side, for the eye."""
+"""Labels and the network's outputs for the same frames, side by side, to look at."""
 
 from collections.abc import Sequence
 from typing import Any

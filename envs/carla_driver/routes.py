@@ -215,7 +215,7 @@ def _change(
 def _branch(
     net: Network, scenario: Scenario, lane: int, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Return the lane to go on with after ``lane``, and the desire that tells the branch."""
+    """Return the lane to go on with after ``lane``, and the desire for the branch."""
     options = np.array(net.after[lane])
     turns = net.turn[options]
     weights = np.where(turns < 0, 1.0, np.array([*scenario.turns, 1.0])[turns])

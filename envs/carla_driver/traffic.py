@@ -6,7 +6,7 @@ without it the same functions run as they are, so that both give the same result
 A vehicle keeps to the middle of its lane, follows the one ahead by the Intelligent Driver Model
 (Treiber, Hennecke and Helbing 2000), slows down for bends, obeys signals, and enters a junction only
 when no one is in its way: it then claims the lane through it, and whoever's lane crosses that one
-waits. Who is first is told by signs, then by the turn (straight on before right before left), and at
+waits. Signs decide who goes first, then the turn (straight on before right before left), and at
 stop signs by who has waited longest. Vehicle 0 of each row is the ego vehicle.
 """
 

@@ -59,7 +59,7 @@ class KinematicDriverVectorEnv(BatchEnv):
     a turn cut, driving in oncoming traffic or backwards, standing still) and is truncated after
     ``max_episode_steps`` steps or at the end of the road.
 
-    ``info`` tells the true state (``s``, ``cte``, ``heading_error``, ``speed``, ``acceleration``,
+    ``info`` has the true state (``s``, ``cte``, ``heading_error``, ``speed``, ``acceleration``,
     ``curvature``, ``path_curvature``, ``planned_speed``, ``room_left``, ``room_right``), everything
     that was drawn, the reward without shaping (``base_reward``), the kind of ``violation`` (a
     number of ``simulator.VIOLATIONS``) and the summary of the episode so far: ``cte_max``,

@@ -92,7 +92,7 @@ class RiskSampler:
 
 
 def effective_sample_size(weights: Floats) -> float:
-    """Return ``(sum w)^2 / sum w^2``: as many episodes drawn as ever tell as much (Kish 1965)."""
+    """Return ``(sum w)^2 / sum w^2``: the number of unweighted episodes with as much information (Kish 1965)."""
     return float(weights.sum() ** 2 / np.square(weights).sum())
 
 

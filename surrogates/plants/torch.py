@@ -91,7 +91,7 @@ class CommaGPT(nn.Module):
 
 
 def read_network(path: str | Path) -> nn.Module:
-    """Read a network of ours or comma's from its ONNX file, told by the file's metadata.
+    """Read a network of ours or comma's from its ONNX file, which the file's metadata name.
 
     Raises:
         InputError: The graph is another architecture.

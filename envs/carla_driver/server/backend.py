@@ -406,7 +406,7 @@ class Server:
         for signal, light in self.lights.items():
             self._signals[signal, 0] = others.GIVEN + shown.get(light.get_state(), 0)
 
-    # What is told.
+    # What is reported.
 
     def poses(self, task: Task, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return where the car was measured."""

@@ -1,4 +1,4 @@
-"""PPO on the window policy: ratio, advantages, critic, what is paid; training resumes exactly."""
+"""PPO on the window policy: ratio, advantages, critic, rewards; training resumes exactly."""
 
 import copy
 import math
@@ -161,17 +161,17 @@ def test_the_budget_reaches_the_critic_and_not_the_policy(drive: Rollout) -> Non
 
 
 def test_what_is_paid_is_the_budget_that_is_used_up(network: PolicyNet) -> None:
-    """Risk-averse: an episode that reaches the threshold is paid no more, and b - R is missing."""
+    """Risk-averse: an episode that reaches the threshold has no more reward, and b - R is missing."""
     env = make_driver_env(
         8, 60, "Disabled", alpha=0.1, threshold=3.0, per_alpha=False, first_only=True
     )
     drive = collect(network, env, None, 60, 3, BehaviorMix(0.0, 0.0), watch=true_state)
     returns = list(env.risk.returns)
     first = drive.first == 0
-    paid = (drive.rewards * first).sum(0)
+    total = (drive.rewards * first).sum(0)
     assert len(returns) == 8  # first episodes only, however many followed
     expected = sorted(3.0 - max(3.0 - r, 0.0) for r in returns)
-    np.testing.assert_allclose(sorted(paid.tolist()), expected, atol=1e-4)
+    np.testing.assert_allclose(sorted(total.tolist()), expected, atol=1e-4)
 
 
 def test_training_resumes_to_the_same_numbers(

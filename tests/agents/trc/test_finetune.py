@@ -79,7 +79,7 @@ def test_ppo_learns_from_numbers_alone(tmp_path: Path) -> None:
 
 
 def test_ppo_begins_with_the_planner_itself() -> None:
-    """The mean action is the plan, and pays just what the plan of the same network does."""
+    """The mean action is the plan, with the return of the plan of the same network."""
     model = planner()
     env = PlanEnv(PlanReward(model, task_reward), 6)
     env.seed(3)
