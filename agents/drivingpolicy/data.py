@@ -20,7 +20,7 @@ from steerlab.seeds import generator_seed
 Floats = NDArray[np.float32]
 
 
-class Seen(NamedTuple):
+class FeatureEpisode(NamedTuple):
     """An episode as a vision network saw it."""
 
     shard: Shard
@@ -40,7 +40,7 @@ class Windows:
         InputError: There is none, or features do not fit a shard.
     """
 
-    def __init__(self, episodes: Iterable[Seen]) -> None:
+    def __init__(self, episodes: Iterable[FeatureEpisode]) -> None:
         found = [_examples(seen) for seen in episodes]
         if not found:
             raise InputError("no shard to learn from; give a folder of steerlab collect")
@@ -75,7 +75,7 @@ class Windows:
 
 
 def _examples(
-    seen: Seen,
+    seen: FeatureEpisode,
 ) -> tuple[dict[str, NDArray[np.generic]], Floats, NDArray[np.integer]]:
     """Return the examples of an episode, the features of its frames, and their ticks."""
     shard, features = seen
@@ -126,6 +126,6 @@ def true_features(shard: Shard) -> Floats:
     return np.asarray(told @ projection, np.float32)
 
 
-def with_true_features(shards: Sequence[Shard]) -> list[Seen]:
+def with_true_features(shards: Sequence[Shard]) -> list[FeatureEpisode]:
     """Return episodes with :func:`true_features`."""
-    return [Seen(shard, true_features(shard)) for shard in shards]
+    return [FeatureEpisode(shard, true_features(shard)) for shard in shards]
