@@ -16,15 +16,14 @@ from steerlab.envs.shards.sunnypilot import history
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import FEATURES, STRIDE
 from steerlab.seeds import generator_seed
-
-Floats = NDArray[np.float32]
+from steerlab.types import Singles
 
 
 class FeatureEpisode(NamedTuple):
     """An episode as a vision network saw it."""
 
     shard: Shard
-    features: Floats  # (F, 512)
+    features: Singles  # (F, 512)
 
 
 class Windows:
@@ -76,7 +75,7 @@ class Windows:
 
 def _examples(
     seen: FeatureEpisode,
-) -> tuple[dict[str, NDArray[np.generic]], Floats, NDArray[np.integer]]:
+) -> tuple[dict[str, NDArray[np.generic]], Singles, NDArray[np.integer]]:
     """Return the examples of an episode, the features of its frames, and their ticks."""
     shard, features = seen
     if features.shape != (shard.frames, FEATURES):
@@ -108,7 +107,7 @@ _TRUTH = {
 }  # fmt: skip
 
 
-def true_features(shard: Shard) -> Floats:
+def true_features(shard: Shard) -> Singles:
     """Return features (F, 512) of the labels, for studies without a vision network.
 
     A seeded projection of lines, edges, leads and motion as they truly are: what a vision network

@@ -3,13 +3,12 @@
 from dataclasses import asdict, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.agents.trc.model import Planner
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 #: Parameters that no weight of a planner depends on: where the cases lie, and when one succeeds.
 FREE = ("spread", "target_spread", "tolerance")
 

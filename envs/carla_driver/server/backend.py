@@ -47,11 +47,11 @@ from steerlab.envs.labels.corridor import Path
 from steerlab.envs.maps.opendrive import compile_text
 from steerlab.envs.maps.road_map import SIGNAL_KINDS
 from steerlab.errors import InputError
+from steerlab.types import Bytes
 
 if TYPE_CHECKING:
     import carla
 
-Bytes = NDArray[np.uint8]
 
 #: Where the ego vehicle is tried to be put: m ahead of the route's start, and above the road.
 PLACES = [(ahead, up) for ahead in (0.0, 4.0, 8.0) for up in (0.3, 0.8, 1.5)]
