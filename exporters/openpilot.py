@@ -115,8 +115,7 @@ def export_model(
         folder: Where the files go.
         checkpoint: Text that names the training run.
         probe_inputs: Recorded inputs, best from driving, each ``(K, *shape)`` with the shape of the
-            input without its batch axis. They are random by default; ``verify-export`` then judges
-            no steering.
+            input without its batch axis. Random by default: ``verify-export`` then judges no steering.
         driven_curvature: What the car drove from each of them, 1/m, positive to the right, (K,).
         v_ego: Speed at each of them, m/s, (K,).
         half: Write the float16 variant too.
