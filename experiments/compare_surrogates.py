@@ -1,7 +1,7 @@
 """Hold plants against a teacher: predictions, closed loop and speed in one table.
 
 Drives the routes with comma's PID in the teacher and in each plant, with the official noise (and in
-the teacher once more with other noise, which tells how much of a difference is chance), and asks every
+the teacher once more with other noise, which shows how much of a difference is chance), and asks every
 plant for its prediction at each step of the teacher's drive. Columns:
 
   KL            divergence of the plant's prediction from the teacher's, nats a step, as it is (T 1)
@@ -38,11 +38,12 @@ from steerlab.errors import InputError
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.study import study
-from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Logits, Plant
+from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
 from steerlab.surrogates.training.dataset import from_segments
+from steerlab.types import Singles
 
 BATCH = 50
 
@@ -86,7 +87,7 @@ class TeacherComparison(Plant):
         self.sums = np.zeros((len(students), 2))
         self.count = 0
 
-    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         """Return the teacher's logits (B, 1024)."""
         logits = self.teacher.logits(states, tokens)
         self.count += len(logits)
@@ -97,7 +98,7 @@ class TeacherComparison(Plant):
         return logits
 
 
-def divergence(teacher: Logits, student: Logits, temperature: float) -> NDArray[np.float64]:
+def divergence(teacher: Singles, student: Singles, temperature: float) -> NDArray[np.float64]:
     """Return the Kullback-Leibler divergence (B,) of a student's logits from a teacher's, nats."""
     p, q = (_log_probabilities(x / temperature) for x in (teacher, student))
     return (np.exp(p) * (p - q)).sum(axis=-1)

@@ -6,7 +6,7 @@ plant predicts. Improve: the policy drives hundreds of routes side by side in th
 gradient of the cost passes through all of it (steerlab.agents.tinyphysics).
 
 Routes are used once: the first train_count to learn from, the next select_count to choose the round
-that is kept, and report_count from report_first on to tell what it is worth, with the official noise
+that is kept, and report_count from report_first on to measure it, with the official noise
 and with salted noise. The result is one file for comma's repository, and ONNX. Interrupt it at any
 time: the same command with the same output= goes on.
 

@@ -30,7 +30,9 @@ def solve(shaped: bool) -> tuple[np.ndarray, np.ndarray]:
                     over = not 0 <= t < SIZE
                     away = np.array([0.0 if over else offsets[t]])
                     r = 0.0
-                    if not over:  # progress pays most on one side, so the best place is not phi's
+                    if (
+                        not over
+                    ):  # progress is worth most on one side, so the best place is not phi's
                         r = base_reward(NUMPY, weights, 0.5 + 0.2 * away, 0 * away, away)[0]
                     if shaped:
                         r += shaping(weights, phi[s], 0.0 if over else phi[t])
