@@ -123,7 +123,7 @@ def _chosen(evaluation: Evaluation) -> list[int]:
 
 def _sample(names: list[str], evaluations: list[Evaluation], index: int) -> str:
     first = evaluations[0]
-    seconds = np.arange(first.lataccel.shape[1]) * DT
+    seconds = np.arange(first.lataccel.shape[1], dtype=np.float64) * DT
     target = first.target[index]
     responses = [e.lataccel[index] for e in evaluations]
     steers = [e.steer[index] for e in evaluations]

@@ -58,6 +58,7 @@ def test_a_dry_run_writes_every_file(trained: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_file_says_what_the_checkpoint_says(trained: Path) -> None:
     """Through the runner the ONNX file and the network in torch drive the same episodes alike."""
     files = [
@@ -72,6 +73,7 @@ def test_the_file_says_what_the_checkpoint_says(trained: Path) -> None:
     assert a.as_dict() == pytest.approx(b.as_dict(), rel=1e-3, abs=1e-4, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_verify_in_a_closed_loop(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [
         f"model={trained / 'driving_policy.onnx'}", "tinygrad=false", "untrained=true",
@@ -87,6 +89,7 @@ def test_verify_in_a_closed_loop(trained: Path, capsys: pytest.CaptureFixture[st
         verify_export.main([*arguments[:-2], "episodes=20000", f"output={trained / 'many'}"])
 
 
+@pytest.mark.slow
 def test_evaluate_side_by_side(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +172,7 @@ def test_the_checkpoint_knows_its_contract(trained: Path) -> None:
     assert load_policy(trained / "policy_model.pth").contract.id == "openpilot-0.10.0"
 
 
+@pytest.mark.slow
 def test_a_vision_model_sees_the_rendered_road(trained: Path, tmp_path: Path) -> None:
     """A stock-like pair drives through the cameras: random vision, the policy behind it."""
     release = contract("openpilot-0.10.0")
