@@ -6,7 +6,7 @@ test:  ## the fast tests
 slow:  ## what CI runs: fast and slow tests
 	python -m pytest
 reliability:  ## kills, mutated files and flipped bits in thousands: over an hour, goes on where it stopped
-	python -m pytest --exhaustive -q -n 2 --dist worksteal $(if $(STUDY),--study $(STUDY)) -m exhaustive tests/reliability tests/fuzz
+	python -m pytest --exhaustive -q -n 2 --dist worksteal -o faulthandler_timeout=3600 $(if $(STUDY),--study $(STUDY)) -m exhaustive tests/reliability tests/fuzz
 exhaustive:  ## every test that is left out of the others for its length: hours
 	python -m pytest --exhaustive -q -m exhaustive
 mutations:  ## one-line faults that the tests must notice: over an hour; WORDS="seeds lqr" for some files

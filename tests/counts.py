@@ -52,7 +52,7 @@ def tables(config: pytest.Config) -> Iterable[str]:
         yield f"\n{part}"
         yield _line("", names)
         for what in [*sorted({what for what, _ in rows}), "all"]:
-            total = _sum([counts for w, counts in rows if what in ("all", w)])
+            total = totals([counts for w, counts in rows if what in ("all", w)])
             yield _line(what, [_shown(total.get(name)) for name in names])
 
 
@@ -71,7 +71,7 @@ def _file(nodeid: str, config: pytest.Config) -> Path:
     return _folder(config) / f"{hashlib.sha256(nodeid.encode()).hexdigest()[:16]}.json"
 
 
-def _sum(rows: list[dict[str, float]]) -> dict[str, float]:
+def totals(rows: list[dict[str, float]]) -> dict[str, float]:
     """Return the sums of counts, of those named "most ..." the largest."""
     found: dict[str, float] = {}
     for name, value in (item for row in rows for item in row.items()):

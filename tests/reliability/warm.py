@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.clean_fork import fork
 from tests.reliability.harness import count_into, difference, ended, results, start
 from tests.reliability.studies import CASES, Case, make_inputs
 
@@ -17,6 +18,10 @@ class Whole(NamedTuple):
     results: dict[str, Any]
     moments: int
     seconds: float
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass
@@ -67,6 +72,9 @@ class Warm:
         parallel = parallel and bool(case.parallel)
         if (name, parallel) not in self._whole:
             folder = self.work(f"{name}-whole")
+            ended(
+                fork(_nothing)
+            )  # the first fork waits until the clean process has imported everything
             began = time.monotonic()
             code = self.run(case, folder, count_into(folder / "moments"), parallel)
             seconds = time.monotonic() - began
