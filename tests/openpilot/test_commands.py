@@ -45,12 +45,12 @@ def test_acceleration_and_stop(id: str) -> None:
 
 
 def test_a_plan_that_starts_again_within_a_second_is_no_stop() -> None:
-    """Below 0.3 m/s at the action time (0.5 s), and 0.6 m/s a second later: the car may creep on."""
+    """Slower than 0.05 m/s at the action time (0.5 s), and faster a second later."""
     rule = contract("openpilot-0.10.0").command
-    assert rule.stop["speed"] == 0.3
-    starting = plan(0.0, 0.0, a=0.4)  # 0.2 m/s, then 0.6 m/s
+    assert rule.stop["speed"] == 0.05
+    starting = plan(0.0, 0.0, a=0.06)  # 0.03 m/s, then 0.09 m/s
     assert not command(rule, {"plan": starting}, 0.0, 0.4, 0.5).should_stop.any()
-    slow = plan(0.0, 0.0, a=0.1)  # 0.05 m/s, then 0.15 m/s
+    slow = plan(0.0, 0.0, a=0.02)  # 0.01 m/s, then 0.03 m/s
     assert command(rule, {"plan": slow}, 0.0, 0.4, 0.5).should_stop.all()
 
 
