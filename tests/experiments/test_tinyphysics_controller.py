@@ -8,9 +8,9 @@ import pytest
 
 from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.tinyphysics import SHIPPED
+from steerlab.agents.tinyphysics.report import summary
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.experiments import (
-from steerlab.agents.tinyphysics.report import summary
     compare_tinyphysics_controllers as compare,
     train_tinyphysics_controller as study,
 )
