@@ -27,7 +27,6 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.special import logsumexp
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
@@ -39,6 +38,7 @@ from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.study import study
 from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Plant
+from steerlab.surrogates.plants.divergence import divergence, log_probabilities
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
@@ -98,17 +98,6 @@ class TeacherComparison(Plant):
         return logits
 
 
-def divergence(teacher: Singles, student: Singles, temperature: float) -> NDArray[np.float64]:
-    """Return the Kullback-Leibler divergence (B,) of a student's logits from a teacher's, nats."""
-    p, q = (_log_probabilities(x / temperature) for x in (teacher, student))
-    return (np.exp(p) * (p - q)).sum(axis=-1)
-
-
-def _log_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    logits = logits.astype(np.float64)
-    return logits - logsumexp(logits, axis=-1, keepdims=True)
-
-
 def likelihood(plant: Plant, segments: Segments) -> float:
     """Return the mean NLL of the real tokens of steps 20 to 99, nats."""
     real = from_segments(segments)
@@ -116,7 +105,7 @@ def likelihood(plant: Plant, segments: Segments) -> float:
     for step in range(CONTEXT, real.tokens.shape[1]):
         states = np.ascontiguousarray(real.states[:, step - CONTEXT + 1 : step + 1])
         tokens = real.tokens[:, step - CONTEXT : step].astype(np.int64)
-        found = _log_probabilities(plant.logits(states, tokens))
+        found = log_probabilities(plant.logits(states, tokens))
         total -= found[np.arange(len(found)), real.tokens[:, step]].sum()
         count += len(found)
     return total / count

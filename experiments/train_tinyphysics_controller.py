@@ -19,41 +19,31 @@ Examples:
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from scipy.stats import bootstrap
 
-from steerlab.agents.classical.comma import controller_factory
-from steerlab.agents.run_log import read_log
-from steerlab.agents.supervised import FitConfig, fit
 from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.exploration import MomentExploration, explore
 from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
-from steerlab.agents.tinyphysics.rollout import Roads, SoftRollout
+from steerlab.agents.tinyphysics.moments import learn_plant, soft_costs
+from steerlab.agents.tinyphysics.report import compare_with_pid, plot_curves
+from steerlab.agents.tinyphysics.rollout import Roads
 from steerlab.agents.tinyphysics.train import GradientConfig, check, improve
-from steerlab.envs.tinyphysics.dynamics import STEPS
-from steerlab.envs.tinyphysics.render import plot_rollout
-from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate
+from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
 from steerlab.exporters.tinyphysics import export_policy, write_controller
-from steerlab.files import atomic_path, writable_folder, write_json
+from steerlab.files import writable_folder, write_json
 from steerlab.options import option
 from steerlab.seeds import generator_seed, initial_weights
 from steerlab.study import study
 from steerlab.surrogates.plants.load import load_plant
-from steerlab.surrogates.plants.moments import MomentData, MomentPlant, Transitions, moment_loss
+from steerlab.surrogates.plants.moments import MomentPlant
 from steerlab.surrogates.segments.data import Segments
-from steerlab.surrogates.segments.synthetic import find_segments, synthetic_segments
-from steerlab.types import Floats
+from steerlab.surrogates.segments.synthetic import find_routes
 
 
 @dataclass(frozen=True)
@@ -99,7 +89,10 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes in this run on {hardware}")
     result = {"selection": costs, "round": chosen + 1}
     if report is not None:
-        result |= {"report": put_on_trial(config, output, report)}
+        processes = config.processes or os.cpu_count() or 1
+        file = output / "controller.py"
+        figures = compare_with_pid(file, report, config.plant, config.salts, processes)
+        result |= {"report": figures}
     write_json(output / "result.json", result)
     print(f"controller: {output / 'controller.py'}\npolicy:     {output / 'policy.onnx'}")
     return result
@@ -119,7 +112,14 @@ def _rounds(config: Config, output: Path, train: Segments, select: Segments) -> 
         )
         processes = config.processes or os.cpu_count() or 1
         paths += explore(exploration, writable_folder(folder / "drives"), processes)
-        model = learn_plant(model, paths, config, number, folder / "plant")
+        model = learn_plant(
+            model,
+            paths,
+            folder / "plant",
+            epochs=config.plant_epochs,
+            seed=config.seed,
+            part=number,
+        )
         shape = PolicyShape(config.hidden, config.preview, config.history, config.delta)
         with initial_weights(config.seed):
             policy = PreviewPolicy(shape)
@@ -137,166 +137,12 @@ def _rounds(config: Config, output: Path, train: Segments, select: Segments) -> 
     return policies
 
 
-def learn_plant(
-    model: MomentPlant | None, paths: Sequence[Path], config: Config, part: int, output: Path
-) -> MomentPlant:
-    """Return a model that learned from all drives; every twentieth file validates it.
-
-    Args:
-        model: Where learning starts; None for a new one.
-        paths: Files of drives.
-        config: Options of the study.
-        part: Tells trainings of one run apart.
-        output: Folder of the results.
-    """
-    drives = [Transitions.load(path) for path in paths]
-    kept = [d for i, d in enumerate(drives) if i % 20] or drives
-    train, valid = (MomentData(Transitions.join(some)) for some in (kept, drives[::20]))
-    if model is None:
-        with initial_weights(config.seed):
-            model = MomentPlant()
-        rng = torch.Generator().manual_seed(generator_seed("data", config.seed, part, 1))
-        model.fit_normaliser(train[torch.randint(len(train), (20_000,), generator=rng)])
-    model = deepcopy(model).requires_grad_(True)
-    options = FitConfig(
-        epochs=config.plant_epochs,
-        batch_size=1024,
-        learning_rate=4e-3,
-        warmup_steps=50,
-        seed=config.seed + part,
-        device="cpu",
-    )
-    fit(model, moment_loss, train, valid, options, output)
-    return model.requires_grad_(False)
-
-
-@torch.no_grad()
-def soft_costs(policy: PreviewPolicy, plant: MomentPlant, roads: Roads) -> torch.Tensor:
-    """Return the total_cost (N,) of every route in the model, always with the same noise."""
-    rng = torch.Generator().manual_seed(generator_seed("validation"))
-    noise = torch.randn(STEPS, len(roads.road), generator=rng)
-    return torch.stack(list(SoftRollout(plant, roads).drive(policy, noise))).sum(dim=0)
-
-
 def _selection_cost(config: Config, policy: PreviewPolicy, select: Segments) -> float:
     """Return the mean total_cost in the plant itself, official noise."""
     found = evaluate(
         lambda: PolicyController(policy), select, config.plant, "fast", batch_size=len(select)
     )
     return float(found.costs.total_cost.mean())
-
-
-def put_on_trial(config: Config, output: Path, report: Segments) -> dict[str, Any]:
-    """Drive the routes of the report with the exported file and with pid; print, draw, return.
-
-    pid drives with the official noise alone: it is the reference of one ratio.
-    """
-    controllers = {"pid": "pid", "controller.py": str(output / "controller.py")}
-    figures: dict[str, Any] = {}
-    table = Table(
-        *("controller", "noise", "lataccel", "jerk", "total", "95 % interval", "median", "p95"),
-        title=f"{len(report)} routes from {report.names[0]} on",
-        header_style="bold",
-    )
-    drawn: dict[str, Evaluation] = {}
-    for noise in ("official", *config.salts):
-        for name, path in controllers.items():
-            if name == "pid" and noise != "official":
-                continue
-            found = evaluate(
-                controller_factory(path),
-                report,
-                config.plant,
-                "exact",
-                seeds=noise,
-                processes=config.processes or os.cpu_count() or 1,
-            )
-            drawn.setdefault(name, found)
-            figures[f"{name}, {noise}"] = entry = summary(found.costs._asdict())
-            low, high = entry["interval"]
-            table.add_row(
-                name,
-                noise,
-                *(f"{entry[k]:.3f}" for k in ("lataccel_cost", "jerk_cost", "total_cost")),
-                f"{low:.2f} - {high:.2f}",
-                *(f"{entry[k]:.2f}" for k in ("median", "p95")),
-            )
-    ours, pid = (figures[f"{name}, official"] for name in ("controller.py", "pid"))
-    table.caption = (
-        f"to pid's, official noise: mean {ours['total_cost'] / pid['total_cost']:.3f}, "
-        f"median {ours['median'] / pid['median']:.3f}"
-    )
-    Console().print(table)
-    plot_drives(output / "drives.png", drawn["controller.py"])
-    return figures
-
-
-def summary(costs: Mapping[str, Floats]) -> dict[str, Any]:
-    """Return means of the costs (S,), and of the total cost median, 95th percentile and interval.
-
-    The interval is that of the mean: 95 %, bootstrap over routes.
-    """
-    total = costs["total_cost"]
-    drawn = bootstrap(
-        (total,),
-        np.mean,
-        method="percentile",
-        n_resamples=10_000,
-        rng=np.random.default_rng(generator_seed("evaluation")),
-    )
-    return {
-        **{name: float(values.mean()) for name, values in costs.items()},
-        "interval": [float(x) for x in drawn.confidence_interval],
-        "median": float(np.median(total)),
-        "p95": float(np.percentile(total, 95)),
-    }
-
-
-def plot_curves(output: Path, rounds: int) -> None:
-    """Draw the cost over the gradient steps of all rounds."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    labels = {
-        "train/total_cost": "training, model",
-        "valid/soft_cost": "selection, model",
-        "valid/total_cost": "selection, plant",
-    }
-    for key, label in labels.items():
-        before, x, y = 0, [], []
-        for number in range(rounds):
-            records = read_log(output / f"round_{number + 1}" / "policy")
-            x += [before + r["step"] for r in records]
-            y += [r[key] for r in records]
-            before = x[-1]
-        axes.plot(x, y, marker=".", label=label)
-    axes.set(xlabel="gradient steps", ylabel="total_cost")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    with atomic_path(output / "training_curves.png") as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
-def plot_drives(path: Path, found: Evaluation) -> None:
-    """Draw the best, the middle and the worst route of an evaluation."""
-    order = np.argsort(found.costs.total_cost)
-    figure = Figure(figsize=(10, 11), layout="constrained")
-    places = (0, len(order) // 2, len(order) - 1)
-    parts: Any = figure.subfigures(3, 1)
-    for part, place in zip(parts, places, strict=True):
-        i = int(order[place])
-        plot_rollout(part, found.names[i], found.target[i], found.lataccel[i], found.steer[i])
-        part.axes[0].set_title(
-            f"route {found.names[i]}: total cost {found.costs.total_cost[i]:.1f}"
-        )
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-
-
-def find_routes(source: str, count: int, seed: int) -> Segments:
-    """Return the segments of a source; ``count`` drawn ones if it is "synthetic"."""
-    if source == "synthetic":
-        return synthetic_segments(count, generator_seed("data", seed))
-    return find_segments(source)
 
 
 def _routes(config: Config) -> tuple[Segments, Segments, Segments | None]:

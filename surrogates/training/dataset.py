@@ -383,3 +383,23 @@ def _near(tokens: NDArray[np.int16]) -> NDArray[np.bool_]:
     start = _band_start(before).numpy()
     inside = (tokens[:, 1:] >= start) & (tokens[:, 1:] < start + BAND)
     return np.concatenate([np.ones((len(tokens), 1), dtype=bool), inside], axis=1)
+
+
+def split_windows(
+    sequences: Iterable[Sequences], validation: float, predictions: int, seed: int
+) -> tuple[Mixed, Mixed]:
+    """Return windows for training and for validation; no route is in both.
+
+    Args:
+        sequences: The sequences of each source.
+        validation: Share of the routes kept for validation.
+        predictions: Predictions of a training window; a window for validation has one.
+        seed: Seed of the choice of routes.
+    """
+    parts: tuple[list[Windows], list[Windows]] = [], []
+    for some in sequences:
+        kept = split_routes(some.routes, validation, seed)
+        mine = np.array([route in kept for route in some.routes])
+        parts[0].append(Windows(take(some, ~mine), predictions))
+        parts[1].append(Windows(take(some, mine), 1, stride=7))
+    return Mixed(parts[0]), Mixed(parts[1])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from steerlab.errors import InputError
-from steerlab.experiments.compare_surrogates import choose, compare, divergence, likelihood
+from steerlab.experiments.compare_surrogates import choose, compare, likelihood
 from steerlab.surrogates.plants.analytic import AnalyticPlant
 from steerlab.surrogates.plants.base import Plant
+from steerlab.surrogates.plants.divergence import divergence
 from steerlab.surrogates.segments.synthetic import synthetic_segments
 from steerlab.types import Singles
 

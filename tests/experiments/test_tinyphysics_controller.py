@@ -8,6 +8,7 @@ import pytest
 
 from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.tinyphysics import SHIPPED
+from steerlab.agents.tinyphysics.report import summary
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.experiments import (
     compare_tinyphysics_controllers as compare,
@@ -24,7 +25,7 @@ SMALL = [
 
 def test_figures_are_those_of_the_routes() -> None:
     total = np.array([10.0, 20.0, 30.0, 140.0])
-    found = study.summary({"jerk_cost": total / 10, "total_cost": total})
+    found = summary({"jerk_cost": total / 10, "total_cost": total})
     assert found["total_cost"] == 50.0
     assert found["jerk_cost"] == 5.0
     assert found["median"] == 25.0
