@@ -16,7 +16,7 @@ from steerlab.envs.shards.layout import PARTS
 from steerlab.envs.shards.read import find_shards, open_shard
 from steerlab.experiments import collect, convert_shard, inspect_shard
 
-pytest.importorskip("panda3d")
+pytest.importorskip("numba")
 zarr = pytest.importorskip("zarr")
 
 
