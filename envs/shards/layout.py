@@ -14,7 +14,12 @@ from steerlab.envs.labels.labels import SHAPES
 from steerlab.openpilot.contracts import DESIRES
 from steerlab.openpilot.images import HEIGHT, WIDTH
 
-SCHEMA = 1
+SCHEMA = 2
+#: Versions that are read. In 1 the pictures have all grey levels and no attribute ``step``.
+READABLE = (1, 2)
+#: Grey levels between those that stored pictures have. Their finer half is textures and edges that
+#: a sensor's noise would drown, and it takes two thirds of the disk.
+STEP = 4
 KIND = "steerlab driving episode"
 PLANES = (6, HEIGHT // 2, WIDTH // 2)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steerlab.envs.cameras.geometry import Mount
-from steerlab.envs.shards.layout import ATTRIBUTES, KIND, PARTS, SCHEMA
+from steerlab.envs.shards.layout import ATTRIBUTES, KIND, PARTS, READABLE
 from steerlab.envs.shards.write import need_zarr
 from steerlab.errors import InputError
 from steerlab.types import Array
@@ -87,10 +87,10 @@ def open_shard(path: str | Path) -> Shard:
         raise InputError(f"{str(path)!r} is no zarr group: {error}") from error
     if attributes.get("kind") != KIND:
         raise InputError(f"{str(path)!r} is a zarr group, but no shard of steerlab")
-    if attributes.get("schema") != SCHEMA:
+    if attributes.get("schema") not in READABLE:
         raise InputError(
             f"shard {str(path)!r} has schema {attributes.get('schema')!r}; this version reads "
-            f"{SCHEMA}: collect it again"
+            f"{READABLE}: collect it again"
         )
     missing = [name for name in ATTRIBUTES if name not in attributes]
     if missing:
