@@ -39,7 +39,7 @@ from steerlab.processes import worker_pool
 from steerlab.seeds import episode_seed
 from steerlab.study import study
 
-FRAME_KB = 110.0  # of a stored frame pair with its labels, for the estimate
+FRAME_KB = 40.0  # of a stored frame pair with its labels, for the estimate
 ATTEMPTS = 5  # at an episode whose server fails
 PORT_STEP = 4  # from one worker's server to the next one's
 

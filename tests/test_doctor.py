@@ -55,7 +55,7 @@ def _old_python(folder: Path, patch: Patch) -> Options:
 
 
 def _extra(folder: Path, patch: Patch) -> Options:
-    _package("panda3d", None)(folder, patch)
+    _package("numba", None)(folder, patch)
     return {"needs": ("camera",)}
 
 
@@ -184,7 +184,7 @@ def test_an_unknown_need_is_named(here: Path) -> None:
 def test_requirements_are_those_of_the_project() -> None:
     asked = requirements()
     assert {r.name for r in asked[""]} >= {"numpy", "torch", "hydra-core", "packaging", "psutil"}
-    assert [r.name for r in asked["camera"]] == ["panda3d", "zarr"]
+    assert [r.name for r in asked["camera"]] == ["numba", "zarr"]
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,18 @@
-"""From the renderer's raw frame to the picture: smoothing, haze and sky in one pass.
+"""From what covers each sample to the picture: textures, light, haze and sky in one pass, in numba.
 
-The raw frame has twice the picture's width and height, and in its alpha how much of a surface the
-haze leaves (255 all of it); 0 is where nothing was drawn: the sky. Compiled where numba is
-installed; numpy gives the same picture but for the rounding of single values.
+A pixel has four samples. What covers all of them is shaded once, in the pixel's middle; at edges
+each triangle is shaded where it was sampled.
 """
 
-from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.compiled import compiled, has_numba
-from steerlab.envs.cameras.geometry import View
+from steerlab.compiled import compiled
+from steerlab.envs.cameras.geometry import Pinhole, View
+from steerlab.envs.cameras.raster import MISSING, inlined
 from steerlab.types import Bytes
 
 
@@ -24,26 +23,56 @@ class Sky(NamedTuple):
     haze: NDArray[np.float32]  # (3,) RGB
 
 
+class Surfaces(NamedTuple):
+    """What triangles look like."""
+
+    triangles: NDArray[np.int32]  # (T, 3)
+    material: NDArray[np.int8]  # (T,) number of a texture, -1 for none
+    colours: Bytes  # (V, 3) RGB in this light
+    uv: NDArray[np.float32]  # (V, 2)
+    texels: Bytes  # (M, N, 3) textures, each in full size, then in halves: see :func:`pyramid`
+
+
 LOWEST = float(-np.pi / 18)  # rad, elevation of a panorama's first row
 BAND = np.float32(4)  # grey levels: the sky has steps, which a disk holds far better than slopes
+HAZE_STEP = 1.0  # m, for which haze is the same
 _GRID = 16  # pixels between places whose direction is worked out; the sky between is interpolated
 
 
-def compose(raw: Bytes, sky: Sky, view: View) -> Bytes:
-    """Return the picture (h, w, 3) RGB of a raw frame (2 h, 2 w, 4) BGRA whose rows run upwards.
+def pyramid(texture: Bytes) -> Bytes:
+    """Return the texels (N, 3) of a texture (S, S, 3) in full size, in half of it, and so on to 1."""
+    levels, level = [], texture.astype(np.float32)
+    while True:
+        levels.append(level.reshape(-1, 3))
+        size = len(level) // 2
+        if not size:
+            return np.rint(np.concatenate(levels)).astype(np.uint8)
+        level = level.reshape(size, 2, size, 2, 3).mean(axis=(1, 3))
 
-    Height and width of the picture are multiples of 8.
+
+def clearness(visibility: float, reach: float) -> NDArray[np.float32]:
+    """Return what haze leaves, from each ``HAZE_STEP`` to the next, up to ``reach`` m.
+
+    Args:
+        visibility: Distance at which 5 % is left, m.
+        reach: m, of the farthest thing; what is still farther counts as that far.
     """
-    h, w = raw.shape[0] // 2, raw.shape[1] // 2
-    picture = np.empty((h, w, 3), np.uint8)
-    _composer()(raw, sky.panorama, sky.haze, _directions(sky, view, h, w), picture)
-    return picture
+    middle = (np.arange(int(reach / HAZE_STEP) + 2) + 0.5) * HAZE_STEP
+    return np.exp(-3.0 / visibility * middle).astype(np.float32)
 
 
-def _directions(sky: Sky, view: View, h: int, w: int) -> Any:
+@lru_cache(maxsize=8)
+def lengths(camera: Pinhole) -> NDArray[np.float32]:
+    """Return the distance of what is at depth 1 in each pixel, (h, w)."""
+    v, u = np.mgrid[: camera.height, : camera.width].astype(float)
+    across = ((u - camera.cx) ** 2 + (v - camera.cy) ** 2) / camera.focal**2
+    return np.sqrt(1.0 + across).astype(np.float32)
+
+
+def directions(sky: Sky, view: View) -> Any:
     """Return where in the panorama every 16th pixel looks, (2, h / 16 + 2, w / 16 + 2)."""
     camera = view.camera
-    v, u = np.mgrid[: h // _GRID + 2, : w // _GRID + 2] * float(_GRID)
+    v, u = np.mgrid[: camera.height // _GRID + 2, : camera.width // _GRID + 2] * float(_GRID)
     rays = np.stack(
         [(u - camera.cx) / camera.focal, (v - camera.cy) / camera.focal, np.ones_like(u)]
     )
@@ -57,122 +86,156 @@ def _directions(sky: Sky, view: View, h: int, w: int) -> Any:
     return np.stack([np.clip(elevation, 0, rows - 1.001), around]).astype(np.float32)
 
 
-@cache
-def _composer() -> Callable[..., None]:
-    if not has_numba():
-        return _compose_arrays
-    return compiled(nogil=True, fastmath=True)(_compose_pixels)
+@inlined
+def banded(value: float) -> float:
+    """Return a brightness of the sky on its levels."""
+    return BAND * np.floor(value / BAND)
 
 
-def _compose_pixels(raw: Any, panorama: Any, haze: Any, directions: Any, picture: Any) -> None:
-    """Compose pixel by pixel: for numba."""
-    h, w = picture.shape[:2]
-    columns = panorama.shape[1]
-    whole = np.int32(255)
-    fog = np.empty(3, np.int32)
-    for c in range(3):
-        fog[c] = np.int32(haze[c])
-    total = np.empty(3, np.float32)
-    for v in range(h):
-        high, low = raw[2 * (h - 1 - v) + 1], raw[2 * (h - 1 - v)]
-        for u in range(w):
-            a0, a1 = np.int32(high[2 * u, 3]), np.int32(high[2 * u + 1, 3])
-            a2, a3 = np.int32(low[2 * u, 3]), np.int32(low[2 * u + 1, 3])
-            open_ = (a0 == 0) + (a1 == 0) + (a2 == 0) + (a3 == 0)
-            hidden = (4 - open_) * whole - a0 - a1 - a2 - a3
-            for c in range(3):
-                drawn = (
-                    a0 * high[2 * u, 2 - c] + a1 * high[2 * u + 1, 2 - c]
-                    + a2 * low[2 * u, 2 - c] + a3 * low[2 * u + 1, 2 - c]
-                )  # fmt: skip
-                total[c] = np.float32(drawn + hidden * fog[c]) * np.float32(1 / 255)
-            if open_ > 0:
-                i, j = v // _GRID, u // _GRID
-                down, right = np.float32(v % _GRID) / _GRID, np.float32(u % _GRID) / _GRID
-                w00, w01 = (1 - down) * (1 - right), (1 - down) * right
-                w10, w11 = down * (1 - right), down * right
-                e = (
-                    w00 * directions[0, i, j] + w01 * directions[0, i, j + 1]
-                    + w10 * directions[0, i + 1, j] + w11 * directions[0, i + 1, j + 1]
-                )  # fmt: skip
-                a = (
-                    w00 * directions[1, i, j] + w01 * directions[1, i, j + 1]
-                    + w10 * directions[1, i + 1, j] + w11 * directions[1, i + 1, j + 1]
-                )  # fmt: skip
-                ei, ai = np.int32(e), np.int32(a)
-                es, as_ = np.float32(e - ei), np.float32(a - ai)
-                here, there = ai % columns, (ai + 1) % columns
-                for c in range(3):
-                    below = panorama[ei, here, c] * (1 - as_) + panorama[ei, there, c] * as_
-                    above = panorama[ei + 1, here, c] * (1 - as_) + panorama[ei + 1, there, c] * as_
-                    shown = below * (1 - es) + above * es
-                    total[c] += open_ * BAND * np.floor(shown / BAND)
-            for c in range(3):
-                value = total[c] * np.float32(0.25) + np.float32(0.5)
-                picture[v, u, c] = np.uint8(min(value, np.float32(255)))
+@inlined
+def level(value: float) -> int:
+    """Return the grey level of a brightness."""
+    return np.int64(min(max(value + 0.5, 0.0), 255.0))
 
 
-def _compose_arrays(raw: Any, panorama: Any, haze: Any, directions: Any, picture: Any) -> None:
-    """Compose with numpy."""
-    h, w = picture.shape[:2]
-    seen = raw[::-1, :, 3:].astype(np.float32) / 255
-    fog = np.floor(haze)
-    colours = seen * raw[::-1, :, 2::-1] + np.where(seen > 0, (1 - seen) * fog, 0.0)
-    quarter = (h, 2, w, 2, -1)
-    total = colours.reshape(quarter).sum((1, 3))
-    open_ = (raw[::-1, :, 3] == 0).reshape(quarter[:-1]).sum((1, 3))
-    v, u = np.nonzero(open_)
-    (i, down), (j, right) = (np.divmod(n, _GRID) for n in (v, u))
-    down, right = down / _GRID, right / _GRID
-    e, a = (
-        (d[i, j] * (1 - right) + d[i, j + 1] * right) * (1 - down)
-        + (d[i + 1, j] * (1 - right) + d[i + 1, j + 1] * right) * down
-        for d in directions
-    )
-    total[v, u] += open_[v, u][:, None] * BAND * np.floor(_sky(panorama, e, a) / BAND)
-    picture[:] = np.minimum(0.25 * total + 0.5, 255)
-
-
-def _sky(panorama: Any, e: Any, a: Any) -> Any:
-    """Return the colours (n, 3) at rows ``e`` and columns ``a``, linear between the points."""
-    columns = panorama.shape[1]
-    ei, ai = e.astype(int), a.astype(int)
-    es, as_ = (e - ei)[:, None], (a - ai)[:, None]
-    here, there = ai % columns, (ai + 1) % columns
-    below = panorama[ei, here] * (1 - as_) + panorama[ei, there] * as_
-    above = panorama[ei + 1, here] * (1 - as_) + panorama[ei + 1, there] * as_
-    return below * (1 - es) + above * es
-
-
-def haze_alpha(vertices: Any, colours: Any, ranges: Any, eye: Any, visibility: float) -> None:
-    """Write into the alpha of ``colours`` (V, 4) what haze leaves of ``vertices`` (V, 3).
+@inlined
+def texel(u: float, v: float, spread: float, side: int) -> int:
+    """Return which texel of a :func:`pyramid` is seen: of the size that goes with the pixel's.
 
     Args:
-        vertices: m, float32.
-        colours: uint8, changed in place; never 0, which stands for the sky.
-        ranges: First and last-but-one of the vertices that are to be done, (R, 2).
-        eye: Where from, (3,).
-        visibility: Distance at which 5 % is left, m.
+        u: Place in the texture, 1 is its whole width.
+        v: Place down.
+        spread: Square of what a pixel covers of it.
+        side: Of the texture in full size, texels; a power of two.
     """
-    _hazer()(vertices, colours, ranges, np.asarray(eye, np.float32), np.float32(-3.0 / visibility))
+    spread *= side * side
+    at = 0
+    while spread > 2.0 and side > 1:
+        spread *= 0.25
+        at += side * side
+        side >>= 1
+    return (
+        at
+        + (np.int64(np.floor(v * side)) & (side - 1)) * side
+        + (np.int64(np.floor(u * side)) & (side - 1))
+    )
+
+
+def compose(
+    who: Any,
+    values: Any,
+    numbers: Any,
+    surfaces: Any,
+    side: int,
+    far: Any,
+    air: Any,
+    fog: Any,
+    panorama: Any,
+    where: Any,
+    shown: Any,
+    picture: Any,
+) -> None:
+    """Write the picture (h, w, 3) RGB.
+
+    Args:
+        who: From :func:`raster.cover` (2 h, 2 w), like the next two.
+        values: (S, 9).
+        numbers: (S,).
+        surfaces: The fields of :class:`Surfaces`.
+        side: Texels along the side of a texture.
+        far: From :func:`lengths` (h, w).
+        air: From :func:`clearness`.
+        fog: (3,) RGB.
+        panorama: Of the sky.
+        where: From :func:`directions`.
+        shown: What a camera makes of each brightness (256,) uint8.
+        picture: Changed.
+    """
+    triangles, material, colours, uv, texels = surfaces
+    columns = panorama.shape[1]
+    for v in range(picture.shape[0]):
+        down = np.float32(v % _GRID) / np.float32(_GRID)
+        for u in range(picture.shape[1]):
+            a, b = who[2 * v, 2 * u], who[2 * v, 2 * u + 1]
+            c, d = who[2 * v + 1, 2 * u], who[2 * v + 1, 2 * u + 1]
+            whole = a == b and a == c and a == d
+            red = green = blue = r = g = s = 0.0
+            before = -2
+            for n in range(1 if whole else 4):
+                owner = a if n == 0 else (b if n == 1 else (c if n == 2 else d))
+                if owner == before:
+                    pass
+                elif owner == MISSING:
+                    i, j = v // _GRID, u // _GRID
+                    right = np.float32(u % _GRID) / np.float32(_GRID)
+                    w00, w01 = (1 - down) * (1 - right), (1 - down) * right
+                    w10, w11 = down * (1 - right), down * right
+                    e = (
+                        w00 * where[0, i, j] + w01 * where[0, i, j + 1]
+                        + w10 * where[0, i + 1, j] + w11 * where[0, i + 1, j + 1]
+                    )  # fmt: skip
+                    f = (
+                        w00 * where[1, i, j] + w01 * where[1, i, j + 1]
+                        + w10 * where[1, i + 1, j] + w11 * where[1, i + 1, j + 1]
+                    )  # fmt: skip
+                    row, column = np.int64(e), np.int64(f)
+                    down_, right_ = e - row, f - column
+                    here, there = column % columns, (column + 1) % columns
+                    w00, w01 = (1 - down_) * (1 - right_), (1 - down_) * right_
+                    w10, w11 = down_ * (1 - right_), down_ * right_
+                    r = banded(
+                        w00 * panorama[row, here, 0] + w01 * panorama[row, there, 0]
+                        + w10 * panorama[row + 1, here, 0] + w11 * panorama[row + 1, there, 0]
+                    )  # fmt: skip
+                    g = banded(
+                        w00 * panorama[row, here, 1] + w01 * panorama[row, there, 1]
+                        + w10 * panorama[row + 1, here, 1] + w11 * panorama[row + 1, there, 1]
+                    )  # fmt: skip
+                    s = banded(
+                        w00 * panorama[row, here, 2] + w01 * panorama[row, there, 2]
+                        + w10 * panorama[row + 1, here, 2] + w11 * panorama[row + 1, there, 2]
+                    )  # fmt: skip
+                else:
+                    x, y = 2.0 * u + n % 2, 2.0 * v + n // 2
+                    if whole:
+                        x, y = x + 0.5, y + 0.5
+                    o, t = owner, numbers[owner]
+                    z = 1.0 / (values[o, 6] * x + values[o, 7] * y + values[o, 8])
+                    first = (values[o, 0] * x + values[o, 1] * y + values[o, 2]) * z
+                    second = (values[o, 3] * x + values[o, 4] * y + values[o, 5]) * z
+                    third = 1.0 - first - second
+                    i, j, k = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                    r = first * colours[i, 0] + second * colours[j, 0] + third * colours[k, 0]
+                    g = first * colours[i, 1] + second * colours[j, 1] + third * colours[k, 1]
+                    s = first * colours[i, 2] + second * colours[j, 2] + third * colours[k, 2]
+                    m = material[t]
+                    if m >= 0:
+                        u2, v2 = uv[k, 0], uv[k, 1]
+                        u0, v0, u1, v1 = uv[i, 0] - u2, uv[i, 1] - v2, uv[j, 0] - u2, uv[j, 1] - v2
+                        du, dv = first * u0 + second * u1, first * v0 + second * v1
+                        ux = u0 * values[o, 0] + u1 * values[o, 3] - du * values[o, 6]
+                        uy = u0 * values[o, 1] + u1 * values[o, 4] - du * values[o, 7]
+                        vx = v0 * values[o, 0] + v1 * values[o, 3] - dv * values[o, 6]
+                        vy = v0 * values[o, 1] + v1 * values[o, 4] - dv * values[o, 7]
+                        # Texels a pixel (two samples), along the longer way.
+                        spread = 4.0 * z * z * max(ux * ux + vx * vx, uy * uy + vy * vy)
+                        q = texel(u2 + du, v2 + dv, spread, side)
+                        r *= texels[m, q, 0] * (1.0 / 255)
+                        g *= texels[m, q, 1] * (1.0 / 255)
+                        s *= texels[m, q, 2] * (1.0 / 255)
+                    clear = air[min(np.int64(z * far[v, u] * (1.0 / HAZE_STEP)), air.shape[0] - 1)]
+                    r = clear * (r - fog[0]) + fog[0]
+                    g = clear * (g - fog[1]) + fog[1]
+                    s = clear * (s - fog[2]) + fog[2]
+                before = owner
+                red, green, blue = red + r, green + g, blue + s
+            part = 1.0 if whole else 0.25
+            picture[v, u, 0] = shown[level(part * red)]
+            picture[v, u, 1] = shown[level(part * green)]
+            picture[v, u, 2] = shown[level(part * blue)]
 
 
 @cache
-def _hazer() -> Callable[..., None]:
-    if not has_numba():
-        return _haze_arrays
-    return compiled(nogil=True, fastmath=True)(_haze_points)
-
-
-def _haze_points(vertices: Any, colours: Any, ranges: Any, eye: Any, rate: Any) -> None:
-    for k in range(len(ranges)):
-        for i in range(ranges[k, 0], ranges[k, 1]):
-            x, y, z = vertices[i, 0] - eye[0], vertices[i, 1] - eye[1], vertices[i, 2] - eye[2]
-            left = np.exp(rate * np.sqrt(x * x + y * y + z * z))
-            colours[i, 3] = np.uint8(np.float32(1.5) + np.float32(254) * left)
-
-
-def _haze_arrays(vertices: Any, colours: Any, ranges: Any, eye: Any, rate: Any) -> None:
-    for begin, end in ranges:
-        left = np.exp(rate * np.linalg.norm(vertices[begin:end] - eye, axis=1))
-        colours[begin:end, 3] = (1.5 + 254 * left).astype(np.uint8)
+def composer() -> Any:
+    """Return :func:`compose`, compiled."""
+    return compiled(nogil=True, error_model="numpy", fastmath=True)(compose)

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from steerlab.envs.cameras.compose import LOWEST, Sky
+from steerlab.envs.cameras.compose import LOWEST, Sky, pyramid
 from steerlab.envs.cameras.mesh import Mesh
 from steerlab.types import Bytes, Singles
 
-TEXTURE = 256  # pixels a side
+TEXTURE = 256  # texels a side, a power of two
+#: Materials that have a texture, and their numbers.
+TEXTURES = {name: i for i, name in enumerate(("asphalt", "ground", "concrete", "facade"))}
 SKY = (96, 512)  # points of the panorama: elevations, azimuths
 
 
@@ -131,6 +133,11 @@ class Look:
             "concrete": _concrete(rng, wet),
             "facade": _facade(rng),
         }
+
+    @cached_property
+    def texels(self) -> Bytes:
+        """Return all textures as the renderer takes them, (4, N, 3), by ``TEXTURES``."""
+        return np.stack([pyramid(self.textures[name]) for name in TEXTURES])
 
     def shade(self, mesh: Mesh) -> Bytes:
         """Return the colours (V, 3) of a mesh in this light."""

@@ -12,14 +12,12 @@ from steerlab.envs.cameras.mesh import Mesh, facing, merge
 from steerlab.envs.maps.road_map import RoadMap
 
 TILE = 60.0  # m, size of the squares that are drawn or left out as a whole
-#: Materials, and how much nearer than they are those count that lie on others, in 1 / 65536 of the
-#: range of depths. The renderer rounds corners to its pixels but keeps their depths, which moves a
-#: surface by up to one row of the raw frame; on the road one row of the wide camera is 46. So a
-#: marking can be seen through the lowest half pixel of what stands before it. None is negative:
-#: depths at the far end of the range would turn over.
+#: Materials, and by which share nearer than they are those count that lie on others. Lines on the
+#: road follow its bends and slopes in other pieces than the road itself, up to a centimetre off it.
+#: A share of the depth is the same share of the camera's height above the road, at any distance.
 LAYERS = {
-    "ground": 0, "asphalt": 10, "concrete": 10, "facade": 10, "plain": 10, "marking": 65,
-    "shadow": 100,
+    "ground": 0.0, "asphalt": 0.002, "concrete": 0.002, "facade": 0.002, "plain": 0.002,
+    "marking": 0.02, "shadow": 0.03,
 }  # fmt: skip
 
 

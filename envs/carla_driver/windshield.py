@@ -1,7 +1,7 @@
 """Pictures of a row's windshield cameras, from its :class:`~scene.Scene`."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class Windshield:
         moving = merge([bodies(others), lamps(scene.road_map, lights)])
         scenery = scenery_of(scene.road_map)
         shot = Shot(scenery, self.look, moving, shadows(others), self.views(scene, cameras))
-        return [exposed(picture, scene.brightness) for picture in render(shot)]
+        return render(shot, exposure(scene.brightness))
 
     def planes(self, scene: Scene) -> tuple[Bytes, Bytes]:
         """Return what openpilot's network takes of one moment, narrow and wide (6, 128, 256)."""
@@ -77,12 +77,10 @@ class Windshield:
         return narrow, wide
 
 
-def exposed(picture: Bytes, brightness: float) -> Bytes:
-    """Return a picture exposed by ``brightness``, of which the camera takes back the most part."""
-    if brightness == 1.0:
-        return picture
-    table = np.clip(np.arange(256) * brightness**EXPOSURE, 0, 255).astype(np.uint8)
-    return table[picture]
+@lru_cache(maxsize=16)
+def exposure(brightness: float) -> Bytes:
+    """Return what a camera makes of each brightness (256,): it takes back the most part of a change."""
+    return np.clip(np.arange(256) * brightness**EXPOSURE, 0, 255).astype(np.uint8)
 
 
 def pose_of(scene: Scene) -> Pose:

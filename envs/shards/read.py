@@ -89,8 +89,8 @@ def open_shard(path: str | Path) -> Shard:
         raise InputError(f"{str(path)!r} is a zarr group, but no shard of steerlab")
     if attributes.get("schema") != SCHEMA:
         raise InputError(
-            f"shard {str(path)!r} has schema {attributes.get('schema')!r}; this version reads "
-            f"{SCHEMA}: collect it again"
+            f"shard {str(path)!r} has schema {attributes.get('schema')!r}; this version reads {SCHEMA}: "
+            "collect it again"
         )
     missing = [name for name in ATTRIBUTES if name not in attributes]
     if missing:
@@ -100,8 +100,7 @@ def open_shard(path: str | Path) -> Shard:
         if not file.is_file() or file.stat().st_size != size:
             raise InputError(f"shard {str(path)!r} is damaged: {name} is missing or cut short")
     _check_arrays(path, group)
-    # Shards from before it was written have none.
-    if DIGEST in attributes and attributes.pop(DIGEST) != digest_of(path, attributes):
+    if attributes.pop(DIGEST, None) != digest_of(path, attributes):
         raise InputError(
             f"shard {str(path)!r} is damaged: its descriptions do not have their digest; collect it again"
         )

@@ -13,12 +13,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from steerlab.envs.shards.layout import ATTRIBUTES, DIGEST, KIND, PARTS, SCHEMA
+from steerlab.envs.shards.layout import ATTRIBUTES, DIGEST, KIND, PARTS, SCHEMA, STEP
 from steerlab.errors import InputError
 from steerlab.files import writable_folder
 from steerlab.types import Array
 
 LEVEL = 3  # of zstd
+PICTURE_LEVEL = 9  # of zstd, for frames
+#: Frames lie on the disk pixel by pixel, the six planes of each together: they are much alike.
+ORDER = (0, 2, 3, 1)
+#: Each grey level, rounded to a multiple of ``STEP``.
+ROUNDED = (np.minimum((np.arange(256) + STEP // 2) // STEP * STEP, 256 - STEP)).astype(np.uint8)
 BLOCK = 64  # frames that share a file
 PENDING = ".part"  # begins the names of folders that are being written
 
@@ -72,9 +77,9 @@ class ShardWriter:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def add_frame(self, img: Array, big_img: Array) -> None:
-        """Take the planes (6, 128, 256) uint8 of the next frame."""
+        """Take the planes (6, 128, 256) uint8 of the next frame; their levels are rounded."""
         for name, planes in (("img", img), ("big_img", big_img)):
-            self.waiting[name].append(planes)
+            self.waiting[name].append(ROUNDED[planes])
         self.frames += 1
         if len(self.waiting["img"]) == BLOCK:
             self._flush()
@@ -96,10 +101,10 @@ class ShardWriter:
                 if values.shape[1:] != part.shape:
                     raise ValueError(f"{name} has shape {values.shape}, needs (n, *{part.shape})")
                 self.group.create_array(
-                    name, data=values, chunks=values.shape, compressors=self._codec()
+                    name, data=values, chunks=values.shape, compressors=self._codec(LEVEL)
                 )
         # Attributes first, files last: the list of files is what makes a shard whole.
-        self.group.attrs.update({"kind": KIND, "schema": SCHEMA, **attributes})
+        self.group.attrs.update({"kind": KIND, "schema": SCHEMA, "step": STEP, **attributes})
         self.group.attrs["files"] = _sizes(self.scratch)
         self.group.attrs[DIGEST] = digest_of(self.scratch, dict(self.group.attrs))
         missing = [name for name in ATTRIBUTES if name not in self.group.attrs]
@@ -111,8 +116,8 @@ class ShardWriter:
             raise InputError(f"cannot write shard {str(self.path)!r}: {error.strerror}") from error
         return self.path
 
-    def _codec(self) -> Any:
-        return self.zarr.codecs.ZstdCodec(level=LEVEL, checksum=True)
+    def _codec(self, level: int) -> Any:
+        return self.zarr.codecs.ZstdCodec(level=level, checksum=True)
 
     def _flush(self) -> None:
         """Write the waiting frames as one file."""
@@ -121,7 +126,8 @@ class ShardWriter:
             if name not in self.group:
                 self.group.create_array(
                     name, shape=(0, *shape), chunks=(1, *shape), shards=(BLOCK, *shape),
-                    dtype=np.uint8, compressors=self._codec(),
+                    dtype=np.uint8, filters=self.zarr.codecs.TransposeCodec(order=ORDER),
+                    compressors=self._codec(PICTURE_LEVEL),
                 )  # fmt: skip
             if planes:
                 array = self.group[name]

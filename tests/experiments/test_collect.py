@@ -15,7 +15,7 @@ from steerlab.envs.shards.read import find_shards, open_shard
 from steerlab.experiments import collect, convert_shard, inspect_shard
 from tests.reliability.harness import ended, none_left, start
 
-pytest.importorskip("panda3d")
+pytest.importorskip("numba")
 zarr = pytest.importorskip("zarr")
 
 

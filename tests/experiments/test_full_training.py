@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("zarr")
-pytest.importorskip("panda3d")
+pytest.importorskip("numba")
 
 import numpy as np
 from rich.console import Console

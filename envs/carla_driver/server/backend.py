@@ -37,7 +37,7 @@ from steerlab.envs.carla_driver.server.sensors import (
 )
 from steerlab.envs.carla_driver.server.session import ROLE, Session
 from steerlab.envs.carla_driver.server.simulator import Measured, Motion
-from steerlab.envs.carla_driver.windshield import Windshield, exposed
+from steerlab.envs.carla_driver.windshield import Windshield, exposure
 from steerlab.envs.carla_driver.world import PlaceTaken, Task, fastest_start
 from steerlab.envs.kinematic_driver.dynamics import DT, State, lag
 from steerlab.envs.kinematic_driver.reward import Reward
@@ -71,7 +71,7 @@ class ServerWindshield(Windshield):
     def pictures(self, scene: Scene, cameras: tuple[Pinhole, ...] = (NARROW, WIDE)) -> list[Bytes]:
         """Return what the cameras see, RGB (256, 512, 3) each."""
         assert self.take
-        narrow, wide = (exposed(picture, scene.brightness) for picture in self.take())
+        narrow, wide = (exposure(scene.brightness)[picture] for picture in self.take())
         return [{NARROW: narrow, WIDE: wide}[camera] for camera in cameras]
 
 

@@ -11,7 +11,7 @@ from steerlab.envs.cameras import renderer
 from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
 from steerlab.errors import InputError
 
-pytest.importorskip("panda3d")
+pytest.importorskip("numba")
 
 ACTION = np.array([0.0, 0.1], np.float32)
 
@@ -63,7 +63,7 @@ def test_rows_render_in_turn() -> None:
 def test_unknown_cameras_and_missing_extras_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="camera"):
         CarlaDriverVectorEnv(1, camera="fisheye")
-    monkeypatch.setattr(renderer, "find_spec", lambda name: None)
+    monkeypatch.setattr(renderer, "has_numba", lambda: False)
     renderer._renderer.cache_clear()
     env = CarlaDriverVectorEnv(1, camera="rgb")
     with pytest.raises(InputError, match=r"steerlab\[camera\]"):

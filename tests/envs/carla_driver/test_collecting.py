@@ -14,7 +14,7 @@ from steerlab.envs.shards.read import Shard, open_shard
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import contract
 
-pytest.importorskip("panda3d")
+pytest.importorskip("numba")
 pytest.importorskip("zarr")
 
 RULE = contract("openpilot-0.10.0").command
