@@ -18,7 +18,7 @@ def test_costs_of_a_step() -> None:
 
 def test_steps_add_up_to_the_official_costs() -> None:
     """A ramp of 0.01 m/s^2 a step, 0.2 m/s^2 below its target, costs 50 * 4 + 1 over the 400 steps."""
-    lataccel = np.arange(500) * 0.01
+    lataccel = np.array([0.01 * k for k in range(500)])
     target = lataccel + 0.2
     whole = official_costs(target[None], lataccel[None])
     assert whole.lataccel_cost[0] == pytest.approx(4.0)
