@@ -194,7 +194,8 @@ def owned_folder(folder: str | Path) -> Iterator[Path]:
     What a stopped owner left unfinished, here and in the folders below, is finished or removed.
 
     Raises:
-        InputError: The folder cannot be written, or another process owns it.
+        InputError: The folder cannot be written, another process owns it, or it was removed or
+            replaced during the block.
     """
     folder = writable_folder(folder).resolve()
     if folder in _owned:
@@ -222,6 +223,7 @@ def owned_folder(folder: str | Path) -> Iterator[Path]:
         settle(folder)
         _owned[folder] = status.st_dev, status.st_ino
         yield folder
+        _check_owned(folder)  # a study may write all its results elsewhere
     finally:
         _owned.pop(folder, None)
         note.unlink(missing_ok=True)

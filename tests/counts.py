@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,8 @@ def tables(config: pytest.Config) -> Iterable[str]:
 
 
 def _rows(report: pytest.TestReport) -> list[Row]:
-    return [value for name, value in report.user_properties if name == _PROPERTY]
+    found: list[Any] = [value for name, value in report.user_properties if name == _PROPERTY]
+    return found
 
 
 def _folder(config: pytest.Config) -> Path:

@@ -98,7 +98,8 @@ def test_two_owners(tmp_path: Path) -> None:
 
 def test_a_folder_that_vanished_is_not_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    with owned_folder(folder):
+
+    def work() -> None:
         with atomic_path(folder / "a") as temporary:
             temporary.write_text("a")
         shutil.rmtree(folder)
@@ -108,6 +109,12 @@ def test_a_folder_that_vanished_is_not_made_anew(tmp_path: Path) -> None:
         folder.mkdir()
         with pytest.raises(InputError, match="removed or replaced during the run"):
             writable_folder(folder / "inside")
+
+    # In the end it is told to those, too, who wrote nothing after it had vanished.
+    with pytest.raises(InputError, match="removed or replaced"), owned_folder(folder):
+        work()
+    with owned_folder(folder):  # a later run may use the place
+        pass
     with pytest.raises(InputError, match="No such file"), atomic_path(tmp_path / "no" / "a"):
         pass
 

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from steerlab.agents.checkpoint import load_checkpoint, save_checkpoint
 from steerlab.agents.pi0_fast.tokenizer import FastTokenizer
 from steerlab.errors import InputError
+from steerlab.openpilot.onnx_file import read_onnx
 from steerlab.readers import archives
 from steerlab.readers.arrays import read_arrays, write_arrays
 from steerlab.readers.graphs import read_graph
@@ -141,6 +142,17 @@ def test_a_graph_with_tensors_elsewhere(tmp_path: Path) -> None:
     entry = tensor.external_data.add()
     entry.key, entry.value = "location", "../../etc/passwd"
     refuse(read_graph, tmp_path / "x.onnx", model.SerializeToString(), "in other files")
+
+
+@pytest.mark.parametrize("what", [b"axis_is_here", b"key_is_here", b"value_is_here"])
+def test_a_graph_with_names_that_are_no_text(tmp_path: Path, what: bytes) -> None:
+    """Protobuf returns them as bytes, which no user of a name expects."""
+    nodes = [helper.make_node("ConstantOfShape", ["size"], ["y"], name="axis_is_here")]
+    model = onnx.load_model_from_string(graph(nodes, [3]))
+    helper.set_model_props(model, {"key_is_here": "value_is_here", "output_slices": ""})
+    data = model.SerializeToString().replace(what, b"\xff" * len(what))
+    for read in (read_graph, read_onnx):
+        refuse(read, tmp_path / "x.onnx", data, "is no text")
 
 
 def test_checkpoints(tmp_path: Path) -> None:

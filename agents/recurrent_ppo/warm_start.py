@@ -19,7 +19,7 @@ from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.recurrent_ppo.driver import RETURN_SCALE, PolicyDriver
 from steerlab.agents.recurrent_ppo.policy import process_sequence
 from steerlab.agents.sb3 import LearnerState
-from steerlab.agents.training_loop import TrainingLoop
+from steerlab.agents.training_loop import Stateful, TrainingLoop
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.wrappers.cvar import CVaRVectorReward
 
@@ -84,7 +84,7 @@ class Drives:
             statistics.count = FIXED
             normalizer.ret_rms.update(np.cumsum(rewards, 0)[alive])
         to_go = rewards[::-1].cumsum(0)[::-1] / np.sqrt(normalizer.ret_rms.var)
-        parts = (normalizer.normalize_obs(seen), told, to_go, alive)
+        parts: tuple[Any, ...] = (normalizer.normalize_obs(seen), told, to_go, alive)
         self._rounds.append(tuple(torch.as_tensor(part.swapaxes(0, 1).copy()) for part in parts))
         return float(alive.mean())
 
@@ -117,7 +117,7 @@ def imitate(
     steps = sum(passes * -(-(k + 1) * env.num_envs // BATCH) for k in range(rounds))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     drives, rng = Drives(model, env, seed), np.random.default_rng(seed)
-    parts = {
+    parts: dict[str, Stateful] = {
         "learner": LearnerState(model), "optimizer": optimizer, "schedule": schedule, "drives": drives,
     }  # fmt: skip
     loop = TrainingLoop(output, KIND, rounds, parts, config, unit="round", device=model.device)

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx.external_data_helper import uses_external_data
 
 from steerlab.errors import InputError
-from steerlab.readers.graphs import LARGEST_GRAPH, check_hash, one_line
+from steerlab.readers.graphs import LARGEST_GRAPH, check_hash, check_text, one_line
 from steerlab.readers.text import read_bytes
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -68,6 +68,7 @@ def read_onnx(path: str | Path, weights: bool = True, what: str = "file") -> onn
         raise InputError(f"{str(path)!r} is not an ONNX file; export it again") from error
     if not proto.HasField("graph") or not proto.graph.output:
         raise InputError(f"{str(path)!r} is not an ONNX file: it has no graph; export it again")
+    check_text(proto, repr(str(path)))
     check_hash(proto, repr(str(path)))
     others = external_files(proto)
     for name in others:

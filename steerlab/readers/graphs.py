@@ -94,9 +94,27 @@ def parse_graph(data: bytes, source: str) -> "onnx.ModelProto":
         raise InputError(f"{source} is not an ONNX file") from error
     if not model.graph.node:
         raise InputError(f"{source} is not an ONNX file, or one without operations")
+    check_text(model, source)
     if any(t.external_data or t.data_location for t in _tensors(model.graph)):
         raise InputError(f"{source} keeps tensors in other files; export it as one file")
     return model
+
+
+def check_text(model: "onnx.ModelProto", source: str) -> None:
+    """Refuse names and properties that are no UTF-8; protobuf returns those as bytes.
+
+    Raises:
+        InputError: There is one.
+    """
+    graph = model.graph
+    texts = [text for p in model.metadata_props for text in (p.key, p.value)]
+    texts += [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
+    for node in graph.node:
+        texts += [node.name, node.op_type, node.domain, *node.input, *node.output]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{source} is a damaged ONNX file: a name in it is no text; export it again"
+        )
 
 
 def open_session(data: bytes, source: str, threads: int = 1) -> ort.InferenceSession:
