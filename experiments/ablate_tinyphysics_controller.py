@@ -44,11 +44,12 @@ from steerlab.agents.supervised import KIND as SUPERVISED
 from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
 from steerlab.agents.tinyphysics.rollout import Roads
+from steerlab.agents.tinyphysics.rounds import soft_costs
 from steerlab.agents.tinyphysics.train import GradientConfig, check, improve, read_policy
 from steerlab.agents.training_loop import BEST, LAST
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments.train_tinyphysics_controller import find_routes, soft_costs, summary
+from steerlab.experiments.train_tinyphysics_controller import find_routes, summary
 from steerlab.files import atomic_path, writable_folder, write_json
 from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, require, write_arrays
