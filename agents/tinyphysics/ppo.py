@@ -4,6 +4,7 @@ The actor's steer is the mean of a normal density, whose deviation is learned; a
 the same observation. Episodes run natively batched, with fresh noise in each.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def train_by_ppo(bench: Bench, config: PPOConfig, output: Path) -> Trained:
             seed=bench.seed,
             device="cpu",
             policy_kwargs={
-                "actor": bench.first_policy(),
+                "make_actor": bench.first_policy,
                 "critic": config.critic,
                 "log_std_init": config.log_std,
             },
@@ -130,13 +131,15 @@ class PreviewActorCritic(ActorCriticPolicy):
 
     Args:
         args: Those of stable-baselines3.
-        actor: Where the actor begins.
+        make_actor: Returns where the actor begins.
         critic: Units of the critic's two layers.
         kwargs: Those of stable-baselines3.
     """
 
-    def __init__(self, *args: Any, actor: PreviewPolicy, critic: int, **kwargs: Any) -> None:
-        self._first, self._critic = actor, critic
+    def __init__(
+        self, *args: Any, make_actor: Callable[[], PreviewPolicy], critic: int, **kwargs: Any
+    ) -> None:
+        self._make_actor, self._critic = make_actor, critic
         super().__init__(*args, **kwargs)
 
     def _build_mlp_extractor(self) -> None:
@@ -144,7 +147,7 @@ class PreviewActorCritic(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Any) -> None:
         super()._build(lr_schedule)
-        self.action_net = _Actor(self._first)
+        self.action_net = _Actor(self._make_actor())
         make: Any = self.optimizer_class
         self.optimizer = make(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
