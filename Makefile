@@ -1,4 +1,4 @@
-.PHONY: help test slow reliability exhaustive mutations lint format types check clean
+.PHONY: help test slow reliability exhaustive mutations lint format types docs check clean
 help:  ## list the verbs
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 test:  ## the fast tests
@@ -17,7 +17,9 @@ format:  ## mend what can be mended
 	ruff check --fix . && ruff format .
 types:  ## static types
 	mypy
+docs:  ## the pages and the reference as HTML, in docs/_build/html
+	python -m sphinx -q -E -W --keep-going docs docs/_build/html
 check:  ## everything CI does
 	bash .ci/run
 clean:  ## remove what builds and tests left
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -49,7 +49,7 @@ def checkpoint_bytes(kind: str, contents: Mapping[str, Any]) -> bytes:
         **contents,
     }
     whole["checksum"] = _checksum(whole)
-    buffer = io.BytesIO()  # torch's own writer tells a full disk in no way that can be named
+    buffer = io.BytesIO()  # torch's own writer raises no nameable error for a full disk
     torch.save(whole, buffer)
     return buffer.getvalue()
 
@@ -154,7 +154,7 @@ def _checksum(contents: Mapping[str, Any], most: float = math.inf) -> str:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Yield bytes that tell ``value`` from every other value."""
+    """Yield bytes that differ for every two different values."""
     if isinstance(value, Tensor):
         flat = value.detach()
         if flat.numel() * flat.element_size() > flat.untyped_storage().nbytes():

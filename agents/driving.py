@@ -26,7 +26,7 @@ def vision_part(network: VisionNet, weights: nn.Module | None = None) -> Part:
     """Return the part of a checkpoint that a vision network makes.
 
     Args:
-        network: What is told about it.
+        network: What is known about it.
         weights: Another module with its weights, such as their average; by default its own.
     """
     state = (weights or network).state_dict()

@@ -29,7 +29,7 @@ def paired_intervals(
 
     Args:
         results: Episodes of each seed of the arms ``mean`` and ``cvar``.
-        measures: What is estimated from the episodes of one seed; the mean over seeds is told.
+        measures: What is estimated from the episodes of one seed; the mean over seeds is reported.
         resamples: Resamples of the bootstrap.
     """
     rng = np.random.default_rng(0)

@@ -57,7 +57,7 @@ class Dataset(Protocol):
 
 
 class TensorData:
-    """A :class:`Dataset` of tensors in memory, all with the same first axis."""
+    """A :class:`Dataset` of tensors in memory, each (N, ...) with the same N examples."""
 
     def __init__(self, **tensors: Tensor) -> None:
         lengths = {name: len(t) for name, t in tensors.items()}
@@ -72,7 +72,7 @@ class TensorData:
         return {name: t[indices] for name, t in self.tensors.items()}
 
     def to(self, device: torch.device | str) -> "TensorData":
-        """Return the data on ``device``; worth it when it fits, as it saves a copy a batch."""
+        """Return the data, tensors (N, ...), on ``device``; where it fits, that saves a copy a batch."""
         return TensorData(**{name: t.to(device) for name, t in self.tensors.items()})
 
 
@@ -118,7 +118,8 @@ def fit(
 
     Args:
         model: Network; moved to the device of ``config``.
-        loss: See :data:`Loss`.
+        loss: Called with the model, a batch (a mapping of tensors (B, ...)) and a generator of random
+            numbers; returns scalars by name, of which ``loss`` is the one to minimise.
         train: Training examples.
         valid: Validation examples; their loss is always computed with the same noise.
         config: Options.

@@ -74,7 +74,7 @@ def time_limit_of_make(task: type) -> int | None:
 
     ``gym.make`` gives the limit to its TimeLimit wrapper and not to the task, as which
     ``gym.make_vec`` does. A task whose reward or road depends on the length of its episodes has to
-    know it all the same, and the call stack is the only place that tells.
+    know it all the same, and only the call stack shows it.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not gym.make.__code__:

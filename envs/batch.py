@@ -44,6 +44,11 @@ def after_reset(method: Callable[..., Any]) -> Callable[..., Any]:
 class _TaskType(type):
     """Tells a task when its constructors are done; from then on its arguments are guarded."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """What ``help`` and the reference show: without it, the arguments of ``__call__`` below."""
+        return _signature(cls)
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         task = super().__call__(*args, **kwargs)
         task._complete = True
@@ -78,7 +83,7 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
 
     A subclass sets ``single_observation_space`` and ``single_action_space`` before it calls
     ``super().__init__`` and implements :meth:`_reset`, :meth:`_step`, :meth:`_observe` and, where
-    it has something to tell or to draw, :meth:`_info` and :meth:`render_row`. Each gets the rows it
+    it has more to report or something to draw, :meth:`_info` and :meth:`render_row`. Each gets the rows it
     is to work on, and no result of a row may depend on another row.
 
     Seeds follow gymnasium's ``SyncVectorEnv``: ``reset(seed=s)`` gives row ``i`` the generator of
@@ -186,11 +191,11 @@ class BatchEnv(_WithSpec, VectorEnv[Any, Any, Any], metaclass=_TaskType):
         """Return fresh observations of ``rows``, never a view of internal state."""
 
     def _info(self, rows: Rows) -> Info:
-        """Return what ``info`` tells about ``rows``, each entry with the row axis first."""
+        """Return the ``info`` of ``rows``, each entry with the row axis first."""
         return {}
 
     def row_indices(self, rows: Rows) -> NDArray[np.intp]:
-        """Return ``rows`` as an index array."""
+        """Return ``rows`` as an index array (R,)."""
         return np.arange(self.num_envs)[rows]
 
     def reset(
@@ -408,11 +413,20 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
     """
 
     batch_type: ClassVar[type[BatchEnv]]
+    __signature__: ClassVar[inspect.Signature]
     batch: BatchEnv
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.metadata = cls.batch_type.metadata
+        whole = inspect.signature(cls.batch_type).parameters.values()
+        cls.__signature__ = inspect.Signature(
+            [
+                argument.replace(kind=argument.KEYWORD_ONLY)
+                for argument in whole
+                if argument.name not in ("num_envs", "autoreset_mode")
+            ]
+        )
 
     def __init__(self, **kwargs: Any) -> None:
         if kwargs.get("max_episode_steps") is None:
@@ -488,18 +502,25 @@ class SingleEnv(_WithSpec, gym.Env[Any, Any]):
 
 
 @cache
-def _arguments(task: type[BatchEnv]) -> frozenset[str]:
-    """Return the names that a task's constructor takes, itself or for the one that it extends."""
-    names: set[str] = set()
+def _signature(task: type) -> inspect.Signature:
+    """Return the arguments that a task's constructor takes, itself or for the one that it extends."""
+    found: dict[str, inspect.Parameter] = {}
     for kind in task.__mro__:
         if "__init__" not in vars(kind):
             continue
-        arguments = inspect.signature(vars(kind)["__init__"]).parameters.values()
+        _, *arguments = inspect.signature(vars(kind)["__init__"]).parameters.values()
         passed_on = [a for a in arguments if a.kind in (a.VAR_KEYWORD, a.VAR_POSITIONAL)]
-        names |= {a.name for a in arguments if a not in passed_on and a.name != "self"}
+        own = [a for a in arguments if a not in passed_on and a.name not in found]
+        # Those of the extended constructors come through ``**kwargs``.
+        found |= {a.name: a.replace(kind=a.KEYWORD_ONLY) if found else a for a in own}
         if kind is BatchEnv or not passed_on:
             break
-    return frozenset(names)
+    return inspect.Signature(list(found.values()))
+
+
+@cache
+def _arguments(task: type[BatchEnv]) -> frozenset[str]:
+    return frozenset(_signature(task).parameters)
 
 
 @cache

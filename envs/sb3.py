@@ -46,11 +46,11 @@ class SB3VecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Keep the actions for :meth:`step_wait`."""
+        """Keep the actions (N, ...) for :meth:`step_wait`."""
         self.actions = actions
 
     def step_wait(self) -> tuple[Any, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
-        """Advance all rows by one step."""
+        """Advance all rows by one step; return observations (N, ...), rewards (N,), ends (N,), infos."""
         observations, rewards, terminated, truncated, infos = self.env.step(self.actions)
         dones = terminated | truncated
         final_obs, final_info = infos.pop("final_obs", None), infos.pop("final_info", {})
@@ -68,7 +68,7 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_images(self) -> Sequence[NDArray[Any] | None]:
-        """Return one picture a row."""
+        """Return one picture (H, W, 3) a row, or None for each without a render mode."""
         frames: Any = self.env.render()
         return [None] * self.num_envs if frames is None else list(frames)
 

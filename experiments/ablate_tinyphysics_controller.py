@@ -41,23 +41,21 @@ from rich.table import Table
 from steerlab.agents.checkpoint import fitting, load_checkpoint
 from steerlab.agents.run_log import read_log
 from steerlab.agents.supervised import KIND as SUPERVISED
-from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
+from steerlab.agents.tinyphysics.moments import soft_costs
+from steerlab.agents.tinyphysics.recipe import Bench
+from steerlab.agents.tinyphysics.report import summary
 from steerlab.agents.tinyphysics.rollout import Roads
-from steerlab.agents.tinyphysics.rounds import soft_costs
 from steerlab.agents.tinyphysics.train import GradientConfig, check, improve, read_policy
 from steerlab.agents.training_loop import BEST, LAST
-from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments.train_tinyphysics_controller import find_routes, summary
 from steerlab.files import atomic_path, writable_folder, write_json
 from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, require, write_arrays
-from steerlab.seeds import initial_weights
 from steerlab.study import CONFIG_FILE, study
 from steerlab.surrogates.plants.moments import MomentPlant
 from steerlab.surrogates.plants.soft import TokenMoments
-from steerlab.surrogates.segments.data import Segments
+from steerlab.surrogates.segments.synthetic import find_routes
 from steerlab.types import Floats
 
 
@@ -116,13 +114,13 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     """Train what is missing, print the table; return the figures by variant."""
     check(config)
     variants = _chosen(config)
-    bench = Bench.of(config.run)
+    bench, model = _bench(config)
     figures: dict[str, Any] = {}
     costs: dict[str, Floats] = {}
     for name, variant in variants.items():
         done = writable_folder(output / _slug(name)) / "costs.npz"
         if not done.exists():
-            _train(config, bench, output, name, variant)
+            _train(config, bench, model, output, name, variant)
         costs[name], seconds = require(read_arrays(done), ("total_cost", "seconds"), done)
         figures[name] = entry = summary({"total_cost": costs[name]})
         entry["seconds"] = float(seconds)
@@ -136,61 +134,45 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     return figures
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What all variants share: the model of the first round, routes to learn from and to choose on."""
-
-    plant: str
-    model: MomentPlant
-    train: Roads
-    select: Segments
-
-    @classmethod
-    def of(cls, run: str) -> "Bench":
-        """Return that of a training's folder."""
-        folder = Path(run)
-        if not run or not (folder / CONFIG_FILE).is_file():
-            raise InputError(
-                f"run={run!r} is no output folder of steerlab train-tinyphysics-controller"
-            )
-        training = OmegaConf.load(folder / CONFIG_FILE)
-        model = MomentPlant()
-        path = folder / "round_1" / "plant" / BEST
-        with fitting(path, "MomentPlant"):
-            model.load_state_dict(load_checkpoint(path, SUPERVISED)["model"])
-        middle, end = training.train_count, training.train_count + training.select_count
-        segments = find_routes(training.segments, end, training.seed)
-        return cls(training.plant, model, Roads.of(segments[:middle]), segments[middle:end])
+def _bench(config: Config) -> tuple[Bench, MomentPlant]:
+    """Return where all variants are trained, and the model of the run's first round."""
+    folder = Path(config.run)
+    if not config.run or not (folder / CONFIG_FILE).is_file():
+        raise InputError(
+            f"run={config.run!r} is no output folder of steerlab train-tinyphysics-controller"
+        )
+    training = OmegaConf.load(folder / CONFIG_FILE)
+    model = MomentPlant()
+    path = folder / "round_1" / "plant" / BEST
+    with fitting(path, "MomentPlant"):
+        model.load_state_dict(load_checkpoint(path, SUPERVISED)["model"])
+    middle, end = training.train_count, training.train_count + training.select_count
+    segments = find_routes(training.segments, end, training.seed)
+    shape = PolicyShape(config.hidden)
+    bench = Bench(training.plant, segments[:middle], segments[middle:end], 1, shape, config.seed)
+    return bench, model
 
 
-def _train(config: Config, bench: Bench, output: Path, name: str, variant: Variant) -> None:
+def _train(
+    config: Config, bench: Bench, model: MomentPlant, output: Path, name: str, variant: Variant
+) -> None:
     """Train a variant and write what it costs on each route, and the seconds of processor time."""
     own = {f.name: getattr(config, f.name) for f in fields(GradientConfig)}
     options = replace(GradientConfig(**own), **variant.options)
-    with initial_weights(options.seed):
-        policy = PreviewPolicy(PolicyShape(config.hidden, **variant.shape))
+    shape = PolicyShape(config.hidden, **variant.shape)
+    policy = replace(bench, shape=shape, seed=options.seed).first_policy()
     if variant.start:
         policy.load_state_dict(read_policy(output / _slug(variant.start) / LAST))
-    else:
-        policy.fit_normaliser(bench.train.typical(options.seed))
-    plant = TokenMoments.of(bench.plant) if variant.exact else bench.model
+    plant = TokenMoments.of(bench.plant) if variant.exact else model
     trial = Roads.of(bench.select)
 
     def metrics(policy: PreviewPolicy) -> dict[str, float]:
-        return {"soft_cost": float(soft_costs(policy, bench.model, trial).mean())}
+        return {"soft_cost": float(soft_costs(policy, model, trial).mean())}
 
     start = time.process_time()
-    policy = improve(policy, plant, bench.train, options, output / _slug(name), metrics)
+    policy = improve(policy, plant, bench.roads, options, output / _slug(name), metrics)
     seconds = time.process_time() - start
-    found = evaluate(
-        lambda: PolicyController(policy),
-        bench.select,
-        bench.plant,
-        "fast",
-        batch_size=len(bench.select),
-        tail=False,
-    )
-    contents = {"total_cost": found.costs.total_cost, "seconds": np.array(seconds)}
+    contents = {"total_cost": bench.selection_costs(policy), "seconds": np.array(seconds)}
     write_arrays(output / _slug(name) / "costs.npz", contents)
 
 

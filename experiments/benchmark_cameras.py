@@ -1,6 +1,6 @@
 """Time the windshield cameras: rendering, composing, packing and labels, one thread.
 
-CPU seconds count, so that a busy machine tells little less than a quiet one; wall time stands beside
+CPU seconds count, so that a busy machine measures about what a quiet one does; wall time stands beside
 them. The packing's plain numpy version runs in the same call, as the peer.
 
 Example:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.agents.driving import load_vision
-from steerlab.agents.drivingpolicy.data import Seen, Windows, with_true_features
+from steerlab.agents.drivingpolicy.data import FeatureEpisode, Windows, with_true_features
 from steerlab.agents.drivingpolicy.evaluate import (
     HORIZONS,
     command_errors,
@@ -103,7 +103,7 @@ def _shards(path: str, name: str) -> list[Shard]:
     return shards
 
 
-def _seen(shards: Sequence[Shard], config: Config) -> list[Seen]:
+def _seen(shards: Sequence[Shard], config: Config) -> list[FeatureEpisode]:
     if not config.checkpoint:
         return with_true_features(shards)
     return seen_by(load_vision(config.checkpoint), shards)

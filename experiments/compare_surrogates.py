@@ -1,7 +1,7 @@
 """Hold plants against a teacher: predictions, closed loop and speed in one table.
 
 Drives the routes with comma's PID in the teacher and in each plant, with the official noise (and in
-the teacher once more with other noise, which tells how much of a difference is chance), and asks every
+the teacher once more with other noise, which shows how much of a difference is chance), and asks every
 plant for its prediction at each step of the teacher's drive. Columns:
 
   KL            divergence of the plant's prediction from the teacher's, nats a step, as it is (T 1)
@@ -27,7 +27,6 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.special import logsumexp
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
@@ -38,11 +37,13 @@ from steerlab.errors import InputError
 from steerlab.files import atomic_path
 from steerlab.options import option
 from steerlab.study import study
-from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Logits, Plant
+from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Plant
+from steerlab.surrogates.plants.divergence import divergence, log_probabilities
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
 from steerlab.surrogates.training.dataset import from_segments
+from steerlab.types import Singles
 
 BATCH = 50
 
@@ -86,7 +87,7 @@ class TeacherComparison(Plant):
         self.sums = np.zeros((len(students), 2))
         self.count = 0
 
-    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         """Return the teacher's logits (B, 1024)."""
         logits = self.teacher.logits(states, tokens)
         self.count += len(logits)
@@ -97,17 +98,6 @@ class TeacherComparison(Plant):
         return logits
 
 
-def divergence(teacher: Logits, student: Logits, temperature: float) -> NDArray[np.float64]:
-    """Return the Kullback-Leibler divergence (B,) of a student's logits from a teacher's, nats."""
-    p, q = (_log_probabilities(x / temperature) for x in (teacher, student))
-    return (np.exp(p) * (p - q)).sum(axis=-1)
-
-
-def _log_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    logits = logits.astype(np.float64)
-    return logits - logsumexp(logits, axis=-1, keepdims=True)
-
-
 def likelihood(plant: Plant, segments: Segments) -> float:
     """Return the mean NLL of the real tokens of steps 20 to 99, nats."""
     real = from_segments(segments)
@@ -115,7 +105,7 @@ def likelihood(plant: Plant, segments: Segments) -> float:
     for step in range(CONTEXT, real.tokens.shape[1]):
         states = np.ascontiguousarray(real.states[:, step - CONTEXT + 1 : step + 1])
         tokens = real.tokens[:, step - CONTEXT : step].astype(np.int64)
-        found = _log_probabilities(plant.logits(states, tokens))
+        found = log_probabilities(plant.logits(states, tokens))
         total -= found[np.arange(len(found)), real.tokens[:, step]].sum()
         count += len(found)
     return total / count

@@ -42,17 +42,18 @@ from steerlab.agents.tinyphysics.planners import (
     PreviewRegulator,
     SampledPlans,
 )
+from steerlab.agents.tinyphysics.report import summary
 from steerlab.agents.tinyphysics.train import read_policy
 from steerlab.agents.training_loop import BEST, LAST
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments.train_tinyphysics_controller import find_routes, summary
 from steerlab.files import write_json
 from steerlab.options import option
 from steerlab.study import CONFIG_FILE, study
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentPlant, Transitions
+from steerlab.surrogates.segments.synthetic import find_routes
 
 CONTROLLERS = (
     *("pid", "feedforward", "regulator", "sampled", "gradient"),

@@ -20,13 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.agents.classical.pid import PID
+from steerlab.agents.tinyphysics.report import summary
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
-from steerlab.experiments.train_tinyphysics_controller import RESULT, WORK, find_routes, summary
+from steerlab.experiments.train_tinyphysics_controller import RESULT, WORK
 from steerlab.files import atomic_path, write_json
 from steerlab.options import option
 from steerlab.readers.text import entry, read_json
 from steerlab.study import CONFIG_FILE, study
+from steerlab.surrogates.segments.synthetic import find_routes
 from steerlab.types import Floats
 
 

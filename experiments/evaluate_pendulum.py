@@ -250,7 +250,7 @@ def film(
 
 
 def _has_goals(folder: str) -> bool:
-    """Tell whether the data are of task=goals, by what the experts were told."""
+    """Return whether the data are of task=goals, from the goals of the experts."""
     path = Path(folder, "trajectories.npz")
     if not path.is_file():
         raise InputError(f"cannot read {str(path)!r}; run generate-pendulum-data")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.errors import InputError
-from steerlab.experiments.train_surrogate import OPSET, export_plant, onnx_file
+from steerlab.exporters.plant import OPSET, export_plant, onnx_file
 from steerlab.options import option
 from steerlab.study import study
 from steerlab.surrogates.plants.architectures import build

@@ -53,7 +53,7 @@ class Config:
     policy_metadata: str = option("", "its metadata; '' takes them from the ONNX file")
     name: str = option("", "short name of a bundle of sunnypilot")
     tree: str = option("", "checkout whose modeld loads a target that is no checkout itself")
-    contract: str = option("", "the contract, where nothing in the target tells it")
+    contract: str = option("", "the contract, where nothing in the target shows it")
     python: str = option("", "Python with the target's packages; '' takes its .venv, else this one")
     device: str = option("", "tinygrad's device; '' takes that of the contract, QCOM on a comma")
     untrained: bool = option(False, "do not expect the plan to drive")

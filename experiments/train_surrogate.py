@@ -18,70 +18,43 @@ Examples:
 """
 
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.supervised import FitConfig, FitResult, fit
+from steerlab.agents.tinyphysics.closed_loop import pid_in_plant
 from steerlab.agents.tinyphysics.exploration import Exploration, explore
-from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError, unknown_name
-from steerlab.experiments.compare_surrogates import choose, compare, divergence, show
-from steerlab.exporters.onnx import export_onnx
-from steerlab.files import atomic_path, writable_folder, write_json
+from steerlab.experiments.compare_surrogates import choose, compare, show
+from steerlab.exporters.plant import OPSET, export_plant, onnx_file
+from steerlab.files import writable_folder, write_json
 from steerlab.options import option
-from steerlab.readers.graphs import read_graph, write_graph
 from steerlab.seeds import initial_weights
 from steerlab.study import study
-from steerlab.surrogates.plants.architectures import FORM, build, keep_weights
-from steerlab.surrogates.plants.base import CONTEXT
+from steerlab.surrogates.plants.architectures import build
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.onnx import OnnxPlant
-from steerlab.surrogates.plants.shaped import ModelPlant, SurrogateModel
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_segments
 from steerlab.surrogates.simulated_cars import synthetic_drives
 from steerlab.surrogates.training.dataset import (
-    Mixed,
     Sequences,
-    Windows,
     from_labels,
     from_segments,
     join,
     next_token_loss,
-    split_routes,
-    take,
+    split_windows,
 )
 
-OPSET = 18  # that the exporter knows best
 SOURCES = ("synthetic", "distil", "segments", "extracted")
 _WATCHED = 20  # routes of the closed loop that is watched during training
 _DRIVES = 200  # synthetic drives made at once
-
-
-class Export(Protocol):
-    """What an exported plant says of itself."""
-
-    @property
-    def architecture(self) -> str:
-        """Kind of network."""
-
-    @property
-    def size(self) -> str:
-        """Its size."""
-
-    @property
-    def sources(self) -> list[str]:
-        """Where its data came from."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +90,7 @@ def run(config: Config, output: Path) -> FitResult:
     _check(config, output)
     routes, held = _routes(config)
     sequences = _collect(config, output, routes)
-    train, valid = _split(config, sequences)
+    train, valid = split_windows(sequences, config.validation, config.predictions, config.seed)
     with initial_weights(config.seed):
         model = build(config.architecture, config.size)
     sample = next(s for s in sequences if len(s))
@@ -128,9 +101,10 @@ def run(config: Config, output: Path) -> FitResult:
         f"single ones to validate, {weights:,} weights"
     )
     describe = {"architecture": config.architecture, "size": config.size}
-    result = fit(
-        model, next_token_loss, train, valid, config, output, _closed_loop(config, routes), describe
-    )
+    teacher = config.teacher if "distil" in config.sources else None
+    watched = (find_segments("default") if routes is None else routes)[:_WATCHED]
+    closed_loop = pid_in_plant(watched, teacher)
+    result = fit(model, next_token_loss, train, valid, config, output, closed_loop, describe)
     model.cpu()
     _print_result(result)
     if config.export_onnx:
@@ -138,81 +112,13 @@ def run(config: Config, output: Path) -> FitResult:
         export_plant(model, path, config, config.onnx_opset)
         print(f"plant:   {path} ({path.stat().st_size / 1e6:.2f} MB)")
         if held is not None:
-            teacher = load_plant(config.teacher, "fast")
-            figures, _ = compare(teacher, {str(path): OnnxPlant(path)}, held)
+            figures, _ = compare(
+                load_plant(config.teacher, "fast"), {str(path): OnnxPlant(path)}, held
+            )
             show(figures, f"pid on {len(held)} routes that were kept out")
             write_json(output / "comparison.json", [asdict(f) for f in figures])
     print(f"curves:  {output / 'training_curves.png'}")
     return result
-
-
-def export_plant(model: SurrogateModel, path: Path, config: "Export", opset: int) -> None:
-    """Write the ONNX file and prove that onnxruntime predicts what torch does.
-
-    Raises:
-        InputError: The operator set does not do, or predictions differ by more than 1e-4 nats.
-    """
-    rng = np.random.default_rng(0)
-    states = rng.normal(0, 0.5, (16, CONTEXT, 4)).astype(np.float32)
-    states[..., 2] = rng.uniform(0, 35, (16, 1))
-    tokens = rng.integers(400, 620, (16, 1)) + rng.integers(-4, 5, (16, CONTEXT))
-    metadata = {
-        "steerlab.architecture": config.architecture,
-        "steerlab.size": config.size,
-        "steerlab.form": FORM,
-        "steerlab.sources": ",".join(config.sources),
-    }
-    with atomic_path(path) as temporary:
-        try:
-            # Far from the mean, logits are large and their rounding means nothing, so the exporter's
-            # own check of absolute differences is wide here; predictions are compared instead.
-            export_onnx(
-                model,
-                [torch.from_numpy(states), torch.from_numpy(tokens)],
-                temporary,
-                ["states", "tokens"],
-                ["logits"],
-                opset=opset,
-                metadata=metadata,
-                tolerance=1.0,
-            )
-            proto = read_graph(temporary, runs=False)
-        except InputError:
-            raise
-        except Exception as error:  # of torch, onnx and onnxruntime, which share no base class
-            reason = str(error).strip().partition("\n")[0][:200]
-            raise InputError(
-                f"onnx_opset={opset} cannot be written ({type(error).__name__}: {reason}); "
-                f"use {OPSET}, which comma's scripts run"
-            ) from error
-        written = next(entry.version for entry in proto.opset_import if not entry.domain)
-        if written != opset:
-            raise InputError(f"onnx_opset={opset} cannot be written, only {written}; use {OPSET}")
-        keep_weights(proto, model)
-        write_graph(temporary, proto)
-        exact = ModelPlant(model).logits(states, tokens)
-        worst = float(divergence(exact, OnnxPlant(temporary).logits(states, tokens), 1.0).max())
-        if not worst < 1e-4:
-            raise InputError(
-                f"{str(path)!r}: predictions of onnxruntime differ by {worst:.2g} nats"
-            )
-
-
-def onnx_file(onnx_path: str | None, output: Path) -> Path:
-    """Return where the plant goes: a file, or ``plant.onnx`` in a folder.
-
-    Raises:
-        InputError: It cannot be written there, or the name is not that of an ONNX file.
-    """
-    path = Path(onnx_path).expanduser() if onnx_path else output
-    if path.is_dir() or path == output or str(onnx_path).endswith(("/", os.sep)):
-        path /= "plant.onnx"
-    if path.suffix != ".onnx":
-        raise InputError(
-            f"onnx_path={onnx_path!r} names no ONNX file; end it in .onnx, or give a folder"
-        )
-    writable_folder(path.parent)
-    return path
 
 
 def _check(config: Config, output: Path) -> None:
@@ -276,39 +182,6 @@ def _collect(config: Config, output: Path, routes: Segments | None) -> list[Sequ
             assert config.samples_path is not None
             found.append(from_labels(config.samples_path, config.lataccel))
     return found
-
-
-def _split(config: Config, sequences: list[Sequences]) -> tuple[Mixed, Mixed]:
-    """Return training and validation windows; no route is in both."""
-    parts: tuple[list[Windows], list[Windows]] = [], []
-    for some in sequences:
-        kept = split_routes(some.routes, config.validation, config.seed)
-        mine = np.array([route in kept for route in some.routes])
-        parts[0].append(Windows(take(some, ~mine), config.predictions))
-        parts[1].append(Windows(take(some, mine), 1, stride=7))
-    return Mixed(parts[0]), Mixed(parts[1])
-
-
-def _closed_loop(
-    config: Config, routes: Segments | None
-) -> Callable[[torch.nn.Module], Mapping[str, float]]:
-    """Return the figures that are watched during training: pid in the plant as it is."""
-    some = (find_segments("default") if routes is None else routes)[:_WATCHED]
-    pid = controller_factory("pid")
-    known: dict[str, NDArray[np.float64]] = {}
-
-    def metrics(model: torch.nn.Module) -> dict[str, float]:
-        assert isinstance(model, SurrogateModel)
-        total = evaluate(pid, some, ModelPlant(model)).costs.total_cost
-        figures = {"pid_total_cost": float(total.mean())}
-        if "distil" in config.sources:
-            if not known:
-                teacher = load_plant(config.teacher, "fast")
-                known["total"] = evaluate(pid, some, teacher).costs.total_cost
-            figures["pid_to_teacher"] = float(total.mean() / known["total"].mean())
-        return figures
-
-    return metrics
 
 
 def _print_result(result: FitResult) -> None:

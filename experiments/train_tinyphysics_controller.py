@@ -26,19 +26,13 @@ Examples:
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
-from scipy.stats import bootstrap
 
-from steerlab.agents.classical.comma import controller_factory
-from steerlab.agents.run_log import read_log
 from steerlab.agents.tinyphysics.cloning import CloningConfig, train_by_cloning
 from steerlab.agents.tinyphysics.evolution import EvolutionConfig, train_by_evolution
 from steerlab.agents.tinyphysics.model import PolicyShape
@@ -51,21 +45,18 @@ from steerlab.agents.tinyphysics.recipe import (
     read_seconds,
     save_policy,
 )
+from steerlab.agents.tinyphysics.report import compare_with_pid, plot_curves
 from steerlab.agents.tinyphysics.rounds import RoundsConfig, train_by_gradient
 from steerlab.agents.tinyphysics.train import check
-from steerlab.envs.tinyphysics.render import plot_rollout
-from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate
 from steerlab.errors import InputError, unknown_name
 from steerlab.exporters.tinyphysics import export_policy, write_controller
-from steerlab.files import atomic_path, write_json
+from steerlab.files import write_json
 from steerlab.options import option
 from steerlab.readers.text import read_json
-from steerlab.seeds import generator_seed
 from steerlab.study import study
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.segments.data import Segments
-from steerlab.surrogates.segments.synthetic import find_segments, synthetic_segments
-from steerlab.types import Floats
+from steerlab.surrogates.segments.synthetic import find_routes
 
 POLICY, EFFORT, RESULT = "policy.pt", "effort.json", "result.json"
 #: What a run took, in its result: processor seconds, steps of the plant, steps of a learned model.
@@ -100,7 +91,7 @@ class Config(RoundsConfig):
 #: What each recipe does in the output folder.
 RECIPES: dict[str, Callable[[Bench, Config, Path], Trained]] = {
     "gradient": train_by_gradient,
-    "cloning": lambda bench, c, out: train_by_cloning(bench, c.cloning, out, c),
+    "cloning": lambda bench, c, out: train_by_cloning(bench, c.cloning, out, c.plant_epochs),
     "cma": lambda bench, c, out: train_by_evolution(bench, c.cma, out),
     "ppo": lambda bench, c, out: train_by_ppo(bench, c.ppo, out),
 }
@@ -139,7 +130,9 @@ def run(config: Config, output: Path) -> dict[str, Any]:
         before = read_json(Path(config.start) / RESULT, dict)
         result |= {name: result[name] + before[name] for name in WORK}
     if report is not None:
-        result |= {"report": put_on_trial(config, output, report)}
+        file = output / "controller.py"
+        figures = compare_with_pid(file, report, config.plant, config.salts, bench.processes)
+        result |= {"report": figures}
     write_json(output / RESULT, result)
     print(f"controller: {output / 'controller.py'}\npolicy:     {output / 'policy.onnx'}")
     return result
@@ -157,119 +150,6 @@ def _bench(config: Config, train: Segments, select: Segments) -> Bench:
         raise InputError(f"start={config.start!r} has a policy of {start.shape}; ask for the same")
     processes = config.processes or os.cpu_count() or 1
     return Bench(config.plant, train, select, processes, shape, config.seed, start)
-
-
-def put_on_trial(config: Config, output: Path, report: Segments) -> dict[str, Any]:
-    """Drive the routes of the report with the exported file and with pid; print, draw, return.
-
-    pid drives with the official noise alone: it is the reference of one ratio.
-    """
-    controllers = {"pid": "pid", "controller.py": str(output / "controller.py")}
-    figures: dict[str, Any] = {}
-    table = Table(
-        *("controller", "noise", "lataccel", "jerk", "total", "95 % interval", "median", "p95"),
-        title=f"{len(report)} routes from {report.names[0]} on",
-        header_style="bold",
-    )
-    drawn: dict[str, Evaluation] = {}
-    for noise in ("official", *config.salts):
-        for name, path in controllers.items():
-            if name == "pid" and noise != "official":
-                continue
-            found = evaluate(
-                controller_factory(path),
-                report,
-                config.plant,
-                "exact",
-                seeds=noise,
-                processes=config.processes or os.cpu_count() or 1,
-            )
-            drawn.setdefault(name, found)
-            figures[f"{name}, {noise}"] = entry = summary(found.costs._asdict())
-            low, high = entry["interval"]
-            table.add_row(
-                name,
-                noise,
-                *(f"{entry[k]:.3f}" for k in ("lataccel_cost", "jerk_cost", "total_cost")),
-                f"{low:.2f} - {high:.2f}",
-                *(f"{entry[k]:.2f}" for k in ("median", "p95")),
-            )
-    ours, pid = (figures[f"{name}, official"] for name in ("controller.py", "pid"))
-    table.caption = (
-        f"to pid's, official noise: mean {ours['total_cost'] / pid['total_cost']:.3f}, "
-        f"median {ours['median'] / pid['median']:.3f}"
-    )
-    Console().print(table)
-    plot_drives(output / "drives.png", drawn["controller.py"])
-    return figures
-
-
-def summary(costs: Mapping[str, Floats]) -> dict[str, Any]:
-    """Return means of the costs (S,), and of the total cost median, 95th percentile and interval.
-
-    The interval is that of the mean: 95 %, bootstrap over routes.
-    """
-    total = costs["total_cost"]
-    drawn = bootstrap(
-        (total,),
-        np.mean,
-        method="percentile",
-        n_resamples=10_000,
-        rng=np.random.default_rng(generator_seed("evaluation")),
-    )
-    return {
-        **{name: float(values.mean()) for name, values in costs.items()},
-        "interval": [float(x) for x in drawn.confidence_interval],
-        "median": float(np.median(total)),
-        "p95": float(np.percentile(total, 95)),
-    }
-
-
-def plot_curves(output: Path, rounds: int) -> None:
-    """Draw the cost over the gradient steps of all rounds."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    labels = {
-        "train/total_cost": "training, model",
-        "valid/soft_cost": "selection, model",
-        "valid/total_cost": "selection, plant",
-    }
-    for key, label in labels.items():
-        before, x, y = 0, [], []
-        for number in range(rounds):
-            records = read_log(output / f"round_{number + 1}" / "policy")
-            x += [before + r["step"] for r in records]
-            y += [r[key] for r in records]
-            before = x[-1]
-        axes.plot(x, y, marker=".", label=label)
-    axes.set(xlabel="gradient steps", ylabel="total_cost")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    with atomic_path(output / "training_curves.png") as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
-def plot_drives(path: Path, found: Evaluation) -> None:
-    """Draw the best, the middle and the worst route of an evaluation."""
-    order = np.argsort(found.costs.total_cost)
-    figure = Figure(figsize=(10, 11), layout="constrained")
-    places = (0, len(order) // 2, len(order) - 1)
-    parts: Any = figure.subfigures(3, 1)
-    for part, place in zip(parts, places, strict=True):
-        i = int(order[place])
-        plot_rollout(part, found.names[i], found.target[i], found.lataccel[i], found.steer[i])
-        part.axes[0].set_title(
-            f"route {found.names[i]}: total cost {found.costs.total_cost[i]:.1f}"
-        )
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-
-
-def find_routes(source: str, count: int, seed: int) -> Segments:
-    """Return the segments of a source; ``count`` drawn ones if it is "synthetic"."""
-    if source == "synthetic":
-        return synthetic_segments(count, generator_seed("data", seed))
-    return find_segments(source)
 
 
 def _routes(config: Config) -> tuple[Segments, Segments, Segments | None]:

@@ -6,7 +6,7 @@ read; no pickle is executed unless trust_pickle=true, and then in a process of i
 one version of tinygrad: without tinygrad_path= of the target, "drop-in" is said of ONNX and metadata
 only. Contracts: openpilot-0.10.0, sunnypilot-2025-08, openpilot-0.10.1, openpilot-0.11.0,
 openpilot-supercombo-2026-06, openpilot-supercombo-2026-07, openpilot-supercombo-2026-09. Not one of
-the checks tells whether a model may steer a car.
+the checks says whether a model may steer a car.
 
 Examples:
   steerlab verify-export model=output/driving_policy.onnx

@@ -18,7 +18,7 @@ from steerlab.envs.carla_driver.collecting import commit
 from steerlab.envs.shards.read import open_all
 from steerlab.files import transaction, writable_folder
 
-#: Of a shard's attributes, those that tell where it comes from.
+#: Of a shard's attributes, those that say where it comes from.
 _TOLD = (
     "scenario_hash", "map", "map_hash", "seed", "weather", "backend", "hz", "ended", "schema",
     "package", "commit",

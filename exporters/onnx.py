@@ -37,7 +37,7 @@ def export_onnx(
 
     Args:
         model: Module in evaluation mode; its forward takes the inputs in order.
-        example: One tensor an input, batch axis first. Use a batch of at least 2 with
+        example: One tensor (B, ...) an input, batch axis first. Use a batch of at least 2 with
             ``dynamic_batch``, since the exporter may take a size of 1 for a constant.
         path: Where the file goes; it appears only if the check passes.
         input_names: Names of the inputs in the graph.
@@ -83,7 +83,7 @@ def export_onnx(
 
 
 def _free_batch(model: nn.Module, count: int) -> tuple[Any, ...]:
-    """Return what tells torch.export that the first axis of all inputs is free."""
+    """Return the setting for torch.export by which the first axis of all inputs is free."""
     batch = torch.export.Dim("batch", min=1)
     shapes: tuple[Any, ...] = tuple({0: batch} for _ in range(count))
     kinds = {p.kind for p in inspect.signature(model.forward).parameters.values()}

@@ -114,8 +114,8 @@ def export_model(
         model: Its network, with the chosen widths.
         folder: Where the files go.
         checkpoint: Text that names the training run.
-        probe_inputs: Recorded inputs (K, *shape without the batch axis), best from driving;
-            random ones by default, by which ``verify-export`` then judges no steering.
+        probe_inputs: Recorded inputs, best from driving, each ``(K, *shape)`` with the shape of the
+            input without its batch axis. Random by default: ``verify-export`` then judges no steering.
         driven_curvature: What the car drove from each of them, 1/m, positive to the right, (K,).
         v_ego: Speed at each of them, m/s, (K,).
         half: Write the float16 variant too.

@@ -59,7 +59,7 @@ def export_policy(
     """Write the files of a policy for a release.
 
     For a split release and without ``vision`` that is the policy alone; with it, the pair, both marked
-    with the same text, so that one can tell which belong together. For a release with one network the
+    with the same text, so that it is clear which belong together. For a release with one network the
     vision network is needed and both become one graph.
 
     Args:

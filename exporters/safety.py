@@ -2,7 +2,7 @@
 
 #: Said wherever files are called a drop-in.
 INTERFACE_ONLY = (
-    "Drop-in is a statement about the interface, not about the road: no check here tells whether a "
+    "Drop-in is a statement about the interface, not about the road: no check here says whether a "
     "model may steer a car."
 )
 #: Said wherever a policy of ours is offered.

@@ -115,7 +115,7 @@ class TargetPolicy(Protocol):
     def read(self, features: Tensor, named: dict[str, Tensor]) -> Any:
         """Return what it says of a window (B, 25, 512) and other inputs, by what is fed there."""
 
-    def tensors(self, said: Any) -> dict[str, Tensor]:
+    def tensors(self, outputs: Any) -> dict[str, Tensor]:
         """Return the named tensors of its heads."""
 
 

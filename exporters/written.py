@@ -1,4 +1,4 @@
-"""What export studies do with the files that they have just written: check them, and tell of them."""
+"""What export studies do with the files that they have just written: check them, and report on them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

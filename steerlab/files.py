@@ -155,7 +155,7 @@ def _plain(value: Any) -> Any:
 
 
 def exclusive_text(path: Path, text: str) -> bool:
-    """Write a new file, whole or not at all; tell whether it was not there already."""
+    """Write a new file, whole or not at all; return whether it is new."""
     workspace = _workspace(path.parent)
     try:
         (workspace / "new").write_text(text, encoding="utf-8")

@@ -65,7 +65,7 @@ def generator_seed(stream: str, seed: int = 0, *key: int) -> int:
     Args:
         stream: One of :data:`STREAMS`.
         seed: The run's ``seed``, 0 to 2^32 - 1.
-        key: What tells generators of one run apart, such as (epoch, purpose).
+        key: Distinguishes generators of one run, such as (epoch, purpose).
 
     Raises:
         InputError: The stream is unknown or ``seed`` is out of range.

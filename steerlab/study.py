@@ -70,7 +70,7 @@ def study(
         resumes: The study continues what it finds in an existing output folder.
         free: Options that may differ when it does: the same folder then belongs to them all.
         folder: The study has results to keep, so it gets a folder below ``runs`` where ``output`` names
-            none. Without it, it only tells something: it gets a folder if ``output`` names one.
+            none. Without it, it only prints something: it has a folder if ``output`` names one.
     """
     module = sys.modules[run.__module__]
     spec = getattr(module, "__spec__", None)

@@ -30,7 +30,7 @@ Hydra's own flags work too: --multirun with seed=1,2,3 or seed=range(10) runs se
 
 
 class Unreadable(Exception):
-    """The options cannot be told from the source alone."""
+    """The source alone does not show the options."""
 
 
 def print_help(command: str, text: str, config_type: type[Any]) -> None:

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int32]
+Codes = NDArray[np.int8]
 #: Of any array namespace (numpy, torch, what numba compiles), or a single number.
 AnyArray = Any
 

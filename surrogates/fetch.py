@@ -25,7 +25,7 @@ LARGEST_DOWNLOAD = 2**33  # bytes
 _BLOCK = 1 << 16
 _OVERLAP = 1 << 14  # bytes that are asked for again, to see that it is the same file
 _RETRIED = {408, 429, 500, 502, 503, 504}
-#: Called with bytes (or files) done and in total; a total of 0 is one that nobody told.
+#: Called with bytes (or files) done and in total; a total of 0 is unknown.
 Progress = Callable[[int, int], None]
 
 
@@ -154,7 +154,7 @@ class Fetcher:
         )
 
     def _attempt(self, url: str, path: Path, progress: Progress, largest: int) -> bool:
-        """Download what is missing; tell whether the file is whole."""
+        """Download what is missing; return whether the file is whole."""
         part = path.with_name(path.name + ".part")
         have = part.stat().st_size if part.exists() else 0
         start = max(have - _OVERLAP, 0)

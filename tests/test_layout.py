@@ -1,6 +1,7 @@
 """The five root folders are the package, and each room imports only the rooms below it."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,11 @@ def test_import_is_light() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_types_of_arrays_have_one_place() -> None:
+    """No module gives a type of arrays a name of its own; ``steerlab/types.py`` does."""
+    alias = re.compile(r"^[A-Z]\w+ = (NDArray\[|np\.ndarray\b|Any$)", re.MULTILINE)
+    places = [path for folder in ("steerlab", *FLOORS) for path in (ROOT / folder).rglob("*.py")]
+    own = [p.name for p in places if alias.search(p.read_text(encoding="utf-8"))]
+    assert own == ["types.py"]

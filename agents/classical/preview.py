@@ -66,13 +66,13 @@ class PreviewDriver:
         self.published[rows] = 0.0 if self.filters[0] else held
 
     def __call__(self, observation: Any, info: dict[str, Any]) -> NDArray[np.float32]:
-        """Return actions (N, 2) for the state that ``info`` tells, taken to be carried out."""
+        """Return actions (N, 2) for the state in ``info``, assumed to be carried out."""
         actions = self.decide(info)
         self.keep(info, actions)
         return actions
 
     def decide(self, info: dict[str, Any]) -> NDArray[np.float32]:
-        """Return the actions (N, 2) for the state that ``info`` tells."""
+        """Return the actions (N, 2) for the state in ``info``."""
         v = info["speed"].astype(float)
         actions = dynamics.encode_action(NUMPY, *self.propose(info), v)
         return np.stack(actions, 1).astype(np.float32)

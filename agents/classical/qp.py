@@ -101,7 +101,7 @@ def _osqp(hessian: Floats, linear: Floats, lower: Floats, upper: Floats) -> Floa
 
     model = osqp.OSQP()
     solutions = np.empty_like(linear)
-    # Polishing reports on the standard output even when told to be silent.
+    # Polishing reports on the standard output even when it should be silent.
     with contextlib.redirect_stdout(io.StringIO()):
         for i, f in enumerate(linear):
             if i == 0:

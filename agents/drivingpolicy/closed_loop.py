@@ -24,8 +24,8 @@ from steerlab.envs.shards.pictures import DRAWN, calibrated_view, draw_labels
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.engines import load_network
 from steerlab.seeds import HELD_OUT
+from steerlab.types import Bytes
 
-Bytes = NDArray[np.uint8]
 #: Makes who drives an environment; picklable, for other processes.
 MakeDriver = Callable[[CarlaDriverVectorEnv], Any]
 RESAMPLES = 2000

@@ -16,15 +16,14 @@ from steerlab.envs.shards.sunnypilot import history
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import FEATURES, STRIDE
 from steerlab.seeds import generator_seed
+from steerlab.types import Singles
 
-Floats = NDArray[np.float32]
 
-
-class Seen(NamedTuple):
+class FeatureEpisode(NamedTuple):
     """An episode as a vision network saw it."""
 
     shard: Shard
-    features: Floats  # (F, 512)
+    features: Singles  # (F, 512)
 
 
 class Windows:
@@ -40,7 +39,7 @@ class Windows:
         InputError: There is none, or features do not fit a shard.
     """
 
-    def __init__(self, episodes: Iterable[Seen]) -> None:
+    def __init__(self, episodes: Iterable[FeatureEpisode]) -> None:
         found = [_examples(seen) for seen in episodes]
         if not found:
             raise InputError("no shard to learn from; give a folder of steerlab collect")
@@ -75,8 +74,8 @@ class Windows:
 
 
 def _examples(
-    seen: Seen,
-) -> tuple[dict[str, NDArray[np.generic]], Floats, NDArray[np.integer]]:
+    seen: FeatureEpisode,
+) -> tuple[dict[str, NDArray[np.generic]], Singles, NDArray[np.integer]]:
     """Return the examples of an episode, the features of its frames, and their ticks."""
     shard, features = seen
     if features.shape != (shard.frames, FEATURES):
@@ -108,11 +107,11 @@ _TRUTH = {
 }  # fmt: skip
 
 
-def true_features(shard: Shard) -> Floats:
+def true_features(shard: Shard) -> Singles:
     """Return features (F, 512) of the labels, for studies without a vision network.
 
     A seeded projection of lines, edges, leads and motion as they truly are: what a vision network
-    without error would tell. No network that looks at pictures has them.
+    without error would give. No network that looks at pictures has them.
     """
     columns = []
     for name, unit in _TRUTH.items():
@@ -126,6 +125,6 @@ def true_features(shard: Shard) -> Floats:
     return np.asarray(told @ projection, np.float32)
 
 
-def with_true_features(shards: Sequence[Shard]) -> list[Seen]:
+def with_true_features(shards: Sequence[Shard]) -> list[FeatureEpisode]:
     """Return episodes with :func:`true_features`."""
-    return [Seen(shard, true_features(shard)) for shard in shards]
+    return [FeatureEpisode(shard, true_features(shard)) for shard in shards]

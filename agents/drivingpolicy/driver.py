@@ -17,8 +17,7 @@ from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.openpilot.contracts import Contract, Model
 from steerlab.openpilot.engines import Network, TorchEngine
 from steerlab.openpilot.in_graph import Packed
-
-Floats = NDArray[np.floating[Any]]
+from steerlab.types import Array
 
 SPELL = 3.0  # s, for which one of two drivers goes on
 
@@ -51,12 +50,12 @@ class PairDriver(OpenpilotDriver):
         for row in np.arange(self.env.num_envs)[rows].tolist():
             self._shields.pop(row, None)
 
-    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Floats, Floats]:
+    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Array, Array]:
         """Return the curvature (1/m) and the acceleration (m/s^2) that it asks for, (N,) each."""
         frame, asked = self.ask(observation)
         return self.publish(asked.command, frame, observation, info["speed"].astype(float))
 
-    def keep(self, info: dict[str, Any], actions: Floats) -> None:
+    def keep(self, info: dict[str, Any], actions: Array) -> None:
         """Take note of what was carried out: the runner keeps what it published."""
 
     def _seen(self, observation: Any) -> dict[str, Any]:
@@ -111,7 +110,7 @@ class MixedDriver:
         self.teacher.reset(observation, info)
         self.tick = 0
 
-    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Floats, Floats]:
+    def propose(self, info: dict[str, Any], observation: Any) -> tuple[Array, Array]:
         """Return curvature (1/m) and acceleration (m/s^2) of who drives now; both go along."""
         asked = self.pair.propose(info, observation)
         if self.taught[min(self.tick, len(self.taught) - 1)]:
@@ -119,7 +118,7 @@ class MixedDriver:
         self.tick += 1
         return asked
 
-    def keep(self, info: dict[str, Any], actions: Floats) -> None:
+    def keep(self, info: dict[str, Any], actions: Array) -> None:
         """Take note of what was carried out."""
         self.teacher.keep(info, actions)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlab.agents.drivingpolicy.data import Windows
 from steerlab.agents.drivingpolicy.losses import read_command
-from steerlab.agents.drivingpolicy.network import DrivingPolicy, Said
+from steerlab.agents.drivingpolicy.network import DrivingPolicy, PolicyOutputs
 from steerlab.agents.supervised import Batch
 from steerlab.openpilot.contracts import T_IDXS
 
@@ -60,30 +60,32 @@ def _reach(known: Tensor) -> Tensor:
     return (known * torch.as_tensor(T_IDXS, dtype=known.dtype)).amax(-1)
 
 
-def network_planner(network: DrivingPolicy, told: bool = True) -> Planner:
+def network_planner(network: DrivingPolicy, knows_car: bool = True) -> Planner:
     """Return what a network plans.
 
     Args:
         network: The policy.
-        told: Whether it is told speed and delay, as openpilot 0.10.0 does.
+        knows_car: Whether it gets speed and delay, as openpilot 0.10.0 gives them.
     """
 
     def plan(batch: Batch) -> tuple[Tensor, Tensor]:
-        plans, _, logits = network.hypotheses(_said(network, batch, told)[0])
+        plans, _, logits = network.hypotheses(_predicted(network, batch, knows_car)[0])
         return plans[..., :2].cpu(), logits.cpu()
 
     return plan
 
 
-def _said(network: DrivingPolicy, batch: Batch, told: bool = True) -> tuple[Said, Tensor]:
-    """Return what a network says of a batch, where it computes, and speed and delay as it was told."""
+def _predicted(
+    network: DrivingPolicy, batch: Batch, knows_car: bool = True
+) -> tuple[PolicyOutputs, Tensor]:
+    """Return what a network says of a batch, on its device, and speed and delay as it got them."""
     device = network.log_std.device
     features, desire, traffic, car = (
         batch[name].to(device) for name in ("features", "desire", "traffic", "car")
     )
     car = car + car.new_tensor([0.0, network.contract.command.lat_smooth_s])
-    known = car.new_full((len(car), 1), float(told))
-    return network.say(features, desire, traffic, car, known), car
+    known = car.new_full((len(car), 1), float(knows_car))
+    return network.predict(features, desire, traffic, car, known), car
 
 
 def constant_turn(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -105,8 +107,8 @@ def command_errors(network: DrivingPolicy, data: Windows) -> dict[str, float]:
     for indices in torch.arange(len(data)).split(512):
         batch = data[indices]
         with torch.no_grad():
-            said, car = _said(network, batch)
-            asked = torch.stack(read_command(network, said.near, car), 1).cpu()
+            outputs, car = _predicted(network, batch)
+            asked = torch.stack(read_command(network, outputs.near, car), 1).cpu()
         missed = (asked - batch["command"]).abs()
         missed[:, 0] *= batch["car"][:, 0] ** 2
         errors.append(missed)

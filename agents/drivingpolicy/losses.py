@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from steerlab.agents.drivingpolicy.heads import Truth
-from steerlab.agents.drivingpolicy.network import DrivingPolicy, Said
+from steerlab.agents.drivingpolicy.network import DrivingPolicy, PolicyOutputs
 from steerlab.agents.policynet.losses import MOVING
 from steerlab.agents.policynet.model import LATERAL_ACCELERATION, MAX_CURVATURE, read_car
 from steerlab.agents.supervised import Batch
@@ -18,7 +18,7 @@ SCALE = {
     "choice": 0.1, "flow": 0.3,
 }  # fmt: skip
 HIDDEN = 0.5  # share of the examples from which speed and delay are hidden
-#: Standard deviations of what a car tells of its speed (m/s) and its delay (s).
+#: Standard deviations of the errors of a car's speed (m/s) and delay (s).
 SENSED = (0.1, 0.02)
 LOG_2 = 0.6931
 
@@ -32,24 +32,24 @@ def policy_loss(network: nn.Module, batch: Batch, generator: torch.Generator) ->
     noise = torch.randn(car.shape, generator=generator, device=car.device)
     known = (torch.rand(count, 1, generator=generator, device=car.device) >= HIDDEN).float()
     told = (car + noise * car.new_tensor(SENSED)).clamp(min=0.0)
-    said = network.say(batch["features"], batch["desire"], batch["traffic"], told, known)
-    curvature, pedal = read_command(network, said.near, car)
+    outputs = network.predict(batch["features"], batch["desire"], batch["traffic"], told, known)
+    curvature, pedal = read_command(network, outputs.near, car)
     wanted = batch["command"].unbind(-1)
     speed = car[:, 0].clamp(min=rule.min_speed)
     bound = (LATERAL_ACCELERATION / speed**2).clamp(max=MAX_CURVATURE)
     huber = nn.functional.smooth_l1_loss
-    log_std = said.curvature_log_std[:, 0].clamp(-10.0, 5.0)
+    log_std = outputs.curvature_log_std[:, 0].clamp(-10.0, 5.0)
     missed = (wanted[0] - curvature.detach()).abs()
     losses = {
         "steer": huber(curvature / bound, wanted[0] / bound, beta=0.5),
         "pedal": huber(pedal, wanted[1], beta=0.5),
-        "now": _motion(said, batch, car + car.new_tensor([0.0, rule.extra_delay_s])),
-        "desire": nn.functional.cross_entropy(said.desire, batch["desired"]),
+        "now": _motion(outputs, batch, car + car.new_tensor([0.0, rule.extra_delay_s])),
+        "desire": nn.functional.cross_entropy(outputs.desire, batch["desired"]),
         "spread": (missed * torch.exp(-log_std) + log_std).mean(),
     }
     # The beginning is the command's to say, not the plan's.
-    near = Near(*(x.detach() for x in said.near))
-    losses |= network.plan_head.loss(said.seen, truth_of(network, near, batch), generator)
+    near = Near(*(x.detach() for x in outputs.near))
+    losses |= network.plan_head.loss(outputs.seen, truth_of(network, near, batch), generator)
     losses["loss"] = sum(SCALE[name] * value for name, value in losses.items())  # type: ignore
     return losses
 
@@ -70,13 +70,13 @@ def read_command(network: DrivingPolicy, near: Near, car: Tensor) -> tuple[Tenso
     return curvature, plan_acceleration(rule, plan, later)
 
 
-def _motion(said: Said, batch: Batch, car: Tensor) -> Tensor:
+def _motion(outputs: PolicyOutputs, batch: Batch, car: Tensor) -> Tensor:
     """Return the loss of what is read from the features of the motion of now, and of the delay."""
-    speed, delay = read_car(said.now.unbind(-1))
+    speed, delay = read_car(outputs.now.unbind(-1))
     acceleration, yaw_rate = batch["now"].unbind(-1)
-    turning = said.near.yaw_rate - yaw_rate
+    turning = outputs.near.yaw_rate - yaw_rate
     errors = [
-        said.near.acceleration - acceleration,
+        outputs.near.acceleration - acceleration,
         turning * car[:, 0].clamp(min=1.0),
         speed - car[:, 0],
         3.0 * (delay - car[:, 1]),

@@ -27,7 +27,7 @@ from steerlab.openpilot.contracts import DESIRES, FEATURES, T_IDXS, Contract, Mo
 from steerlab.openpilot.plan import FREE, Near, PlanShape
 from steerlab.options import option
 
-_SPEED, _DELAY = 15.0, 0.3  # units of what is told of the car
+_SPEED, _DELAY = 15.0, 0.3  # units of speed, m/s, and delay, s
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class PolicyDesign:
     diffusion: Diffusion = option(Diffusion(), "of the plan head")
 
 
-class Said(NamedTuple):
+class PolicyOutputs(NamedTuple):
     """What the network says of B windows, before it becomes a plan."""
 
     near: Near  # (B,) each
     now: Tensor  # what it reads from the features: speed, acceleration, .. without units, (B, 4)
-    seen: Tensor  # what the plan head is told, (B, trunk)
+    seen: Tensor  # input of the plan head, (B, trunk)
     curvature_log_std: Tensor  # (B, 1)
     desire: Tensor  # logits, (B, 8)
 
@@ -137,7 +137,7 @@ class DrivingPolicy(nn.Module):
         named = dict(zip(self.feeds, inputs, strict=True))
         return self.tensors(self.read(named["features"], named))
 
-    def read(self, features: Tensor, named: Mapping[str, Tensor]) -> Said:
+    def read(self, features: Tensor, named: Mapping[str, Tensor]) -> PolicyOutputs:
         """Return what the network says of a window (B, 25, 512).
 
         Args:
@@ -146,12 +146,12 @@ class DrivingPolicy(nn.Module):
         """
         car = named.get("lateral_control_params")
         known = None if car is None else car.new_ones(len(car), 1)
-        return self.say(
+        return self.predict(
             features, named["desire"], named["traffic_convention"], car, known,
             named.get("action_t"),
         )  # fmt: skip
 
-    def say(
+    def predict(
         self,
         features: Tensor,
         desire: Tensor,
@@ -159,26 +159,28 @@ class DrivingPolicy(nn.Module):
         car: Tensor | None = None,
         known: Tensor | None = None,
         times: Tensor | None = None,
-    ) -> Said:
+    ) -> PolicyOutputs:
         """Return what the network says.
 
         Args:
             features: The window, (B, 25, 512).
             desire: Pulses of the window, (B, 25, 8).
             traffic: One-hot, (B, 2).
-            car: Speed (m/s) and delay with smoothing (s), (B, 2); None where nobody tells.
-            known: 1 where ``car`` is told, else 0, (B, 1).
-            times: When steering and acceleration take effect, s, (B, 2); None where nobody tells.
+            car: Speed (m/s) and delay with smoothing (s), (B, 2); None where they are unknown.
+            known: 1 where ``car`` is given, else 0, (B, 1).
+            times: When steering and acceleration take effect, s, (B, 2); None where they are unknown.
         """
         state, reduced = self.encoder(features, desire)
-        told = traffic.new_zeros(len(traffic), 3)
+        of_car = traffic.new_zeros(len(traffic), 3)
         if car is not None and known is not None:
-            told = torch.cat([car[:, :1] / _SPEED, car[:, 1:] / _DELAY, torch.ones_like(known)], 1)
-            told = told * known
-        seen = self.trunk(torch.cat([state, reduced, traffic, told], dim=-1))
+            of_car = torch.cat(
+                [car[:, :1] / _SPEED, car[:, 1:] / _DELAY, torch.ones_like(known)], 1
+            )
+            of_car = of_car * known
+        seen = self.trunk(torch.cat([state, reduced, traffic, of_car], dim=-1))
         parts = self.heads(seen).split(list(self.widths.values()), -1)
-        said = dict(zip(self.widths, parts, strict=True))
-        now = said["now"] + self.features_read(features[:, -1])
+        outputs = dict(zip(self.widths, parts, strict=True))
+        now = outputs["now"] + self.features_read(features[:, -1])
         speed, delay = read_car(now.unbind(-1))
         if car is not None and known is not None:
             there = known[:, 0]
@@ -190,31 +192,31 @@ class DrivingPolicy(nn.Module):
             delay, later = times[:, 0], times[:, 1]
         near = near_of(
             self.contract.command,
-            said["command"],
+            outputs["command"],
             now.unbind(-1),
             speed.clamp(min=0.0),
             delay,
             later,
         )
-        return Said(near, now, seen, said["curvature_log_std"] - 6.0, said["desire"])
+        return PolicyOutputs(near, now, seen, outputs["curvature_log_std"] - 6.0, outputs["desire"])
 
     def plans(self, near: Near, knots: Tensor) -> Tensor:
         """Return the plans (B, M, 33, 15) of knots (B, M, 2 FREE) in rad/s and m/s^2."""
         return self.shape(near, knots[..., :FREE], knots[..., FREE:])
 
     def log_stds(self, spread: Tensor) -> Tensor:
-        """Return the log-stds (B, M, 33, 15) of plans whose spreads (B, M, 15) are said."""
+        """Return the log-stds (B, M, 33, 15) of plans with spreads (B, M, 15)."""
         return (self.log_std + spread[..., None, :]).clamp(-5.0, 5.0)
 
-    def hypotheses(self, said: Said) -> tuple[Tensor, Tensor, Tensor]:
+    def hypotheses(self, outputs: PolicyOutputs) -> tuple[Tensor, Tensor, Tensor]:
         """Return plans and their log-stds, (B, M, 33, 15) each, and logits (B, M)."""
-        found: Hypotheses = self.plan_head(said.seen)
-        plans = self.plans(said.near, self.plan_head.real(found.knots))
+        found: Hypotheses = self.plan_head(outputs.seen)
+        plans = self.plans(outputs.near, self.plan_head.real(found.knots))
         return plans, self.log_stds(found.spread), found.logits
 
-    def tensors(self, said: Said) -> dict[str, Tensor]:
+    def tensors(self, outputs: PolicyOutputs) -> dict[str, Tensor]:
         """Return the named tensors of those heads of the contract's model that a policy has."""
-        plan, log_std, logits = self.hypotheses(said)
+        plan, log_std, logits = self.hypotheses(outputs)
         wanted = {n for head in self.model.heads.values() for n in head.tensors}
         if "plan_logits" in wanted:
             count = (-1, HYPOTHESES, -1, -1)
@@ -225,7 +227,7 @@ class DrivingPolicy(nn.Module):
             best = (logits >= logits.amax(dim=1, keepdim=True)).to(plan.dtype)
             best = (best / best.sum(dim=1, keepdim=True))[..., None, None]
             plan, log_std = (best * plan).sum(1), (best * log_std).sum(1)
-        near = said.near
+        near = outputs.near
         lateral = near.curvature * near.speed.clamp(min=self.contract.command.min_speed) ** 2
         action = torch.stack([lateral, near.pedal], dim=-1)
         found = {
@@ -233,8 +235,8 @@ class DrivingPolicy(nn.Module):
             "plan_log_std": log_std,
             "plan_logits": logits[..., None],
             "desired_curvature": near.curvature[:, None],
-            "desired_curvature_log_std": said.curvature_log_std.clamp(-10.0, 5.0),
-            "desire_state_logits": said.desire,
+            "desired_curvature_log_std": outputs.curvature_log_std.clamp(-10.0, 5.0),
+            "desire_state_logits": outputs.desire,
             "action": action,
             "action_log_std": torch.zeros_like(action),
         }

@@ -11,7 +11,7 @@ from torch import nn
 
 from steerlab.agents.driving import FOLDER, load_driving, load_vision, save_driving
 from steerlab.agents.drivingpolicy.checkpoint import policy_part
-from steerlab.agents.drivingpolicy.data import Seen, Windows
+from steerlab.agents.drivingpolicy.data import FeatureEpisode, Windows
 from steerlab.agents.drivingpolicy.evaluate import network_planner, plan_errors
 from steerlab.agents.drivingpolicy.losses import policy_loss
 from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
@@ -155,9 +155,9 @@ def train_policy(
     return network.cpu().eval()
 
 
-def seen_by(vision: VisionNet, shards: Sequence[Shard]) -> list[Seen]:
+def seen_by(vision: VisionNet, shards: Sequence[Shard]) -> list[FeatureEpisode]:
     """Return shards with what a vision network makes of their frames."""
-    return [Seen(shard, episode_features(vision, shard)) for shard in shards]
+    return [FeatureEpisode(shard, episode_features(vision, shard)) for shard in shards]
 
 
 def policy_stage(

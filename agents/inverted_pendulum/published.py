@@ -7,19 +7,17 @@ ten Euler steps included. Nothing here is trained: train-pi0 and train-pi0-fast 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.fft import idct
 from torch import Tensor, nn
 
 from steerlab.agents.foreign_weights import read_weights
 from steerlab.errors import InputError
 from steerlab.readers.text import entry, read_json
+from steerlab.types import Array
 
-Array = NDArray[Any]
 WIDTH, LAYERS, HEADS, HIDDEN = 128, 4, 4, 256
 CHUNK, STEPS, LARGEST_NOISE = 50, 10, 3.0
 VOCABULARY, LONGEST, SCALE = 256, 25, 10.0

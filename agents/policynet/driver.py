@@ -27,7 +27,7 @@ from steerlab.types import Array, Floats
 class OpenpilotDriver:
     """Drives all rows with what openpilot would publish: plan to command, smoothed.
 
-    The runner gets what a car would tell modeld: measured speed, learned delay, desire, traffic
+    The runner gets what modeld gets in a car: measured speed, learned delay, desire, traffic
     convention, and the features of the frame. The task then does what openpilot's controls and a
     car do with the command. Actions are the command in other units.
 

@@ -39,7 +39,7 @@ def encode(observation: Any) -> Singles:
     random functions of all these (tanh of a seeded projection).
 
     Desire and traffic convention are left out: the policy gets them through inputs of their own. So
-    are the previous action and the measured acceleration, which openpilot does not tell its model
+    are the previous action and the measured acceleration, which openpilot does not give its model
     either: a network that imitates would go on with what it did (de Haan et al. 2019).
     """
     parts = LAYOUT.split(np.asarray(observation, np.float32))
@@ -63,7 +63,7 @@ def encode(observation: Any) -> Singles:
 
 
 def speed_and_delay(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what :func:`encode` was told of speed (m/s) and delay (s): (..., 512) -> (...) each."""
+    """Return the speed (m/s) and delay (s) that :func:`encode` got: (..., 512) -> (...) each."""
     found = []
     for name in ("speed", "lat_delay"):
         index = _SENSORS.index(name)

@@ -47,7 +47,7 @@ def random_windows(drive: Rollout, count: int, generator: torch.Generator) -> tu
     return steps.to(drive.first.device), who.to(drive.first.device)
 
 
-def look(network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor) -> WindowBatch:
+def window_batch(network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor) -> WindowBatch:
     """Run over the windows that end at ``steps`` (B,) of ``rows`` (B,).
 
     Every frame of a window says something, with the history that it has inside the window.
@@ -85,7 +85,7 @@ def imitation_loss(
     Every frame of a window counts, the last one more. The plan is learned at the last frame and at
     one other.
     """
-    seen = look(network, drive, steps, rows)
+    seen = window_batch(network, drive, steps, rows)
     wanted = seen.given["wanted"]
     huber = nn.functional.smooth_l1_loss
     steer_error = (seen.curvature - wanted[..., 0]) / lateral_bound(network, seen)
@@ -165,7 +165,7 @@ def plan_error(
 ) -> dict[str, float]:
     """Return how far (m) the best plan is from what was driven, at some times ahead (mean)."""
     steps, rows = random_windows(drive, windows, generator)
-    seen = look(network, drive, steps, rows)
+    seen = window_batch(network, drive, steps, rows)
     plan, _ = network.plan(Parts(*(_last(part) for part in seen.parts)))
     plan = plan[torch.arange(windows, device=plan.device), seen.parts.logits[:, -1].argmax(-1)]
     target, known = hindsight(drive, steps, rows)
@@ -179,7 +179,7 @@ def plan_error(
 
 
 def _last(part: Any) -> Any:
-    """Return the last frame of what is told for each frame of windows."""
+    """Return the last frame of what is given for each frame of windows."""
     return Near(*(x[:, -1] for x in part)) if isinstance(part, Near) else part[:, -1]
 
 

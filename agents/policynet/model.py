@@ -116,7 +116,7 @@ class PolicyNet(nn.Module):
         self.t_longitudinal = float(action_times(contract_.command, 0.0, LONGITUDINAL_DELAY)[1])
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Return the tensors of the heads, each (B, *shape)."""
+        """Return the tensors of the heads, each ``(B, *shape)``."""
         if "features" not in self.feeds:
             raise InputError(f"{self.contract.id} is one network with its vision: use Supercombo")
         given = dict(zip(self.model.inputs, inputs, strict=True))
@@ -220,7 +220,7 @@ class PolicyNet(nn.Module):
         return plan, log_std
 
     def tensors(self, parts: Parts) -> dict[str, Tensor]:
-        """Return the named tensors of the contract's heads."""
+        """Return the named tensors of the contract's heads, each ``(B, *shape)``."""
         plan, log_std = self.plan(parts)
         several = self.model.heads["plan"].kind == "mixture"
         found = {

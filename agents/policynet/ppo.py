@@ -28,9 +28,9 @@ from steerlab.agents.policynet.losses import (
     WINDOW,
     WindowBatch,
     hindsight_losses,
-    look,
     plan_error,
     random_windows,
+    window_batch,
 )
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, collect, sway_speed
@@ -305,9 +305,9 @@ def _improve(
         rate, rising = schedule
         set_rate(optimizer, rate * (update + 1) / updates if rising else rate)
         ends, who = random_windows(drive, ppo.batch_size, generator)
-        seen = look(network, drive, ends, who)
+        seen = window_batch(network, drive, ends, who)
         with torch.no_grad():
-            before = look(old, drive, ends, who)
+            before = window_batch(old, drive, ends, who)
         losses = policy_losses(seen, before, drive, advantage, ppo)
         if float(losses["kl"].detach()) > ppo.target_kl:
             break

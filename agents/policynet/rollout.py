@@ -44,7 +44,7 @@ class Rollout:
         chance: What was drawn anew for the disturbance of each command, standard normal, (T, N, 2).
         rewards: Rewards, (T, N).
         dones: Whether the episode ended with this step, (T, N).
-        critic_obs: What ``watch`` told before every step and after the last, (T + 1, N, K).
+        critic_obs: Results of ``watch`` before every step and after the last, (T + 1, N, K).
     """
 
     features: Tensor
@@ -156,7 +156,7 @@ def collect(
 
 
 def _restart(env: Any, info: dict[str, Any], over: Array, told: Sequence[Any]) -> Any:
-    """Begin new episodes where ``over``, bring ``info`` up to date, tell all; return the observation."""
+    """Begin new episodes where ``over``, update ``info``, inform all; return the observation."""
     observation, fresh = env.reset(options={"reset_mask": over})
     for name, values in fresh.items():
         if not name.startswith("_"):

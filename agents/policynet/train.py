@@ -63,7 +63,7 @@ class ImitationConfig:
     hidden: int = option(128, "units of the GRU")
     trunk: int = option(128, "units of the layers before the heads")
     noise: float = option(0.5, "share of the time that the commands are disturbed, at first")
-    calm: float = option(0.1, "the same at the end: no history tells what is to be disturbed")
+    calm: float = option(0.1, "the same at the end: no history shows a coming disturbance")
     hard: float = option(
         0.5,
         "share of DAgger's drives in hard conditions: long delay, noisy perception, mostly fast",

@@ -57,4 +57,4 @@ class PolicyDriver:
         return dynamics.decode_action(NUMPY, actions, info["speed"].astype(float))
 
     def keep(self, info: dict[str, Any], actions: Any) -> None:
-        """Nothing to note: the observation tells what was done."""
+        """Nothing to note: the observation holds the last action."""

@@ -87,7 +87,7 @@ def _loss(policy: Any, seen: Tensor, told: Tensor, to_go: Tensor, alive: Tensor)
 def _drive(
     model: RecurrentPPO | None, env: CVaRVectorReward, seed: int
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """Drive one episode a row; return what was seen (T, N, 217), told (T, N, 2), paid and alive."""
+    """Drive one episode a row; return observations (T, N, 217), the teacher's actions (T, N, 2), rewards, alive."""
     task = env.unwrapped
     assert isinstance(task, KinematicDriverVectorEnv)
     teacher = PreviewDriver(task)

@@ -18,9 +18,10 @@ from steerlab.agents.supervised import FitConfig, fit
 from steerlab.agents.tinyphysics.controller import PolicyController
 from steerlab.agents.tinyphysics.exploration import Exploration, driven, explore
 from steerlab.agents.tinyphysics.model import ACTION_SCALE, AHEAD, Observation, PreviewPolicy
+from steerlab.agents.tinyphysics.moments import learn_plant
 from steerlab.agents.tinyphysics.planners import GradientPlans, LinearModel, PreviewRegulator
 from steerlab.agents.tinyphysics.recipe import Bench, Trained
-from steerlab.agents.tinyphysics.rounds import RoundsConfig, explore_moments, learn_plant
+from steerlab.agents.tinyphysics.rounds import explore_moments
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import writable_folder
@@ -51,7 +52,7 @@ class CloningConfig:
 
 
 def train_by_cloning(
-    bench: Bench, config: CloningConfig, output: Path, model: RoundsConfig
+    bench: Bench, config: CloningConfig, output: Path, plant_epochs: int = 10
 ) -> Trained:
     """Return the policy of each round.
 
@@ -59,13 +60,13 @@ def train_by_cloning(
         bench: Plant, routes and shape of the policy.
         config: Options.
         output: Folder of the results.
-        model: Options by which the planner's model is learned.
+        plant_epochs: Passes over its drives that a planner's model makes.
 
     Raises:
         InputError: An option is out of range.
     """
     check(config)
-    planner = make_planner(bench, config, model, writable_folder(output / "planner"))
+    planner = make_planner(bench, config, plant_epochs, writable_folder(output / "planner"))
     policies: list[PreviewPolicy] = []
     paths: list[Path] = []
     for number in range(config.rounds):
@@ -79,15 +80,14 @@ def train_by_cloning(
     return Trained(policies, STEPS * (config.identify + config.rounds * config.rollouts))
 
 
-def make_planner(
-    bench: Bench, config: CloningConfig, rounds: RoundsConfig, output: Path
-) -> Planner:
+def make_planner(bench: Bench, config: CloningConfig, epochs: int, output: Path) -> Planner:
     """Return the teacher, whose model is made of drives of random controllers."""
     paths = explore_moments(bench, config.identify, 0, output)
     regulator = PreviewRegulator(LinearModel(Transitions.join(map(Transitions.load, paths))))
     if config.teacher == "regulator":
         return regulator
-    return GradientPlans(learn_plant(None, paths, rounds, 0, output / "plant"), regulator)
+    model = learn_plant(None, paths, output / "plant", epochs=epochs, seed=bench.seed)
+    return GradientPlans(model, regulator)
 
 
 @dataclass(frozen=True)

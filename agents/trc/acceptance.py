@@ -3,13 +3,12 @@
 from dataclasses import asdict, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.agents.trc.model import Planner
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
+from steerlab.types import Floats
 
-Floats = NDArray[np.float64]
 #: Parameters that no weight of a planner depends on: where the cases lie, and when one succeeds.
 FREE = ("spread", "target_spread", "tolerance")
 
@@ -43,7 +42,7 @@ def check_accepts(
         )
     free = set(FREE)
     if not trained.target_spread and asked.target_spread:
-        free.remove("target_spread")  # it is not told the target
+        free.remove("target_spread")  # it does not get the target
     if fewer and asked.steps <= trained.steps and np.isclose(asked.dt, trained.dt, rtol=1e-6):
         free |= {"steps", "horizon"}
     mine, other = asdict(trained), asdict(asked)

@@ -48,7 +48,9 @@ class PlanPPOConfig:
     batch_size: int = option(512, "plans in a gradient step")
     epochs: int = option(4, "passes over the plans of an iteration")
     learning_rate: float = option(1e-4, "step size of Adam")
-    exploration: float = option(0.05, "standard deviation of what is tried, in round coordinates")
+    exploration: float = option(
+        0.05, "standard deviation of the plans that are tried, in well-conditioned coordinates"
+    )
     target_kl: float = option(0.02, "divergence after which an iteration's gradient steps end")
 
 
@@ -124,7 +126,7 @@ def tune_by_ppo(
     """Raise the mean reward of a planner's plans by stable-baselines3's PPO.
 
     An episode is one plan: the action is a whole plan, normally distributed around that of the network
-    in the coordinates in which the cost is round, and the reward is what it is worth more than the
+    in well-conditioned coordinates, and the reward is its gain over the
     plan of the first network for the same case. The reward need not be differentiable. ``best.pt``,
     a planner's checkpoint, has the weights that were best on 500 validation cases, those of the
     beginning included. The model keeps them.
@@ -188,7 +190,7 @@ class PlanEnv(VecEnv):
     """Episodes of one plan, for stable-baselines3.
 
     Observation (5,): initial state, target, steps that are left. Action (T,): a plan in parts
-    of the limit and in round coordinates, H^(1/2) u / limit, with H of the linearised plant.
+    of the limit and in well-conditioned coordinates, H^(1/2) u / limit, with H of the linearised plant.
 
     Args:
         first: Reward of the network of the beginning, whose plans are the measure.
@@ -228,9 +230,9 @@ class PlanEnv(VecEnv):
         """Pay the plans and draw new cases."""
         planner = self.first.planner
         action = torch.as_tensor(
-            self.actions, dtype=torch.float32, device=planner.plant.round.device
+            self.actions, dtype=torch.float32, device=planner.plant.whitening.device
         )
-        plans = planner.problem.clip(planner.problem.limit * action @ planner.plant.round)
+        plans = planner.problem.clip(planner.problem.limit * action @ planner.plant.whitening)
         gained = (self.first(self.cases[0], self.cases[1], plans) - self.worth) / self.scale
         done = np.ones(self.num_envs, dtype=bool)
         return self.reset(), gained.cpu().numpy(), done, [{} for _ in done]
@@ -256,15 +258,15 @@ class PlanEnv(VecEnv):
 
 
 class _PlanMean(nn.Module):
-    """The planner as the mean of PPO's actions: its plan in round coordinates."""
+    """The planner as the mean of PPO's actions: its plan in well-conditioned coordinates."""
 
     inverse: Tensor
 
     def __init__(self, planner: Planner) -> None:
         super().__init__()
         self.planner = planner
-        inverse = torch.linalg.inv(planner.plant.round.double())
-        self.register_buffer("inverse", inverse.to(planner.plant.round), persistent=False)
+        inverse = torch.linalg.inv(planner.plant.whitening.double())
+        self.register_buffer("inverse", inverse.to(planner.plant.whitening), persistent=False)
 
     def forward(self, seen: Tensor) -> Tensor:
         plans = self.planner(seen[:, :2], seen[:, 2:4], seen[:, 4])[..., 0]

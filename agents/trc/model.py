@@ -123,7 +123,7 @@ class TinyRecursiveControl(Planner):
     weights. With ``safe_steps`` the addition is shortened to where the cost is least (exactly, for
     a linear plant), so that no iterate costs more than the one before.
 
-    Plans and corrections are decoded in coordinates in which the cost is round, u = H^(-1/2) w.
+    Plans and corrections are decoded in well-conditioned coordinates w, u = H^(-1/2) w.
     The Hessian H has a condition number of 12,000 on the double integrator, so that in plain
     coordinates errors of the same size differ as much in cost.
 
@@ -174,7 +174,7 @@ class TinyRecursiveControl(Planner):
         return {"kind": "trc", **asdict(self.config)}
 
     def iterates(self, case: Case, remaining: Tensor) -> list[Tensor]:
-        """See :meth:`Planner.iterates`; there are ``num_outer_cycles`` + 1 plans."""
+        """Return all ``num_outer_cycles`` + 1 plans (B, T), the last being the answer."""
         start = self.encoder(self._inputs(case, remaining))
         plans = [self._bounded(self._decode(self.first(start))) * case.mask]
         slow, fast = self._first_latents(start)
@@ -204,7 +204,7 @@ class TinyRecursiveControl(Planner):
         return latent
 
     def _decode(self, output: Tensor) -> Tensor:
-        return self.problem.limit * output @ self.plant.round
+        return self.problem.limit * output @ self.plant.whitening
 
     def _feedback(self, case: Case, view: View, plan: Tensor) -> Tensor:
         """Return plan, errors and gradient (B, 4T), each of the order of one."""
@@ -213,7 +213,7 @@ class TinyRecursiveControl(Planner):
             [
                 plan / self.problem.limit,
                 counted.flatten(1) / (self.problem.spread or 1.0),
-                view.gradient @ self.plant.round,
+                view.gradient @ self.plant.whitening,
             ],
             1,
         )
@@ -257,9 +257,9 @@ class MlpPlanner(Planner):
         return {"kind": "mlp", "hidden_dim": self.hidden_dim}
 
     def iterates(self, case: Case, remaining: Tensor) -> list[Tensor]:
-        """See :meth:`Planner.iterates`; there is one plan."""
+        """Return the only plan (B, T)."""
         output = self.layers(self._inputs(case, remaining))
-        plan = self.problem.limit * output @ self.plant.round
+        plan = self.problem.limit * output @ self.plant.whitening
         if self.problem.linear:
             nothing = torch.zeros_like(plan)
             plan = plan + self.plant.newton_step(self.plant.look(case, nothing))

@@ -52,7 +52,7 @@ class Plant(nn.Module):
 
     forced: Tensor
     state_weights: Tensor
-    round: Tensor
+    whitening: Tensor
 
     def __init__(self, problem: TrackingProblem) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class Plant(nn.Module):
             ("free", condensed.free),
             ("forced", condensed.forced.reshape(-1, problem.steps)),
             ("state_weights", problem.state_weights),
-            # H^(-1/2): in these coordinates the cost (of the linearised plant) is round.
-            ("round", vectors @ np.diag(values**-0.5) @ vectors.T),
+            # H^(-1/2): in these coordinates the cost (of the linearised plant) is a sphere.
+            ("whitening", vectors @ np.diag(values**-0.5) @ vectors.T),
         ):
             tensor = torch.tensor(array, dtype=torch.float32)
             self.register_buffer(name, tensor, persistent=False)
@@ -116,7 +116,7 @@ class Plant(nn.Module):
 
         It is exact with all steps left; with fewer, the Hessian is another.
         """
-        return -(view.gradient @ self.round) @ self.round
+        return -(view.gradient @ self.whitening) @ self.whitening
 
     def safe_step(self, case: Case, view: View, controls: Tensor, move: Tensor) -> Tensor:
         """Return the part (B,), 0 to 1, of ``move`` (B, T) after which the cost is not higher.

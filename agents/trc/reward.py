@@ -18,7 +18,7 @@ Reward = Callable[[TrackingProblem, Tensor, Tensor, Tensor], Tensor]
 def task_reward(
     problem: TrackingProblem, states: Tensor, controls: Tensor, targets: Tensor
 ) -> Tensor:
-    """Return -J (B,), what an episode of the task pays."""
+    """Return -J (B,), the return of an episode of the task."""
     costs: Tensor = problem.stage_costs(states, controls, targets)
     return -costs.sum(dim=1)
 

@@ -108,7 +108,7 @@ def make_loss(config: TrainConfig) -> Callable[[nn.Module, Batch, torch.Generato
 
 
 def _tails(config: TrainConfig, model: Planner) -> float:
-    """Return the part of tails: a plain network is not told how many steps are left, so none."""
+    """Return the part of tails: a plain network does not get the number of steps left, so none."""
     if config.tails is not None:
         return config.tails
     return 0.0 if isinstance(model, MlpPlanner) else 0.3

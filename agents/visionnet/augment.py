@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import unknown_name
-
-Bytes = NDArray[np.uint8]
+from steerlab.types import Bytes
 
 AUGMENTATIONS = ("photometric", "noise", "temporal")
 PLANES = 6  # of a frame: four of brightness, two of colour

@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -22,8 +21,8 @@ from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.contracts import IMAGE_LAG
 from steerlab.openpilot.images import image_pair
 from steerlab.seeds import generator_seed
+from steerlab.types import Array
 
-Array = NDArray[Any]
 Batch = dict[str, Tensor]
 #: Number of a pair, and the epoch in which it is read.
 Key = tuple[int, int]

@@ -11,8 +11,8 @@ from steerlab.openpilot.outputs import pack
 #: Largest distance to the side (m) at each of ``X_IDXS``: two lanes and more beside the car, and what the
 #: wide camera sees, 29 degrees to both sides.
 REACH = 10.0 + 0.56 * X_IDXS
-_LEAST = 2e-5  # probability that a logit tells; the consumer's exponential ends at e^11
-#: Which label tells how much of a head's label is known; the others are known whole.
+_LEAST = 2e-5  # probability that a logit stands for; the consumer's exponential ends at e^11
+#: The label that says how much of a head's label is known; the others are known completely.
 _KNOWN = {
     "lane_lines": "lane_lines_valid",
     "road_edges": "road_edges_valid",

@@ -1,7 +1,7 @@
 """What the heads lose: likelihoods in units of the labels' own spread, cross-entropies.
 
 A Gaussian head loses the negative logarithm of a likelihood, Laplace's by default, whose median
-outliers do not move; the spread is the standard deviation that the contract's log-std tells. Divided
+outliers do not move; the spread is the standard deviation of the contract's log-std. Divided
 by the spread of the labels, heads in metres, radians and metres per second weigh alike. What is not
 known of a label counts in no loss.
 """

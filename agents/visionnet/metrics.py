@@ -7,11 +7,9 @@ horizon, with the car in the middle of its own.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.table import Table
 from scipy.stats import rankdata
 from torch import Tensor
@@ -21,8 +19,7 @@ from steerlab.agents.visionnet.losses import vision_losses
 from steerlab.agents.visionnet.network import VisionNet
 from steerlab.openpilot.contracts import X_IDXS, Model
 from steerlab.openpilot.outputs import pack, parse
-
-Array = NDArray[Any]
+from steerlab.types import Array
 
 NEAR = X_IDXS <= 30.0  # m ahead
 SEEN = 0.5  # label of a probability from which something counts as there

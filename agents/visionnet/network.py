@@ -3,7 +3,7 @@
 Both image pairs go through the same convolutions as one batch. Blocks are depthwise convolutions
 between pointwise ones, as in ConvNeXt (Liu et al. 2022) and MobileNet (Howard et al. 2017), since these
 train on a processor and tinygrad has all of their operations. The last map is flattened and not
-averaged: where a line is in the picture is what the heads tell. All heads read ``hidden_state`` only,
+averaged: the heads answer where a line is in the picture. All heads read ``hidden_state`` only,
 so that the features a policy gets hold whatever the heads say.
 """
 

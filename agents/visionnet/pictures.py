@@ -1,11 +1,9 @@
-"""Labels and what the network says of the same frames, side by side, for the eye."""
+"""Labels and the network's outputs for the same frames, side by side, to look at."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from steerlab.agents.visionnet.data import CAMERAS, FramePairs
 from steerlab.agents.visionnet.network import VisionNet
@@ -13,9 +11,7 @@ from steerlab.envs.cameras.geometry import NARROW, WIDE
 from steerlab.envs.shards.pictures import DRAWN, calibrated_view, draw_labels, rgb
 from steerlab.envs.shards.read import open_shard
 from steerlab.openpilot.outputs import parse
-
-Array = NDArray[Any]
-Bytes = NDArray[np.uint8]
+from steerlab.types import Array, Bytes
 
 
 @torch.no_grad()

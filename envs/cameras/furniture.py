@@ -199,7 +199,7 @@ _BAR = [(-0.25, -0.08), (0.25, -0.08), (0.25, 0.08), (-0.25, 0.08)]
 
 
 def _standing(road_map: RoadMap, signal: int) -> tuple[Floats, Floats]:
-    """Return rotation (3, 3) and foot (3,) of a sign; maps tell its middle, not its foot."""
+    """Return rotation (3, 3) and foot (3,) of a sign; maps give its middle, not its foot."""
     heading = road_map.signal_heading[signal]
     c, s = np.cos(heading), np.sin(heading)
     x, y = road_map.signal_position[signal, :2]

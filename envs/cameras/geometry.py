@@ -178,7 +178,7 @@ def device_origin(pose: Pose, mount: Mount) -> Floats:
 
 
 def sensor_view(pose: Pose, mount: Mount, camera: Pinhole, wide: bool = False) -> View:
-    """Return what a whole sensor sees; ``wide`` tells whether it is the wide camera's."""
+    """Return what a whole sensor sees; ``wide``: of the wide camera."""
     view = rotation(mount.rpy) @ pose.world_from_car.T
     if wide:
         view = rotation(mount.wide) @ view

@@ -34,7 +34,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scenery:
-    """What stands on a map; ``key`` tells which."""
+    """What stands on a map, by ``key``."""
 
     key: str
     tiles: tuple[Tile, ...]

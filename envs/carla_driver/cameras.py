@@ -16,8 +16,7 @@ from steerlab.envs.shards.layout import PLANES
 from steerlab.envs.shards.pictures import calibrated_view, draw_labels
 from steerlab.openpilot.contracts import IMAGE_LAG
 from steerlab.openpilot.images import HEIGHT, WIDTH, image_pair
-
-Bytes = NDArray[np.uint8]
+from steerlab.types import Bytes
 
 NAMES = {"rgb": ("narrow", "wide"), "model": ("img", "big_img")}
 

@@ -198,7 +198,7 @@ def _attributes(
     phase: int,
     violation: int,
 ) -> dict[str, Any]:
-    """Return what a shard tells about itself."""
+    """Return the description that a shard holds."""
     from steerlab.envs.carla_driver.env import VIOLATIONS
 
     scenario = dataclasses.asdict(episode.scenario)

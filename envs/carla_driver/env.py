@@ -66,7 +66,7 @@ PINS = (
     *(name for name in NAMES if name not in ("kind", "lanes", "lane", "desire", "lane_width")),
     "route", "signal_clock", *WEATHER,
 )  # fmt: skip
-#: What ``info`` tells of traffic and signals.
+#: Entries of ``info`` about traffic and signals.
 SEEN = {
     "lead_gap": others.LEAD_GAP, "lead_speed": others.LEAD_V, "lead_acceleration": others.LEAD_A,
     "stop_gap": others.STOP_GAP, "signal_gap": others.SIGNAL_GAP,
@@ -160,7 +160,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         self.world = self._make_world()
         self.road_map = self.world.road_map
         try:
-            _ = self.routes  # made before anything else, so that a map that does not fit is told of
+            _ = self.routes  # made before anything else, so that a map that does not fit is refused
             super().__init__(
                 num_envs, self.steps, ranges, noise, reward, autoreset_mode, render_mode, "bird",
                 compute, threads,
@@ -283,7 +283,12 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
     def make_episodes(
         self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], Roads]:
-        """Return the episodes of ``uniforms`` (n, self.uniforms): a table, and their roads."""
+        """Return N episodes, made from uniform numbers: a table of parameters (P, N), and their roads.
+
+        Args:
+            uniforms: Numbers in [0, 1), (N, ``self.uniforms``).
+            pins: Parameters that have the given value, instead of the drawn one.
+        """
         base, drawn = np.split(uniforms, [KinematicDriverVectorEnv.uniforms], axis=1)
         u = dict(zip(OWN, drawn.T, strict=True))
         named = {name: value for name, value in pins.items() if name in NAMES}
@@ -403,7 +408,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         new = (event > 0) & ~terminated
         sim.violation[new] = event[new]
         if self.weights.shaping:
-            # The step was paid as if the episode went on: take back the potential behind it.
+            # The reward was that of an episode that goes on: take back the potential behind it.
             reward[new] -= self.weights.discount * sim.potential[new].astype(np.float64)
         truncated &= ~new | (sim.time >= sim.max_steps)
         sim.stalled[self.rows[:, others.HELD] > 0] = 0.0

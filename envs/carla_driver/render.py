@@ -12,6 +12,7 @@ from steerlab.envs.carla_driver.traffic import EGO_LENGTH, EGO_WIDTH, KINDS, LIG
 from steerlab.envs.kinematic_driver.dynamics import FRONT, REAR
 from steerlab.envs.kinematic_driver.randomization import DESIRES
 from steerlab.envs.maps.road_map import COLOURS, LANE_KINDS, MARKINGS, PAVED, RoadMap
+from steerlab.types import Floats
 
 WIDTH, HEIGHT, METRE = 480, 480, 4.0  # pixels, and of a metre
 AHEAD = 0.7  # share of the picture that lies ahead
@@ -22,8 +23,6 @@ SHOWN = {
     "green": (70, 210, 90), "yellow": (250, 200, 60), "red": (230, 60, 50), "stop": (200, 40, 40),
 }  # fmt: skip
 REACH = 1.2 * max(WIDTH, HEIGHT) / METRE  # m around the ego vehicle that can be in the picture
-
-Points = NDArray[np.float64]
 
 
 def draw(scene: Scene, routes: Routes, violation: str) -> NDArray[np.uint8]:
@@ -54,25 +53,25 @@ def draw(scene: Scene, routes: Routes, violation: str) -> NDArray[np.uint8]:
 class _View:
     """From the world to pixels."""
 
-    def __init__(self, ego: Points) -> None:
+    def __init__(self, ego: Floats) -> None:
         self.centre, cosine, sine = ego[:2], np.cos(ego[5]), np.sin(ego[5])
         self.forward, self.right = np.array([cosine, sine]), np.array([-sine, cosine])
 
-    def pixels(self, points: Points) -> list[tuple[float, float]]:
+    def pixels(self, points: Floats) -> list[tuple[float, float]]:
         """Return the pixels of points (n, 2) or (n, 3)."""
         off = points[:, :2] - self.centre
         u = WIDTH / 2 + METRE * (off @ self.right)
         v = HEIGHT * AHEAD - METRE * (off @ self.forward)
         return [(float(a), float(b)) for a, b in zip(u, v, strict=True)]
 
-    def body(self, pose: Points, length: float, width: float) -> list[tuple[float, float]]:
+    def body(self, pose: Floats, length: float, width: float) -> list[tuple[float, float]]:
         """Return the corners of a vehicle."""
         along = 0.5 * length * np.array([np.cos(pose[5]), np.sin(pose[5])])
         across = 0.5 * width * np.array([-np.sin(pose[5]), np.cos(pose[5])])
         signs = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]])
         return self.pixels(pose[:2] + signs @ np.stack([along, across]))
 
-    def near(self, points: Points) -> NDArray[np.bool_]:
+    def near(self, points: Floats) -> NDArray[np.bool_]:
         """Tell which points can be in the picture."""
         away: NDArray[np.bool_] = np.abs(points[:, :2] - self.centre).max(axis=1) < REACH
         return away
@@ -104,7 +103,7 @@ def _surface(pen: Any, view: _View, m: RoadMap) -> None:
             _line(pen, view.pixels(line), m.s[part], kinds[part], colours[part])
 
 
-def _line(pen: Any, pixels: Any, s: Points, kinds: Any, colours: Any) -> None:
+def _line(pen: Any, pixels: Any, s: Floats, kinds: Any, colours: Any) -> None:
     for a in range(len(pixels) - 1):
         kind = MARKINGS[kinds[a]]
         if kind == "none" or (kind.startswith("broken") and s[a] % 9.0 > 3.0):

@@ -28,6 +28,7 @@ from steerlab.envs.kinematic_driver.randomization import (
 from steerlab.envs.kinematic_driver.roads import HORIZON, START, WIDENING
 from steerlab.envs.maps.road_map import TURNS, RoadMap
 from steerlab.errors import InputError
+from steerlab.types import Array
 
 COUNT = 192  # routes of a scenario on a map
 SAMPLE = 0.5  # m between the points that are smoothed
@@ -37,8 +38,6 @@ FAR = 2000.0  # m; ways that lead at least as far count as endless
 NARROWEST = 2.4  # m of a lane that an episode begins on or that is changed to
 DOOMED = 400.0  # m; a lane that ends sooner is left if another one leads on
 DESIRES, STOPS, PIECES = 24, 40, 160  # most of a route
-
-Floats = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -65,23 +64,23 @@ class Routes:
     """
 
     spacing: float
-    view: Floats
-    curvature: Floats
-    slope: Floats
-    limit: Floats
-    pose: Floats
-    lane: Floats
-    lane_s: Floats
-    other: Floats
-    other_s: Floats
-    end: Floats
-    desire: Floats
-    desire_at: Floats
-    stop_at: Floats
-    stop_signal: Floats
-    piece_lane: Floats
-    piece_other: Floats
-    piece_at: Floats
+    view: Array
+    curvature: Array
+    slope: Array
+    limit: Array
+    pose: Array
+    lane: Array
+    lane_s: Array
+    other: Array
+    other_s: Array
+    end: Array
+    desire: Array
+    desire_at: Array
+    stop_at: Array
+    stop_signal: Array
+    piece_lane: Array
+    piece_other: Array
+    piece_at: Array
 
     @property
     def knots(self) -> int:
@@ -113,7 +112,7 @@ class Network:
         self.trees: dict[int, Any] = {}
         self.narrow = np.minimum.reduceat(m.width, m.lane_start[:-1]) < NARROWEST
 
-    def _reach(self) -> Floats:
+    def _reach(self) -> Array:
         """Return how far the way goes on from the begin of each lane, at most :data:`FAR` m."""
         m, reach = self.map, np.zeros(self.map.lanes)
         source = np.repeat(np.arange(m.lanes), np.diff(m.successor_start))
@@ -130,7 +129,7 @@ class Network:
         m = self.map
         return [int(n) for n in (m.lane_left[lane], m.lane_right[lane]) if n >= 0]
 
-    def across(self, lane: int, s: Floats, other: int) -> Floats:
+    def across(self, lane: int, s: Array, other: int) -> Array:
         """Return the places on ``other`` beside the places ``s`` (n,) on ``lane``, m."""
         m = self.map
         here, there = m.lane(lane), m.lane(other)
@@ -215,7 +214,7 @@ def _change(
 def _branch(
     net: Network, scenario: Scenario, lane: int, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Return the lane to go on with after ``lane``, and the desire that tells the branch."""
+    """Return the lane to go on with after ``lane``, and the desire for the branch."""
     options = np.array(net.after[lane])
     turns = net.turn[options]
     weights = np.where(turns < 0, 1.0, np.array([*scenario.turns, 1.0])[turns])
@@ -326,15 +325,15 @@ def make_routes(m: RoadMap, scenario: Scenario, steps: int, count: int = COUNT) 
 class _Line:
     """The raw path of a way at points some decimetres apart."""
 
-    points: Floats  # (n, 3)
-    room: Floats  # (n, 2) m to the left and to the right boundary
-    limit: Floats
-    lane: Floats
-    lane_s: Floats
-    other: Floats
-    other_s: Floats
-    at: Floats  # (n,) m along
-    piece: Floats  # (n,) number of the piece
+    points: Array  # (n, 3)
+    room: Array  # (n, 2) m to the left and to the right boundary
+    limit: Array
+    lane: Array
+    lane_s: Array
+    other: Array
+    other_s: Array
+    at: Array  # (n,) m along
+    piece: Array  # (n,) number of the piece
 
 
 def _line(net: Network, way: _Walk) -> _Line:
@@ -369,12 +368,12 @@ def _line(net: Network, way: _Walk) -> _Line:
     return _Line(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _along(s: Floats, values: Floats, at: Floats) -> Floats:
+def _along(s: Array, values: Array, at: Array) -> Array:
     """Return rows of ``values`` (n, 3) at places between those of ``s`` (n,)."""
     return np.stack([np.interp(at, s, values[:, c]) for c in range(values.shape[1])], 1)
 
 
-def _smooth(values: Floats) -> Floats:
+def _smooth(values: Array) -> Array:
     """Average ``values`` (n, c) twice over :data:`SMOOTHING`; both ends go on straight."""
     width = int(SMOOTHING / SAMPLE) | 1
     pad = width
@@ -389,7 +388,7 @@ def _smooth(values: Floats) -> Floats:
     return padded[cut : cut + len(values)]
 
 
-def _table(net: Network, way: _Walk, knots: int, spacing: float) -> dict[str, Floats]:
+def _table(net: Network, way: _Walk, knots: int, spacing: float) -> dict[str, Array]:
     """Return one route as the rows of the arrays of :class:`Routes`."""
     raw = _line(net, way)
     even = np.arange(0.0, raw.at[-1], SAMPLE)
@@ -435,7 +434,7 @@ def _table(net: Network, way: _Walk, knots: int, spacing: float) -> dict[str, Fl
     }
 
 
-def _marks(net: Network, way: _Walk, raw: _Line, even: Floats, path: Floats) -> dict[str, Floats]:
+def _marks(net: Network, way: _Walk, raw: _Line, even: Array, path: Array) -> dict[str, Array]:
     """Return desires, stops and pieces of a route."""
     m = net.map
     starts = np.append(raw.at[np.searchsorted(raw.piece, np.arange(len(way.pieces)))], raw.at[-1])

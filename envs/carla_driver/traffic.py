@@ -6,7 +6,7 @@ without it the same functions run as they are, so that both give the same result
 A vehicle keeps to the middle of its lane, follows the one ahead by the Intelligent Driver Model
 (Treiber, Hennecke and Helbing 2000), slows down for bends, obeys signals, and enters a junction only
 when no one is in its way: it then claims the lane through it, and whoever's lane crosses that one
-waits. Who is first is told by signs, then by the turn (straight on before right before left), and at
+waits. Signs decide who goes first, then the turn (straight on before right before left), and at
 stop signs by who has waited longest. Vehicle 0 of each row is the ego vehicle.
 """
 
@@ -21,8 +21,7 @@ from steerlab.compiled import compiled, has_numba
 from steerlab.envs.carla_driver.routes import Network, Routes
 from steerlab.envs.kinematic_driver.dynamics import DT, FRONT, HALF_WIDTH, REAR
 from steerlab.envs.maps.road_map import SIGNAL_KINDS, TURNS, RoadMap
-
-Array = Any
+from steerlab.types import AnyArray
 
 #: Kinds of vehicles with length and width (m), and how often they come.
 KINDS = ("car", "van", "truck", "bus", "motorcycle")
@@ -64,18 +63,18 @@ else:
 class Roads(NamedTuple):
     """A map as the loops need it: tables over lanes, points and signals. Columns are named below."""
 
-    links: Array  # (L, 10) whole numbers of each lane: FIRST to SIGNAL
-    sizes: Array  # (L, 2) LENGTH and STOP_S
-    points: Array  # (P, 5) X, Y, Z, HEADING and CRUISE
-    following: Array  # (E,) lanes that lead on
-    cross: Array  # (F,) lanes that cross a lane of a junction
-    until: Array  # (F,) m along the crossing lane, until which it is in the way
-    signals: Array  # (G, 3) kind, phase, phases
-    spawn_lane: Array  # (M,) places where vehicles can come in
-    spawn_s: Array  # (M,) m
-    cell_start: Array  # grid over them
-    cell_spawn: Array
-    grid: Array  # (4,) x and y of its corner, number of columns and rows
+    links: AnyArray  # (L, 10) whole numbers of each lane: FIRST to SIGNAL
+    sizes: AnyArray  # (L, 2) LENGTH and STOP_S
+    points: AnyArray  # (P, 5) X, Y, Z, HEADING and CRUISE
+    following: AnyArray  # (E,) lanes that lead on
+    cross: AnyArray  # (F,) lanes that cross a lane of a junction
+    until: AnyArray  # (F,) m along the crossing lane, until which it is in the way
+    signals: AnyArray  # (G, 3) kind, phase, phases
+    spawn_lane: AnyArray  # (M,) places where vehicles can come in
+    spawn_s: AnyArray  # (M,) m
+    cell_start: AnyArray  # grid over them
+    cell_spawn: AnyArray
+    grid: AnyArray  # (4,) x and y of its corner, number of columns and rows
 
 
 #: Columns of ``Roads.links``: first and last point; junction or -1; first of the following lanes and
@@ -109,12 +108,12 @@ class Ways(NamedTuple):
     """The routes as the loops need them, see :class:`~routes.Routes`."""
 
     spacing: float
-    pose: Array
-    piece_lane: Array
-    piece_other: Array
-    piece_at: Array
-    stop_at: Array
-    stop_signal: Array
+    pose: AnyArray
+    piece_lane: AnyArray
+    piece_other: AnyArray
+    piece_at: AnyArray
+    stop_at: AnyArray
+    stop_signal: AnyArray
 
 
 # The functions get the arrays that they need one by one, since taking one out of a tuple counts
@@ -122,14 +121,14 @@ class Ways(NamedTuple):
 
 
 @inlined
-def uniform(row: Array) -> float:
+def uniform(row: AnyArray) -> float:
     """Return a number in (0, 1) of the row's generator (Park and Miller 1988)."""
     row[RANDOM] = (row[RANDOM] * 48271.0) % 2147483647.0
     return row[RANDOM] / 2147483647.0
 
 
 @inlined
-def at_place(links: Array, sizes: Array, lane: int, s: float) -> Any:
+def at_place(links: AnyArray, sizes: AnyArray, lane: int, s: float) -> Any:
     """Return the point before ``s`` on a lane, and the share of the way to the next one."""
     first, last = links[lane, FIRST], links[lane, LAST]
     at = s / sizes[lane, LENGTH] * (last - first)
@@ -139,13 +138,13 @@ def at_place(links: Array, sizes: Array, lane: int, s: float) -> Any:
 
 
 @inlined
-def between(table: Array, at: int, share: float, column: int) -> float:
+def between(table: AnyArray, at: int, share: float, column: int) -> float:
     """Return a value between two rows of a table."""
     return table[at, column] + share * (table[at + 1, column] - table[at, column])
 
 
 @inlined
-def shows(signals: Array, signal: int, clock: float) -> int:
+def shows(signals: AnyArray, signal: int, clock: float) -> int:
     """Return what a signal shows, a number of :data:`LIGHTS`."""
     kind = signals[signal, 0]
     if kind >= GIVEN:
@@ -158,7 +157,7 @@ def shows(signals: Array, signal: int, clock: float) -> int:
 
 
 @inlined
-def choose(links: Array, following: Array, row: Array, lane: int) -> int:
+def choose(links: AnyArray, following: AnyArray, row: AnyArray, lane: int) -> int:
     """Return a lane to go on with after ``lane``, -1 where it ends."""
     if lane < 0 or links[lane, NEXTS] == 0:
         return -1
@@ -170,7 +169,7 @@ def choose(links: Array, following: Array, row: Array, lane: int) -> int:
 
 @inlined
 def in_the_way(
-    links: Array, sizes: Array, signals: Array, cars: Array, clock: float, j: int, k: int, other: int,
+    links: AnyArray, sizes: AnyArray, signals: AnyArray, cars: AnyArray, clock: float, j: int, k: int, other: int,
     until: float, rank: int,
 ) -> bool:  # fmt: skip
     """Tell whether vehicle k keeps j off a lane of priority ``rank`` that the lane ``other`` crosses."""
@@ -195,7 +194,7 @@ def in_the_way(
 
 @inlined
 def clear(
-    links: Array, sizes: Array, cross: Array, until: Array, signals: Array, cars: Array, row: Array,
+    links: AnyArray, sizes: AnyArray, cross: AnyArray, until: AnyArray, signals: AnyArray, cars: AnyArray, row: AnyArray,
     j: int, lane: int,
 ) -> bool:  # fmt: skip
     """Tell whether vehicle j may go into the lane of a junction."""
@@ -210,7 +209,7 @@ def clear(
 
 
 @inlined
-def stop_line(links: Array, sizes: Array, cars: Array, j: int) -> Any:
+def stop_line(links: AnyArray, sizes: AnyArray, cars: AnyArray, j: int) -> Any:
     """Return the distance (m) of the front of vehicle j to its stop line, and the signal there or -1."""
     lane, following = int(cars[j, LANE]), int(cars[j, AHEAD0])
     front = cars[j, S] + 0.5 * cars[j, SIZE]
@@ -228,7 +227,7 @@ def stop_line(links: Array, sizes: Array, cars: Array, j: int) -> Any:
 
 @inlined
 def must_stop(
-    links: Array, sizes: Array, cross: Array, until: Array, signals: Array, cars: Array, row: Array,
+    links: AnyArray, sizes: AnyArray, cross: AnyArray, until: AnyArray, signals: AnyArray, cars: AnyArray, row: AnyArray,
     j: int,
 ) -> float:  # fmt: skip
     """Return the distance (m) at which vehicle j has to stop now; claim the junction if it is free."""
@@ -257,7 +256,9 @@ def must_stop(
 
 
 @inlined
-def distance_ahead(links: Array, sizes: Array, cars: Array, j: int, lane: int, s: float) -> float:
+def distance_ahead(
+    links: AnyArray, sizes: AnyArray, cars: AnyArray, j: int, lane: int, s: float
+) -> float:
     """Return how far (m) a place lies ahead of vehicle j on its way, :data:`NOTHING` if it does not."""
     own, at = int(cars[j, LANE]), cars[j, S]
     if lane == own:
@@ -281,7 +282,7 @@ def distance_ahead(links: Array, sizes: Array, cars: Array, j: int, lane: int, s
 
 
 @inlined
-def leader(links: Array, sizes: Array, cars: Array, row: Array, j: int) -> Any:
+def leader(links: AnyArray, sizes: AnyArray, cars: AnyArray, row: AnyArray, j: int) -> Any:
     """Return gap (m) and speed (m/s) of the vehicle ahead of vehicle j."""
     best, speed = NOTHING, 0.0
     for k in range(cars.shape[0]):
@@ -309,7 +310,7 @@ def follow(v: float, wanted: float, gap: float, speed: float, space: float) -> f
 
 
 @inlined
-def put(links: Array, sizes: Array, points: Array, cars: Array, j: int) -> None:
+def put(links: AnyArray, sizes: AnyArray, points: AnyArray, cars: AnyArray, j: int) -> None:
     """Write where vehicle j is in the world."""
     at, share = at_place(links, sizes, int(cars[j, LANE]), cars[j, S])
     for column in range(4):
@@ -318,7 +319,13 @@ def put(links: Array, sizes: Array, points: Array, cars: Array, j: int) -> None:
 
 @inlined
 def advance(
-    links: Array, sizes: Array, following: Array, cars: Array, row: Array, j: int, a: float
+    links: AnyArray,
+    sizes: AnyArray,
+    following: AnyArray,
+    cars: AnyArray,
+    row: AnyArray,
+    j: int,
+    a: float,
 ) -> None:
     """Move vehicle j by one step along its way."""
     v = cars[j, V]
@@ -337,7 +344,7 @@ def advance(
 
 
 @inlined
-def on_way(cars: Array, lane: int) -> bool:
+def on_way(cars: AnyArray, lane: int) -> bool:
     """Tell whether a lane is the ego vehicle's own or one of its next."""
     found = cars[0, LANE] == lane
     for n in range(AHEAD):
@@ -346,7 +353,7 @@ def on_way(cars: Array, lane: int) -> bool:
 
 
 @inlined
-def room_for(cars: Array, j: int, near: float) -> bool:
+def room_for(cars: AnyArray, j: int, near: float) -> bool:
     """Tell whether vehicle j is far enough from all others, and ``near`` m from the ego vehicle."""
     v, lane = cars[j, V], int(cars[j, LANE])
     for k in range(cars.shape[0]):
@@ -365,7 +372,7 @@ def room_for(cars: Array, j: int, near: float) -> bool:
 
 @inlined
 def place(
-    links: Array, sizes: Array, points: Array, following: Array, cars: Array, row: Array, j: int,
+    links: AnyArray, sizes: AnyArray, points: AnyArray, following: AnyArray, cars: AnyArray, row: AnyArray, j: int,
     lane: int, s: float, near: float,
 ) -> bool:  # fmt: skip
     """Put vehicle j on a lane, if there is room."""
@@ -394,7 +401,12 @@ def place(
 
 @inlined
 def come_in(
-    grid: Array, cell_start: Array, cell_spawn: Array, cars: Array, row: Array, near: float
+    grid: AnyArray,
+    cell_start: AnyArray,
+    cell_spawn: AnyArray,
+    cars: AnyArray,
+    row: AnyArray,
+    near: float,
 ) -> int:
     """Return a place to come in, ``near`` m to :data:`FAR` from the ego vehicle, or -1."""
     way = near + uniform(row) * (FAR - near)
@@ -413,7 +425,7 @@ def come_in(
 
 
 @inlined
-def place_ego(pose: Array, spacing: float, cars: Array, ego: Any) -> None:
+def place_ego(pose: AnyArray, spacing: float, cars: AnyArray, ego: Any) -> None:
     """Write where the ego vehicle is in the world; ``ego`` is its s, d, psi and v."""
     s, d, psi, v = ego
     at = min(max(s / spacing, 0.0), pose.shape[0] - 1.001)
@@ -429,7 +441,7 @@ def place_ego(pose: Array, spacing: float, cars: Array, ego: Any) -> None:
 
 
 @inlined
-def piece_of(piece_lane: Array, piece_at: Array, s: float) -> int:
+def piece_of(piece_lane: AnyArray, piece_at: AnyArray, s: float) -> int:
     """Return the piece of a route that a place on the path (m) lies on."""
     q = 0
     while q < len(piece_lane) - 1 and piece_lane[q + 1] >= 0 and piece_at[q + 1, 0] <= s:
@@ -438,7 +450,7 @@ def piece_of(piece_lane: Array, piece_at: Array, s: float) -> int:
 
 
 @inlined
-def on_piece(piece_at: Array, q: int, s: float, column: int) -> float:
+def on_piece(piece_at: AnyArray, q: int, s: float, column: int) -> float:
     """Return how far (m) along the lane of a piece a place on the path lies.
 
     ``column`` is 2 for the piece's own lane and 4 for the one that it changes to.
@@ -449,7 +461,7 @@ def on_piece(piece_at: Array, q: int, s: float, column: int) -> float:
 
 @inlined
 def ego_lanes(
-    piece_lane: Array, piece_other: Array, piece_at: Array, links: Array, cars: Array, row: Array,
+    piece_lane: AnyArray, piece_other: AnyArray, piece_at: AnyArray, links: AnyArray, cars: AnyArray, row: AnyArray,
     middle: float,
 ) -> None:  # fmt: skip
     """Write on which lanes the ego vehicle is and will be; ``middle`` is its place on the path."""
@@ -475,7 +487,12 @@ def ego_lanes(
 
 @inlined
 def watch_signals(
-    stop_at: Array, stop_signal: Array, signals: Array, cars: Array, row: Array, front: float
+    stop_at: AnyArray,
+    stop_signal: AnyArray,
+    signals: AnyArray,
+    cars: AnyArray,
+    row: AnyArray,
+    front: float,
 ) -> None:
     """Judge the ego vehicle at the stop lines of its route, and look at the next one."""
     stop = int(row[NEXT_STOP])
@@ -497,7 +514,12 @@ def watch_signals(
 
 @inlined
 def look(
-    piece_lane: Array, piece_other: Array, piece_at: Array, cars: Array, row: Array, middle: float
+    piece_lane: AnyArray,
+    piece_other: AnyArray,
+    piece_at: AnyArray,
+    cars: AnyArray,
+    row: AnyArray,
+    middle: float,
 ) -> None:
     """Find the vehicle ahead of the ego vehicle on its path."""
     row[LEAD_GAP], row[LEAD_V], row[LEAD_A], row[LEAD] = NOTHING, 0.0, 0.0, -1.0
@@ -529,7 +551,7 @@ def reaches(turned: float, length: float, width: float) -> float:
 
 
 @inlined
-def touch(cars: Array, k: int) -> bool:
+def touch(cars: AnyArray, k: int) -> bool:
     """Tell whether the ego vehicle touches vehicle k (separating axes of two rectangles)."""
     x, y = cars[k, X] - cars[0, X], cars[k, Y] - cars[0, Y]
     near = 0.5 * (EGO_LENGTH + cars[k, SIZE]) + 2.0
@@ -545,7 +567,7 @@ def touch(cars: Array, k: int) -> bool:
 
 
 def step(
-    begin: int, end: int, ways: Ways, roads: Roads, cars: Array, rows: Array, ego: Any
+    begin: int, end: int, ways: Ways, roads: Roads, cars: AnyArray, rows: AnyArray, ego: Any
 ) -> None:
     """Advance everything but the ego vehicles in rows from ``begin`` to ``end``.
 
@@ -591,7 +613,13 @@ def step(
 
 
 def start(
-    which: Array, lead: Array, ways: Ways, roads: Roads, cars: Array, rows: Array, ego: Any
+    which: AnyArray,
+    lead: AnyArray,
+    ways: Ways,
+    roads: Roads,
+    cars: AnyArray,
+    rows: AnyArray,
+    ego: Any,
 ) -> None:
     """Fill the rows ``which`` (n,) for a new episode.
 
@@ -705,11 +733,11 @@ def make_roads(m: RoadMap) -> Roads:
     )
 
 
-def _starts(counts: Any) -> Array:
+def _starts(counts: Any) -> AnyArray:
     return np.concatenate([[0], np.cumsum(np.asarray(counts, int))]).astype(np.int32)
 
 
-def cruise(m: RoadMap, net: Network) -> Array:
+def cruise(m: RoadMap, net: Network) -> AnyArray:
     """Return the speed (m/s) of unhindered traffic at each point: limits, bends, and braking for them."""
     square = np.minimum(
         np.repeat(m.lane_limit, np.diff(m.lane_start)) ** 2,
@@ -730,7 +758,7 @@ def cruise(m: RoadMap, net: Network) -> Array:
     return np.sqrt(np.maximum(square, 1.0))
 
 
-def _spawns(m: RoadMap, net: Network) -> dict[str, Array]:
+def _spawns(m: RoadMap, net: Network) -> dict[str, AnyArray]:
     """Return the places where vehicles can come in, sorted into the cells of a grid."""
     lanes, places = [], []
     for lane in np.flatnonzero(m.drivable & (m.lane_junction < 0) & ~net.narrow):
@@ -761,7 +789,7 @@ def ways_of(routes: Routes) -> Ways:
     return Ways(*(getattr(routes, name) for name in Ways._fields))
 
 
-def empty(rows: int, vehicles: int) -> tuple[Array, Array]:
+def empty(rows: int, vehicles: int) -> tuple[AnyArray, AnyArray]:
     """Return the tables of N rows with so many vehicles each, the ego vehicle included."""
     cars, table = np.zeros((rows, vehicles, CAR)), np.zeros((rows, ROW))
     cars[:, :, LANE] = -1.0

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.envs.cameras.furniture import lamps
 from steerlab.envs.cameras.geometry import (
@@ -25,8 +24,7 @@ from steerlab.envs.cameras.vehicles import PAINTS, Vehicles, bodies, shadows
 from steerlab.envs.carla_driver.scene import Scene
 from steerlab.envs.carla_driver.traffic import GREEN, KINDS, RED, YELLOW
 from steerlab.openpilot.images import pack_rgb
-
-Bytes = NDArray[np.uint8]
+from steerlab.types import Bytes
 
 #: Heights of the kinds of vehicles, m.
 HEIGHTS = {"car": 1.5, "van": 2.1, "truck": 3.2, "bus": 3.1, "motorcycle": 1.4}

@@ -1,7 +1,7 @@
 """Where the world of the task runs: what a backend is asked for.
 
-The environment draws episodes, knows the routes over the map, shapes commands, pays, judges, observes
-and draws. A backend has the map, moves the car and everybody else, and tells where they are.
+The environment draws episodes, knows the routes over the map, shapes commands, rewards, judges, observes
+and draws. A backend has the map, moves all vehicles, and reports where they are.
 """
 
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Task(Protocol):
 
 
 class World(Protocol):
-    """A backend. What it tells is in the map's frame: y right, z down, m, rad, m/s."""
+    """A backend. What it reports is in the map's frame: y right, z down, m, rad, m/s."""
 
     road_map: RoadMap
 
@@ -83,7 +83,7 @@ class World(Protocol):
         """Return the cameras of a row."""
 
     def info(self, task: Task, rows: Rows) -> Info:
-        """Return what ``info`` tells beside what it has of all backends."""
+        """Return the entries of ``info`` that only this backend has."""
 
     def close(self) -> None:
         """Release what the backend holds."""

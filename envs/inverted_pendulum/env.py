@@ -221,7 +221,7 @@ class InvertedPendulumVectorEnv(BatchEnv):
 
     @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:
-        """Return the picture of one row: rail, cart, pole, goals, and the obstacle once it is there."""
+        """Return the picture (H, W, 3) of one row: rail, cart, pole, goals, and a present obstacle."""
         from steerlab.envs.inverted_pendulum.render import draw
 
         length, blocked = 0.6 * self.plant[row, 1], float(self._blocked(np.array([row]))[0])

@@ -188,7 +188,7 @@ class CompiledSimulator(Simulator):
 def sources() -> int:
     """Return a number that changes when a file does that the loops are compiled from.
 
-    numba's cache on disk looks at the file of a loop only, but it tells apart what a loop closes over.
+    numba's cache on disk looks at the file of a loop only, but it distinguishes what a loop closes over.
     """
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -400,7 +400,7 @@ def past(ring: AnyArray, clock: int, whole: Any, fraction: Any, i: int) -> Any:
 def measure(
     sensors: AnyArray, table: AnyArray, car: State, noises: AnyArray, noise: int, i: int
 ) -> None:
-    """Keep what row i's sensors tell of the state ``car``."""
+    """Keep what row i's sensors measure of the state ``car``."""
     speed_noise = table[AT.speed_noise, i] * noises[noise, 9]
     sensors[i, 0] = car.v + table[AT.speed_bias, i] + speed_noise
     sensors[i, 1] = car.a + table[AT.acceleration_noise, i] * noises[noise, 10]

@@ -59,7 +59,7 @@ class KinematicDriverVectorEnv(BatchEnv):
     a turn cut, driving in oncoming traffic or backwards, standing still) and is truncated after
     ``max_episode_steps`` steps or at the end of the road.
 
-    ``info`` tells the true state (``s``, ``cte``, ``heading_error``, ``speed``, ``acceleration``,
+    ``info`` has the true state (``s``, ``cte``, ``heading_error``, ``speed``, ``acceleration``,
     ``curvature``, ``path_curvature``, ``planned_speed``, ``room_left``, ``room_right``), everything
     that was drawn, the reward without shaping (``base_reward``), the kind of ``violation`` (a
     number of ``simulator.VIOLATIONS``) and the summary of the episode so far: ``cte_max``,
@@ -143,7 +143,12 @@ class KinematicDriverVectorEnv(BatchEnv):
     def make_episodes(
         self, uniforms: NDArray[np.float64], pins: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], Roads]:
-        """Return the episodes of ``uniforms`` (n, self.uniforms): a table, and their roads."""
+        """Return N episodes, made from uniform numbers: a table of parameters (P, N), and their roads.
+
+        Args:
+            uniforms: Numbers in [0, 1), (N, ``self.uniforms``).
+            pins: Parameters that have the given value, instead of the drawn one.
+        """
         assert self.max_episode_steps is not None
         return episodes.make(self.ranges, uniforms, self.max_episode_steps, pins)
 

@@ -142,7 +142,7 @@ _NOISES = (
 _CONTINUOUS = tuple(name for name in _LIMITS if not name.startswith("speed_") or name in _NOISES)
 #: Values of an episode besides the continuous ones.
 INTEGERS = ("kind", "left_hand_traffic", "lanes", "lane", "desire")
-#: Everything that ``reset(options=...)`` can pin and ``info`` tells.
+#: Everything that ``reset(options=...)`` can pin and ``info`` reports.
 NAMES = (*_CONTINUOUS, "cruise_speed", *INTEGERS)
 #: Uniform numbers that :func:`draw` takes for an episode.
 UNIFORMS = len(NAMES)

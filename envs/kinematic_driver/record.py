@@ -2,7 +2,7 @@
 
 The offset (CTE) is the distance from the planned path, of the rear axle unless the front bumper is named.
 An episode begins up to half a metre beside the path, and no driver can help that; so its first
-:data:`START_SECONDS` and what follows, the steady state, are told apart. Percentiles are over all steps of
+:data:`START_SECONDS` and what follows, the steady state, are separate. Percentiles are over all steps of
 all episodes. The steps that an episode lacks because it ended in a violation count as infinitely far off:
 who crashes early does not look precise.
 """
@@ -31,7 +31,7 @@ CTE_CAPTION = (
 
 
 class Driver(Protocol):
-    """Whoever drives all rows of an environment: made with it, told when episodes begin."""
+    """Whoever drives all rows of an environment: made with it, and informed when episodes begin."""
 
     def reset(self, observation: Any, info: dict[str, Any]) -> None:
         """Forget the past."""

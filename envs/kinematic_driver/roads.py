@@ -58,7 +58,7 @@ class Roads:
         end: Arc length at which an episode ends because the road does, m, shape (n,).
         scalars: Name -> (n,): ``desire_from`` and ``desire_to`` (m) bound where the desire holds,
             ``oncoming`` is the offset (m) beyond which a car drives in oncoming traffic, on the
-            side that ``left_hand_traffic`` tells.
+            side of ``left_hand_traffic``.
     """
 
     spacing: Array

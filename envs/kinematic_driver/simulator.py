@@ -121,7 +121,7 @@ class Simulator:
     def _derive(self) -> None:
         """Make what follows from the state: constants, and views of arrays that are the state.
 
-        A copy has arrays of its own, and views of the old ones would tell of the old simulator.
+        A copy has arrays of its own, and views of the old ones would show the old simulator.
         So a copy or a pickle leaves out all of :data:`derived` and calls this.
         """
         xp = self.xp

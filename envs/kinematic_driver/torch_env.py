@@ -77,7 +77,7 @@ class KinematicDriverTorchEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Draw a new pool and start episodes in all rows."""
+        """Draw a new pool and start episodes in all rows; return observations (N, D), float32."""
         if options:
             raise InputError(f"reset takes no options here, got {sorted(options)}")
         if seed is not None:
@@ -101,7 +101,17 @@ class KinematicDriverTorchEnv(VectorEnv[Any, Any, Any]):
 
     @torch.no_grad()
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-        """Advance all rows; those that end are reset at once."""
+        """Advance all rows; those that end are reset at once.
+
+        Args:
+            actions: (N, 2) in [-1, 1], as in :class:`KinematicDriverVectorEnv`.
+
+        Returns:
+            Observations (N, D), rewards, terminations and truncations (N,), and the info.
+
+        Raises:
+            InputError: The actions have another shape, or are not finite.
+        """
         if self._pool is None:
             raise gym.error.ResetNeeded("call reset() before step()")
         if tuple(actions.shape) != self.action_space.shape:

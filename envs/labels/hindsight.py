@@ -1,4 +1,4 @@
-"""What the rest of the record tells about a frame: the drive itself, leads, desires, meta."""
+"""What the rest of the record shows about a frame: the drive itself, leads, desires, meta."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from steerlab.envs.labels.record import Record
 from steerlab.openpilot.contracts import CommandRule
 from steerlab.types import Array
 
-#: Shape of each label of a frame. Arrays in ``*_valid`` tell what of a label is known.
+#: Shape of each label of a frame. Arrays in ``*_valid`` are true where a label is known.
 SHAPES: dict[str, tuple[int, ...]] = {
     "lane_lines": (4, 33, 2), "lane_lines_valid": (4, 33), "lane_lines_prob": (4,),
     "road_edges": (2, 33, 2), "road_edges_valid": (2, 33),
@@ -79,7 +79,7 @@ def _lines(record: Record, ticks: NDArray[np.intp]) -> dict[str, Array]:
 
 
 def _motion(record: Record, ticks: NDArray[np.intp]) -> dict[str, Array]:
-    """Return what is told of the car itself."""
+    """Return the labels of the car itself."""
     count, mount = len(ticks), record.mount
     rates = (
         np.gradient(np.unwrap(record.rpy, axis=0), DT, axis=0)

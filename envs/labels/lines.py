@@ -17,7 +17,7 @@ UNPAINTED = 0.0
 
 
 class Lines(NamedTuple):
-    """Labels of one frame; ``valid`` tells which points exist."""
+    """Labels of one frame; ``valid`` is true where a point exists."""
 
     lane_lines: Floats  # (4, 33, 2) y right, z down, m, in the calibrated frame
     lane_lines_valid: NDArray[np.bool_]  # (4, 33)

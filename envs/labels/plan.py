@@ -29,7 +29,7 @@ STIFF = 1e-3  # holds values that nothing depends on
 
 
 class Situation(NamedTuple):
-    """What a teacher is told of B cars, (B,) each unless said."""
+    """What a teacher gets about B cars, (B,) each unless stated."""
 
     offset: Floats  # m right of the route
     heading_error: Floats  # rad
@@ -106,7 +106,7 @@ def recover(record: Record, ticks: NDArray[np.intp], teacher: Teacher) -> Recove
 
 
 def situation_at(record: Record, ticks: NDArray[np.intp]) -> Situation:
-    """Return what a teacher would be told at ``ticks`` (B,)."""
+    """Return what a teacher would get at ``ticks`` (B,)."""
     state = State(*(np.asarray(x, float)[ticks] for x in record.state))
     vehicle = Vehicle(*(np.full(len(ticks), float(x)) for x in record.vehicle))
     return _situation(record, ticks, 0, state, vehicle)
@@ -119,7 +119,7 @@ def _situation(
     state: State,
     vehicle: Vehicle,
 ) -> Situation:
-    """Return what the teacher is told ``step`` ticks after its start."""
+    """Return what the teacher gets ``step`` ticks after its start."""
     last = record.ticks - 1
     now = np.minimum(ticks + step, last)
     beyond = DT * (ticks + step - now)  # s after the record's end: others go on as they were

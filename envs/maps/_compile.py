@@ -262,4 +262,4 @@ def main(source: str, target: str, name: str, seconds: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])  # the last line of a traceback tells the parent what went wrong
+    main(*sys.argv[1:])  # the last line of a traceback is the error message for the parent

@@ -76,7 +76,7 @@ def even_places(
 
     Args:
         locate: Profile at places along the reference line, in the order given; the second argument
-            tells whether its lines are wanted.
+            says whether its lines are wanted.
         begin: Where the lane begins on the reference line, m.
         end: Where it ends, below ``begin`` for lanes against its direction.
         step: Largest distance between points, m.

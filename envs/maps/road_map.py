@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from steerlab.errors import InputError
 from steerlab.files import atomic_path
 from steerlab.readers.arrays import read_arrays, require
-from steerlab.types import Floats
+from steerlab.types import Codes, Floats, Ints
 
 #: What the small integers of a map mean.
 LANE_KINDS = (
@@ -46,8 +46,6 @@ PAVED = (
 )
 
 SCHEMA = 1
-Ints = NDArray[np.int32]
-Codes = NDArray[np.int8]
 
 
 @dataclass(frozen=True, eq=False)

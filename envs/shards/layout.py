@@ -1,4 +1,4 @@
-"""What is in a shard: names, shapes and types of its arrays, and what its attributes must tell.
+"""What is in a shard: names, shapes and types of its arrays, and what its attributes must hold.
 
 A shard is a zarr v3 group named ``{scenario}_{map}_{seed}.zarr``. Its frames (F of them) are clean
 single planes; pairs, histories and noise are made by whoever reads. What lasts one tick only (state,

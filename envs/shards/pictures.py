@@ -1,4 +1,4 @@
-"""Shards for the eye: frames as RGB, with their labels projected into them."""
+"""Shards to look at: frames as RGB, with their labels projected into them."""
 
 from typing import Any
 

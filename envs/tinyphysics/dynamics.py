@@ -33,7 +33,7 @@ ALL = slice(None)
 
 
 class State(NamedTuple):
-    """What a controller is told of the car now; arrays (N,) for N rows."""
+    """What a controller knows of the car now; arrays (N,) for N rows."""
 
     roll_lataccel: Floats  # m/s^2
     v_ego: Floats  # m/s

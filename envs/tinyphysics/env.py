@@ -163,7 +163,7 @@ class TinyPhysicsVectorEnv(BatchEnv):
 
     @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:
-        """Draw target, response, action and roll up to now."""
+        """Return a picture (H, W, 3) of target, response, action and roll up to now."""
         simulator = self.simulator
         end, rows = int(simulator.time[row]), slice(row, row + 1)
         roll = [float(simulator.road(t, rows)[1].roll_lataccel[0]) for t in range(end)]

@@ -28,7 +28,7 @@ from steerlab.types import Floats
 
 
 class Row(NamedTuple):
-    """What a controller is told of a row before it starts."""
+    """What a controller knows of a row before it starts."""
 
     seed: int  # of the noise
     length: int  # rows of the file, where the plan ends

@@ -7,14 +7,14 @@ alpha-quantile. For a fixed b a policy that sees the budget y that is left of b 
 
     y_0 = b,    y_{t+1} = (y_t - r_t) / discount
 
-so the wrapper appends y to the observation and pays ::
+so the wrapper appends y to the observation and gives the reward ::
 
     (max(y_t, 0) - discount * max(y_{t+1}, 0)) / alpha
 
 whose discounted sum is ``(max(b, 0) - max(b - R, 0)) / alpha``: up to a constant, the objective.
-Progress pays until the budget is met, then nothing. Unlike ordinary shaping, the last step keeps the
+Progress is rewarded until the budget is met, and not after that. Unlike ordinary shaping, the last step keeps the
 positive part of the budget that is left: it is the objective. With alpha = 1 the objective is the plain
-mean, and every step pays its plain reward.
+mean, and every step has its plain reward.
 
 Improving the policy for a given b and moving b to the quantile of its returns are two steps of a
 coordinate ascent. It can stop at a policy that is best for its own b and not best of all: with
@@ -50,7 +50,7 @@ class RiskBudget:
 
     Args:
         rows: Number of rows.
-        alpha: Share of the worst returns that counts, in (0, 1]; 1 pays the plain rewards.
+        alpha: Share of the worst returns that counts, in (0, 1]; 1 gives the plain rewards.
         discount: The learner's discount.
         threshold: First value of b; from ``warm_up`` episodes on it is the ``alpha``-quantile of the
             last ``window`` returns. An episode keeps the value that it began with.
@@ -110,15 +110,17 @@ class RiskBudget:
         self.left[rows], self.row_alpha[rows] = self.threshold, self.alpha
         self.total[rows], self.weight[rows] = 0.0, 1.0
 
-    def pay(self, rewards: Floats) -> Floats:
-        """Return what a step with these plain rewards (N,) pays, and move the budgets on."""
+    def transform(self, rewards: Floats) -> Floats:
+        """Return the rewards (N,) of a step for CVaR, given its plain rewards (N,), and update the budgets."""
         left = (self.left - rewards) / self.discount
-        paid = np.maximum(self.left, 0.0) - self.discount * np.maximum(left, 0.0)
-        paid = np.where(self.row_alpha == 1.0, rewards, paid)  # b may be infinite: the plain mean
+        shaped = np.maximum(self.left, 0.0) - self.discount * np.maximum(left, 0.0)
+        shaped = np.where(
+            self.row_alpha == 1.0, rewards, shaped
+        )  # b may be infinite: the plain mean
         self.total += self.weight * rewards
         self.weight *= self.discount
         self.left = left
-        return self.importance * paid / (self.row_alpha if self.per_alpha else 1.0)
+        return self.importance * shaped / (self.row_alpha if self.per_alpha else 1.0)
 
     def finish(self, rows: Any) -> None:
         """Take in the returns of ``rows``, whose episodes are over, and move the threshold."""
@@ -207,7 +209,7 @@ class _Augmented:
         """Raise an error unless the learner discounts like the wrapper.
 
         Raises:
-            InputError: With another discount the paid rewards do not add up to the objective.
+            InputError: With another discount the rewards do not add up to the objective.
         """
         if discount != self.risk.discount:
             raise InputError(
@@ -264,12 +266,12 @@ class CVaRReward(_Augmented, gym.Wrapper[Any, Any, Any, Any]):
         """Advance by one step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         plain = reward if self.reward_key is None else info[self.reward_key]
-        paid = self.risk.pay(np.array([float(plain)]))
+        shaped = self.risk.transform(np.array([float(plain)]))
         self.steps[0] += 1
         if terminated or truncated:
             self.risk.finish([0])
         info = {**info, "plain_reward": float(plain)}
-        return self._join(observation), float(paid[0]), terminated or truncated, False, info
+        return self._join(observation), float(shaped[0]), terminated or truncated, False, info
 
     def _join(self, observation: Any) -> NDArray[np.float32]:
         return np.concatenate([observation, self._extra(0)]).astype(np.float32)
@@ -278,7 +280,7 @@ class CVaRReward(_Augmented, gym.Wrapper[Any, Any, Any, Any]):
 class CVaRVectorReward(_Augmented, VectorWrapper):
     """The same for a vector environment, in any mode of automatic reset.
 
-    In next-step mode the step that resets a row pays it 0; in same-step mode ``final_obs`` carries
+    In next-step mode the step that resets a row has the reward 0; in same-step mode ``final_obs`` carries
     the budget and the time with which the episode ended. See :class:`CVaRReward` for the arguments.
     """
 
@@ -295,7 +297,7 @@ class CVaRVectorReward(_Augmented, VectorWrapper):
         mode = env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise InputError(
-                "CVaRVectorReward needs metadata['autoreset_mode'] to tell when rows are reset"
+                "CVaRVectorReward needs metadata['autoreset_mode'] to know when rows are reset"
             )
         self.mode = mode
         self.single_observation_space = self._set_up(
@@ -326,9 +328,9 @@ class CVaRVectorReward(_Augmented, VectorWrapper):
         over = terminated | truncated
         plain = self._plain_rewards(rewards, infos, over)
         began = self._over if self.mode is AutoresetMode.NEXT_STEP else np.zeros_like(over)
-        paid = self.risk.pay(np.where(began, 0.0, plain))
+        shaped = self.risk.transform(np.where(began, 0.0, plain))
         self.steps += 1
-        paid[began] = 0.0
+        shaped[began] = 0.0
         self._start(began)
         ended = np.flatnonzero(over)
         infos = {**infos, "plain_reward": plain, "_plain_reward": np.ones_like(over)}
@@ -338,7 +340,7 @@ class CVaRVectorReward(_Augmented, VectorWrapper):
                 self._keep_final(infos, ended)
                 self._start(ended)
         self._over = over
-        return self._join(observations), paid, over, np.zeros_like(over), infos
+        return self._join(observations), shaped, over, np.zeros_like(over), infos
 
     def _start(self, rows: Any) -> None:
         self.risk.start(rows)

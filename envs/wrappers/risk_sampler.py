@@ -1,12 +1,12 @@
 """Harder episodes more often: the cross-entropy sampler of CeSoR, over uniform numbers.
 
-CVaR learns from the worst share of the episodes only, so most of what is driven teaches nothing. CeSoR
+CVaR learns from the worst share of the episodes only, so most of the experience teaches nothing. CeSoR
 (Greenberg et al. 2022, arXiv 2205.05138) draws the conditions of an episode from a distribution that
-it fits to the conditions of the worst episodes, and weights what they pay by how much more often they
-are drawn, so that the objective stays that of the original conditions.
+it fits to the conditions of the worst episodes. It weights their returns by the ratio of the densities
+(importance sampling), so that the objective stays that of the original conditions.
 
-A task here makes an episode from uniform numbers in [0, 1). The sampler bends some of them: each
-has a histogram of its own, and a share of the episodes is drawn as ever, which bounds the weights.
+A task here makes an episode from uniform numbers in [0, 1). The sampler transforms them: each has a
+histogram of its own. A share of the episodes keeps the uniform numbers, which bounds the weights.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ class RiskSampler:
 
     Args:
         names: What the D numbers decide.
-        bins: Bars of each histogram.
+        bins: Bins of each histogram.
         original: Share of the episodes that is drawn from the original distribution; no weight is
             larger than its inverse.
         rate: Share of the way to the histograms of the worst episodes that an update goes.
@@ -41,43 +41,43 @@ class RiskSampler:
         self.shares = np.full((len(names), bins), 1 / bins)
 
     def draw(self, uniforms: Floats, coin: Floats) -> tuple[Floats, Floats]:
-        """Return bent numbers (n, D) and the weights (n,) of their episodes.
+        """Return the numbers (N, D) that make N episodes, and the weights (N,) of these episodes.
 
         Args:
-            uniforms: Uniform numbers (n, D).
-            coin: One more for each episode (n,): whether it is drawn as ever.
+            uniforms: Uniform numbers in [0, 1), (N, D).
+            coin: One more for each episode, (N,): below ``original`` the episode keeps its numbers.
         """
         edges = np.cumsum(self.shares, axis=1)
         edges[:, -1] = 1.0
         bent = np.empty_like(uniforms)
         for d, upper in enumerate(edges):
-            bar = np.searchsorted(upper, uniforms[:, d], side="right")
-            lower = np.where(bar > 0, upper[bar - 1], 0.0)
-            inside = (uniforms[:, d] - lower) / self.shares[d, bar]
-            bent[:, d] = np.minimum((bar + inside) / self.bins, np.nextafter(1.0, 0.0))
+            bin_ = np.searchsorted(upper, uniforms[:, d], side="right")
+            lower = np.where(bin_ > 0, upper[bin_ - 1], 0.0)
+            inside = (uniforms[:, d] - lower) / self.shares[d, bin_]
+            bent[:, d] = np.minimum((bin_ + inside) / self.bins, np.nextafter(1.0, 0.0))
         drawn = np.where((coin < self.original)[:, None], uniforms, bent)
         return drawn, self.weights(drawn)
 
     def weights(self, drawn: Floats) -> Floats:
-        """Return the original density over the sampler's, (n,), at the numbers ``drawn`` (n, D)."""
-        bars = (drawn * self.bins).astype(int)
-        density = (self.bins * self.shares[np.arange(len(self.names)), bars]).prod(1)
+        """Return the original density over the sampler's, (N,), at the numbers ``drawn`` (N, D)."""
+        bins = (drawn * self.bins).astype(int)
+        density = (self.bins * self.shares[np.arange(len(self.names)), bins]).prod(1)
         return 1 / (self.original + (1 - self.original) * density)
 
     def update(self, drawn: Floats, worst: NDArray[np.bool_], weights: Floats) -> None:
         """Move towards the conditions of the worst episodes.
 
         Args:
-            drawn: Numbers of n episodes (n, D).
-            worst: Which of them belong to the worst share, (n,).
-            weights: Their weights (n,).
+            drawn: Numbers of N episodes, (N, D).
+            worst: Which of them belong to the worst share, (N,).
+            weights: Their weights, (N,).
         """
         counted = weights * worst
         if not counted.any():
             return
-        bars = (drawn * self.bins).astype(int)
-        found = np.stack([np.bincount(b, counted, self.bins) for b in bars.T]) / counted.sum()
-        # No bar vanishes: what is rare is not ruled out.
+        bins = (drawn * self.bins).astype(int)
+        found = np.stack([np.bincount(b, counted, self.bins) for b in bins.T]) / counted.sum()
+        # No bin becomes empty: rare conditions stay possible.
         shares = self.shares + self.rate * (found - self.shares)
         shares = np.maximum(shares, 0.1 / self.bins)
         self.shares = shares / shares.sum(1, keepdims=True)
@@ -92,7 +92,7 @@ class RiskSampler:
 
 
 def effective_sample_size(weights: Floats) -> float:
-    """Return ``(sum w)^2 / sum w^2``: as many episodes drawn as ever tell as much (Kish 1965)."""
+    """Return ``(sum w)^2 / sum w^2``: the number of unweighted episodes with as much information (Kish 1965)."""
     return float(weights.sum() ** 2 / np.square(weights).sum())
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.errors import InputError
 from steerlab.exporters.install.plan import GIVEN, Network, Plan
@@ -21,13 +20,13 @@ from steerlab.openpilot.outputs import parse
 from steerlab.openpilot.probe import example_inputs
 from steerlab.openpilot.tinygrad import TinygradEngine
 from steerlab.readers.arrays import read_arrays
+from steerlab.types import Array
 
 _WORKER = Path(__file__).with_name("_smoke_worker.py")
 _SECONDS = 300.0
 #: The parsers of a checkout, the first that is there.
 _PARSERS = ("parse_model_outputs_split.py", "parse_model_outputs.py")
 _TOLERANCE = 1e-5
-Array = NDArray[Any]
 
 
 def smoke_test(plan: Plan, python: str = "", trust_pickle: bool = False) -> list[str]:

@@ -28,7 +28,7 @@ _SEPARATE = re.compile(r"driving_policy_tinygrad")
 
 @dataclass(frozen=True)
 class Generation:
-    """How one generation of modeld is told: patterns that its ``modeld.py`` has and lacks."""
+    """How one generation of modeld is recognised: patterns that its ``modeld.py`` has and lacks."""
 
     contract: str
     has: tuple[str, ...]
@@ -134,7 +134,7 @@ def recognise(
         path: A checkout or a folder in it, a folder of sunnypilot's model bundles, or one with models
             alone, such as ``%LOCALAPPDATA%\comma\modeld``.
         tree: Checkout whose modeld loads a folder outside of it.
-        contract_id: The contract, where neither code nor models in the folder tell it.
+        contract_id: The contract, where neither code nor models in the folder show it.
         name: Short name of a bundle.
 
     Raises:
@@ -284,10 +284,10 @@ def _folder(folder: Path, tree: str | Path, contract_id: str) -> Target:
     accepts = (contract_id,) if contract_id else _contracts_of(folder)
     if not accepts:
         raise InputError(
-            f"{str(folder)!r} is no checkout of openpilot or sunnypilot, and no models in it tell what "
+            f"{str(folder)!r} is no checkout of openpilot or sunnypilot, and no models in it say what "
             "loads them: give tree= (the checkout that does) or contract="
         )
-    note = "no code tells what loads this folder: give tree= for a smoke test with its parser"
+    note = "no code shows what loads this folder: give tree= for a smoke test with its parser"
     return Target(FOLDER, folder, accepts, notes=(note,))
 
 

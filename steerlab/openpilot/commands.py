@@ -23,8 +23,8 @@ _SPEED, _ACCELERATION = plan_column("vx"), plan_column("ax")
 class Command(NamedTuple):
     """What the controls are asked for, (B,) each."""
 
-    curvature: Array  # 1/m, positive to the right
-    acceleration: Array  # m/s^2
+    curvature: Array  #: 1/m, positive to the right
+    acceleration: Array  #: m/s^2
     should_stop: NDArray[np.bool_]
 
 

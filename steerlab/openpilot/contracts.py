@@ -104,7 +104,7 @@ class Input:
     dtype: str
     feed: str
     gain: float = 1.0
-    open: tuple[int, ...] = ()  # axes whose length the consumer reads from the file
+    open: tuple[int, ...] = ()  #: axes whose length the consumer reads from the file
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Return whether a file's input may have this shape.
@@ -125,11 +125,11 @@ class Model:
 
     name: str
     inputs: Mapping[str, Input]
-    heads: Mapping[str, Head]  # those of the layout, in its order
-    optional: tuple[str, ...]  # heads the consumer uses if they are there
-    widths: Mapping[str, tuple[int, ...]]  # accepted widths of every head, the usual one first
-    any_width: tuple[str, ...]  # heads that may have any other width too
-    released_layout: bool  # the slices are those of released files, not one choice of many
+    heads: Mapping[str, Head]  #: those of the layout, in its order
+    optional: tuple[str, ...]  #: heads the consumer uses if they are there
+    widths: Mapping[str, tuple[int, ...]]  #: accepted widths of every head, the usual one first
+    any_width: tuple[str, ...]  #: heads that may have any other width too
+    released_layout: bool  #: the slices are those of released files, not one choice of many
     length: int
 
     @cached_property
@@ -167,14 +167,14 @@ class Model:
 class CommandRule:
     """How the consumer turns outputs into a curvature, an acceleration and a wish to stop."""
 
-    curvature_from: str  # plan, or action_or_plan
+    curvature_from: str  #: plan, or action_or_plan
     lat_smooth_s: float
     long_smooth_s: float
-    extra_delay_s: float  # beside the actuator's delay and the smoothing
-    stable_delay_s: float  # below it the plan is scaled from this time
+    extra_delay_s: float  #: beside the actuator's delay and the smoothing
+    stable_delay_s: float  #: below it the plan is scaled from this time
     stop: Mapping[str, Any]
-    min_speed: float  # m/s
-    hold_below_speed: float  # m/s; below it the curvature keeps its value
+    min_speed: float  #: m/s
+    hold_below_speed: float  #: m/s; below it the curvature keeps its value
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,8 @@ class Contract:
     consumers: str
     certainty: str
     command: CommandRule
-    tinygrad_device: str | None  # on a PC; None: its pickles join several graphs
-    build: str  # what makes the target's pickle from the ONNX file, where we do not
+    tinygrad_device: str | None  #: on a PC; None: its pickles join several graphs
+    build: str  #: what makes the target's pickle from the ONNX file, where we do not
     #: What a lost camera frame does: ``desire_moves`` (skipped, but a pulse is kept), ``pulse_lost``
     #: (skipped, and the pulse of that frame is gone), or ``runs`` (nothing is skipped).
     dropped_frame: str

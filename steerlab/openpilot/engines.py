@@ -47,7 +47,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run every row at once."""
+        """Return the outputs by name, each (B, ...), for inputs (B, ...); all rows at once."""
         found = self.module(*(torch.as_tensor(inputs[name]) for name in self.input_names))
         found = [found] if isinstance(found, torch.Tensor) else found
         return {n: t.numpy() for n, t in zip(self.output_names, found, strict=True)}
@@ -69,7 +69,7 @@ class OnnxEngine:
         self.one_row = all(i.shape[:1] == [1] for i in self.session.get_inputs())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the rows.
+        """Return the outputs by name, each (B, ...), for inputs (B, ...).
 
         Raises:
             InputError: The graph does not take these inputs, or fails on them.
@@ -102,7 +102,7 @@ class Network(NamedTuple):
 
     engine: Engine
     slices: Mapping[str, slice]
-    inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({})  # of the graph, where known
+    inputs: Mapping[str, tuple[int, ...]] = MappingProxyType({})  #: of the graph, where known
 
 
 def load_network(path: str | Path, engine: str = "onnxruntime") -> Network:

@@ -23,7 +23,7 @@ def pack(model: Model, tensors: Mapping[str, Tensor]) -> Tensor:
 
     Args:
         model: Network of a contract, which says the order and the layouts.
-        tensors: For every head those of ``Head.tensors``, each (B, *shape): means, logarithms of
+        tensors: For every head those of ``Head.tensors``, each ``(B, *shape)``: means, logarithms of
             standard deviations (natural, before any activation) and logits.
 
     Returns:
@@ -96,7 +96,7 @@ def parse(slices: Mapping[str, slice], flat: ArrayLike) -> dict[str, Array]:
         flat: (B, N).
 
     Returns:
-        Under the head's name the mean, probabilities or raw values, (B, *shape); for Gaussian
+        Under the head's name the mean, probabilities or raw values, ``(B, *shape)``; for Gaussian
         heads also ``<name>_stds``. Mixture heads give the best hypothesis and, as
         ``<name>_weights``, ``<name>_hypotheses`` and ``<name>_stds_hypotheses``, all of them
         (sorted by weight where there is one selection). Best for selection s of a head with

@@ -17,18 +17,19 @@ from steerlab.types import Array
 
 @dataclass(frozen=True)
 class Probe:
-    """K sets of inputs and what the network means.
+    """Reference inputs and outputs of a network: K sets of inputs, and what it answers to them.
 
-    ``meaning`` has the names of :func:`~steerlab.openpilot.outputs.parse`.
+    Arrays have the K sets first: outputs (K, N). ``meaning`` holds the parsed outputs, under the names
+    that :func:`~steerlab.openpilot.outputs.parse` gives them.
     """
 
-    inputs: Mapping[str, Array]  # (K, *shape)
-    outputs: Array  # (K, N), of torch; empty if unknown
+    inputs: Mapping[str, Array]  #: ``(K, *shape)`` of each
+    outputs: Array  #: (K, N), of torch; empty if unknown
     meaning: Mapping[str, Array] = field(default_factory=dict)
-    driven_curvature: Array | None = None  # (K,) 1/m, positive to the right
-    v_ego: Array | None = None  # (K,) m/s
-    raw_frames: Array | None = None  # (K, 2, 384, 512) uint8, I420, what `img` was packed from
-    recorded: bool = True  # from driving; on random inputs a sound policy may say anything
+    driven_curvature: Array | None = None  #: (K,) 1/m, positive to the right
+    v_ego: Array | None = None  #: (K,) m/s
+    raw_frames: Array | None = None  #: (K, 2, 384, 512) uint8, I420, what ``img`` was packed from
+    recorded: bool = True  #: from driving; on random inputs a sound policy may say anything
 
     @property
     def count(self) -> int:

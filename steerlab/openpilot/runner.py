@@ -355,7 +355,12 @@ class Runner:
         )
 
     def publish(self, asked: Command, v_ego: ArrayLike) -> Command:
-        """Return the command after smoothing, and remember it for the next frame."""
+        """Return the command after smoothing, and remember it for the next frame.
+
+        Args:
+            asked: What the network asks for, (B,) each.
+            v_ego: Speed, m/s, (B,) or one for all.
+        """
         smoothed = smooth(self.contract.command, asked, self.last, v_ego)
         self.last = Command(
             np.array(smoothed.curvature),

@@ -179,7 +179,7 @@ class SegmentBuilder:
         if self.last is not None and not _near(message, self.last):
             if self.strange is None or not _near(message, self.strange):
                 self._count_outlier()
-                self.strange = message  # alone, or the first after a jump: the next one tells
+                self.strange = message  # alone, or the first after a jump: the next one decides
                 return
             yield from self._jump(self.last, self.strange)
         self._count_outlier()
@@ -384,7 +384,7 @@ def _table(
 
 
 def _info(signals: dict[str, _Signal]) -> dict[str, Any]:
-    """Return what a minute tells about the car and about the meaning of its target."""
+    """Return what a minute shows about the car and about the meaning of its target."""
     states = signals["controlsState"].messages
     controller = Counter(m.values["controller"] for m in states).most_common(1)[0][0]
     info: dict[str, Any] = {"controller": controller, "target": "desiredCurvature * vEgo^2"}

@@ -1,4 +1,4 @@
-"""Which drive and which minute a log is: told by its name where that tells it, else by its contents.
+"""Which drive and minute a log is: by its name where that says it, else by its contents.
 
 Every log of a drive begins with the same ``initData`` message, whose time is that of the start of the
 drive. So device and that time name the drive, and the time of the first carState names the minute.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _TOLERANCE = np.array([0.1, 0.05])  # of speed (m/s) and steer between an rlog and its qlog
-_COMMON = 20  # rows at the same time that tell whether two logs are one
+_COMMON = 20  # rows at the same time that show whether two logs are one
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Labelled:
 
     @property
     def drive(self) -> str:
-        """A name of the drive from the contents, empty if they do not tell it."""
+        """A name of the drive from the contents, empty if they do not show it."""
         init = self.meta["report"]["openpilot"]
         if "time" not in init:
             return ""

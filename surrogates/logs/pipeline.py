@@ -8,7 +8,7 @@ Layout of the folder::
 
 A log whose label file exists is not read again. Numbers follow the order of route and minute, so
 they depend on the set of logs alone, not on the number of processes or on interruptions. Route and
-minute are told by ``identity.py``, which also finds logs that are there twice.
+minute are found by ``identity.py``, which also finds logs that are there twice.
 """
 
 import hashlib

@@ -167,7 +167,7 @@ def read_log(
     """Yield the wanted messages of a log in the order in which they were written.
 
     Args:
-        chunks: The bytes of the log in pieces, see :func:`file_chunks`; the compression is told
+        chunks: The bytes of the log in pieces, see :func:`file_chunks`; the compression is known
             from the first bytes.
         report: Filled while reading.
         schema: Where the values lie; our own schema by default.
@@ -235,7 +235,7 @@ def _frames(chunks: Iterable[bytes], report: LogReport) -> Iterator[tuple[bytes,
 
 
 def _inflate(chunks: Iterable[bytes], report: LogReport) -> Iterator[bytes]:
-    """Decompress a stream, told by its magic bytes; several streams in a row are one log."""
+    """Decompress a stream, recognised by its magic bytes; several streams in a row are one log."""
     chunks = iter(chunks)
     head = b""
     while len(head) < 4 and (data := next(chunks, b"")):

@@ -47,8 +47,8 @@ class LogFile:
         route: Route name ``dongle|log id``, or the name of the folder or file it came from.
         number: Minute of the route.
         place: Local path or URL.
-        named: ``route`` is the name of a drive. If not, its contents tell the drive.
-        numbered: ``number`` was told. If not, its contents tell the minute.
+        named: ``route`` is the name of a drive. If not, its contents say which drive it is.
+        numbered: ``number`` is given. If not, its contents say which minute it is.
         copy: The name is taken by another file.
     """
 
@@ -341,15 +341,15 @@ def _folder(text: str) -> Path:
 
 
 def _single(path: str, place: str) -> LogFile:
-    """Return the log at a path, its route and minute read from the path where that tells them."""
+    """Return the log at a path, its route and minute read from the path where it holds them."""
     return _place(Path(path), place)[0]
 
 
 def _place(path: Path, place: str) -> tuple[LogFile, str]:
-    """Return a log with what its path tells of route and minute, and its kind.
+    """Return a log with route and minute from its path, and its kind.
 
     Logs are stored in three ways, and in folders of their users' own. There the name of the file's
-    folder stands for a route until the contents tell it.
+    folder stands for a route until the contents show it.
     """
     folder = path.parent
     if match := _FLAT.match(path.name):
@@ -377,7 +377,7 @@ def _search(folder: Path, name: RouteName | None, kind: str) -> Iterator[LogFile
     """Yield the logs below a folder, of all routes or of one."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {str(folder)!r}; check the mirror")
-    # By route; there, the files of each kind by minute, or by folder where none is told.
+    # By route; there, the files of each kind by minute, or by folder where it is unknown.
     found: dict[str, dict[str, dict[Any, list[LogFile]]]] = {}
     for path in sorted(folder.rglob("*log*")):
         if not path.is_file() or not (_FILE.match(path.name) or _FLAT.match(path.name)):

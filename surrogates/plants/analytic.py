@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Logits, Plant
+from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Plant
 from steerlab.surrogates.plants.tokens import BINS
+from steerlab.types import Singles
 
 
 class AnalyticPlant(Plant):
@@ -40,7 +41,7 @@ class AnalyticPlant(Plant):
         before = sum(w * wanted[:, CONTEXT - delays - 1 + k] for k, w in enumerate(weights))
         return now + self.PERSISTENCE * (BINS[tokens[:, -1]] - before)
 
-    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         """Return the logits (B, 1024) of the next token."""
         distance = (BINS - self.mean(states, tokens)[:, None]) / self.DEVIATION
         return (-0.5 * TEMPERATURE * distance**2).astype(np.float32)

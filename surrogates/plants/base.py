@@ -10,18 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.surrogates.plants.tokens import BINS
+from steerlab.types import Singles
 
 CONTEXT = 20  # steps of history
 TEMPERATURE = 0.8
-
-Logits = NDArray[np.float32]
 
 
 class Plant(ABC):
     """Predicts the next token of B rows; no row influences another."""
 
     @abstractmethod
-    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         """Return the logits (B, 1024) of the next token."""
 
     def sample(
@@ -38,20 +37,20 @@ class Plant(ABC):
         return probabilities(self.logits(states, tokens)) @ BINS
 
 
-def probabilities(logits: Logits) -> Logits:
+def probabilities(logits: Singles) -> Singles:
     """Return the float32 probabilities that the official simulator draws from."""
     scaled = logits / np.float32(TEMPERATURE)
     exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def cumulative(logits: Logits) -> NDArray[np.float64]:
+def cumulative(logits: Singles) -> NDArray[np.float64]:
     """Return the cumulative distribution (B, 1024) that ``numpy.random.choice(p=...)`` draws from."""
     cdf = np.cumsum(probabilities(logits), axis=-1, dtype=np.float64)
     cdf /= cdf[:, -1:]
     return cdf
 
 
-def draw(logits: Logits, uniforms: NDArray[np.float64]) -> NDArray[np.intp]:
+def draw(logits: Singles, uniforms: NDArray[np.float64]) -> NDArray[np.intp]:
     """Draw one token a row exactly as ``numpy.random.choice(1024, p=...)`` does from its uniform."""
     return (cumulative(logits) <= uniforms[:, None]).sum(axis=-1)

@@ -11,7 +11,7 @@ from steerlab.surrogates.segments.comma import fetched, model_path
 RUNTIMES = ("exact", "fast", "torch")
 
 
-#: The bundled plant; default_plant.md beside it tells how it was made.
+#: The bundled plant; default_plant.md beside it says how it was made.
 DEFAULT_PLANT = Path(__file__).with_name("default_plant.onnx")
 
 

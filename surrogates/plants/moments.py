@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steerlab.readers.arrays import read_arrays, require, write_arrays
-from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant, probabilities
+from steerlab.surrogates.plants.base import CONTEXT, Plant, probabilities
 from steerlab.surrogates.plants.tokens import BINS
 from steerlab.types import Singles
 
@@ -38,7 +38,7 @@ class MomentRecorder(Plant):
         self.mean: list[Singles] = []
         self.deviation: list[Singles] = []
 
-    def logits(self, states: Singles, tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: Singles, tokens: NDArray[np.int64]) -> Singles:
         """Return the plant's logits (B, 1024) and note their moments."""
         logits = self.plant.logits(states, tokens)
         chances = probabilities(logits).astype(np.float64)

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from steerlab.errors import InputError
 from steerlab.readers.graphs import open_session, read_graph
-from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant, cumulative, draw
+from steerlab.surrogates.plants.base import CONTEXT, Plant, cumulative, draw
 from steerlab.surrogates.plants.tokens import VOCABULARY
 from steerlab.surrogates.segments.comma import MODEL_SHA256
+from steerlab.types import Singles
 
 if TYPE_CHECKING:  # loaded where a file is read: a process that is handed graphs does without
     import onnx
@@ -51,7 +52,7 @@ class OnnxPlant(Plant):
         if not fast and self._quick:
             self._keep_quick_if_it_agrees()
 
-    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         """Return the logits (B, 1024) of the next token."""
         return self._run(self._whole, states, tokens)
 
@@ -78,7 +79,7 @@ class OnnxPlant(Plant):
             drawn[row] = (exact <= uniforms[row]).sum()
         return drawn
 
-    def _run(self, session: Any, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def _run(self, session: Any, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         parts = []
         for start in range(0, len(states), self.CHUNK):
             rows = slice(start, start + self.CHUNK)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steerlab.errors import unknown_name
-from steerlab.surrogates.plants.base import TEMPERATURE, Logits, Plant
+from steerlab.surrogates.plants.base import TEMPERATURE, Plant
 from steerlab.surrogates.plants.tokens import BINS, LIMIT, VOCABULARY
+from steerlab.types import Singles
 
 BIN_WIDTH = 2 * LIMIT / (VOCABULARY - 1)  # m/s^2
 CENTER = (VOCABULARY - 1) / 2  # token of zero lateral acceleration, between two bins
@@ -257,7 +258,7 @@ class ModelPlant(Plant):
         self.model = model
 
     @torch.no_grad()
-    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         """Return the logits (B, 1024) of the next token."""
         device = next(self.model.parameters()).device
         inputs = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (states, tokens))

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from steerlab.devices import torch_device
 from steerlab.errors import InputError
 from steerlab.surrogates.plants.architectures import read_surrogate
-from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Logits, Plant
+from steerlab.surrogates.plants.base import CONTEXT, TEMPERATURE, Plant
 from steerlab.surrogates.plants.constants import constants
 from steerlab.surrogates.plants.onnx import read_model
 from steerlab.surrogates.plants.tokens import BINS, LIMIT, VOCABULARY
+from steerlab.types import Singles
 
 
 class _Block(nn.Module):
@@ -91,7 +92,7 @@ class CommaGPT(nn.Module):
 
 
 def read_network(path: str | Path) -> nn.Module:
-    """Read a network of ours or comma's from its ONNX file, told by the file's metadata.
+    """Read a network of ours or comma's from its ONNX file, which the file's metadata name.
 
     Raises:
         InputError: The graph is another architecture.
@@ -187,7 +188,7 @@ class TorchPlant(Plant):
         self._graphs: dict[int, _CapturedSampler] = {}
 
     @torch.no_grad()
-    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         """Return the logits (B, 1024) of the next token."""
         return self._last(*self._upload(states, tokens)).cpu().numpy()
 

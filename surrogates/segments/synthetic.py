@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError
+from steerlab.seeds import generator_seed
 from steerlab.surrogates.segments.comma import data_path, fetched
 from steerlab.surrogates.segments.data import (
     CONTROL_START,
@@ -101,3 +102,16 @@ def _smooth(rng: np.random.Generator, rows: int, width: int) -> NDArray[np.float
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
     noise = rng.standard_normal(rows + 2 * reach)
     return np.convolve(noise, kernel / np.sqrt((kernel**2).sum()), mode="valid")
+
+
+def find_routes(source: str, count: int, seed: int) -> Segments:
+    """Return the segments of a source; if it is "synthetic", ``count`` drawn ones.
+
+    Args:
+        source: As for :func:`find_segments`, or "synthetic".
+        count: Number of drawn segments.
+        seed: Seed of the drawn segments.
+    """
+    if source == "synthetic":
+        return synthetic_segments(count, generator_seed("data", seed))
+    return find_segments(source)

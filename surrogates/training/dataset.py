@@ -22,9 +22,10 @@ from steerlab.errors import InputError, unknown_name
 from steerlab.readers.arrays import read_arrays, require, write_arrays
 from steerlab.surrogates.logs.extract import COLUMNS
 from steerlab.surrogates.logs.pipeline import load_identified
-from steerlab.surrogates.plants.base import CONTEXT, Logits, Plant
+from steerlab.surrogates.plants.base import CONTEXT, Plant
 from steerlab.surrogates.plants.tokens import VOCABULARY, encode
 from steerlab.surrogates.segments.data import CONTROL_START, GRAVITY, Segments
+from steerlab.types import Singles
 
 BAND = 128  # bins of a label, or cells of a wide one
 WIDE = -1  # in place of a label's first bin: its cells span all bins
@@ -296,7 +297,7 @@ class Recorder(Plant):
         self.start: list[NDArray[np.int16]] = []
         self.labels: list[NDArray[np.float16]] = []
 
-    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Logits:
+    def logits(self, states: NDArray[np.float32], tokens: NDArray[np.int64]) -> Singles:
         """Return the plant's logits (B, 1024) and note them."""
         logits = self.plant.logits(states, tokens)
         start, labels = band_of(logits)
@@ -305,7 +306,7 @@ class Recorder(Plant):
         return logits
 
 
-def band_of(logits: Logits) -> tuple[NDArray[np.int16], NDArray[np.float16]]:
+def band_of(logits: Singles) -> tuple[NDArray[np.int16], NDArray[np.float16]]:
     """Return the distributions of logits (N, 1024) as soft labels: their start (N,), and (N, 128).
 
     As a rule a label is the 128 bins around the mean, and start the first of them. Where a hundredth
@@ -382,3 +383,23 @@ def _near(tokens: NDArray[np.int16]) -> NDArray[np.bool_]:
     start = _band_start(before).numpy()
     inside = (tokens[:, 1:] >= start) & (tokens[:, 1:] < start + BAND)
     return np.concatenate([np.ones((len(tokens), 1), dtype=bool), inside], axis=1)
+
+
+def split_windows(
+    sequences: Iterable[Sequences], validation: float, predictions: int, seed: int
+) -> tuple[Mixed, Mixed]:
+    """Return windows for training and for validation; no route is in both.
+
+    Args:
+        sequences: The sequences of each source.
+        validation: Share of the routes kept for validation.
+        predictions: Predictions of a training window; a window for validation has one.
+        seed: Seed of the choice of routes.
+    """
+    parts: tuple[list[Windows], list[Windows]] = [], []
+    for some in sequences:
+        kept = split_routes(some.routes, validation, seed)
+        mine = np.array([route in kept for route in some.routes])
+        parts[0].append(Windows(take(some, ~mine), predictions))
+        parts[1].append(Windows(take(some, mine), 1, stride=7))
+    return Mixed(parts[0]), Mixed(parts[1])

@@ -1,5 +1,6 @@
 """The base classes, on a task whose every number can be worked out by hand."""
 
+import inspect
 from typing import Any
 
 import gymnasium as gym
@@ -140,3 +141,23 @@ def test_a_first_reset_that_fails_starts_nothing() -> None:
         env.reset(options={"shift": np.array([1.0, 2.0, 3.0])})
     with pytest.raises(gym.error.ResetNeeded):
         env.step(np.zeros((2, 1)))
+
+
+def test_signatures_tell_the_arguments() -> None:
+    """What ``help`` shows: the task's own arguments, then those that it hands on."""
+
+    class LongWalk(WalkBatch):
+        def __init__(self, num_envs: int = 2, *, pace: float = 1.0, **kwargs: Any) -> None:
+            super().__init__(num_envs, **kwargs)
+
+    class OneLongWalk(SingleEnv):
+        batch_type = LongWalk
+
+    whole = inspect.signature(LongWalk)
+    assert list(whole.parameters)[:2] == ["num_envs", "pace"]
+    assert {"autoreset_mode", "render_mode", "max_episode_steps"} <= set(whole.parameters)
+    assert whole.bind(3, pace=2.0).arguments == {"num_envs": 3, "pace": 2.0}
+    assert set(inspect.signature(OneLongWalk).parameters) == LongWalk.settings() - {
+        "num_envs",
+        "autoreset_mode",
+    }

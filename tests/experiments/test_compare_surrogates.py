@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from steerlab.errors import InputError
-from steerlab.experiments.compare_surrogates import choose, compare, divergence, likelihood
+from steerlab.experiments.compare_surrogates import choose, compare, likelihood
 from steerlab.surrogates.plants.analytic import AnalyticPlant
-from steerlab.surrogates.plants.base import Logits, Plant
+from steerlab.surrogates.plants.base import Plant
+from steerlab.surrogates.plants.divergence import divergence
 from steerlab.surrogates.segments.synthetic import synthetic_segments
+from steerlab.types import Singles
 
 
 class Uniform(Plant):
-    def logits(self, states: np.ndarray, tokens: np.ndarray) -> Logits:
+    def logits(self, states: np.ndarray, tokens: np.ndarray) -> Singles:
         return np.zeros((len(states), 1024), dtype=np.float32)
 
 
@@ -24,7 +26,7 @@ class Wide(AnalyticPlant):
 def test_divergence_of_normal_densities() -> None:
     x = np.arange(1024.0)
 
-    def normal(mean: float, width: float) -> Logits:
+    def normal(mean: float, width: float) -> Singles:
         return (-0.5 * ((x - mean) / width) ** 2)[None].astype(np.float32)
 
     for temperature in (1.0, 0.8):

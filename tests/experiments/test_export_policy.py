@@ -52,7 +52,7 @@ def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
         release,
         model,
         folder,
-        checkpoint="eyes/7",
+        checkpoint="vision/7",
         half=False,
         tinygrad=False,
     )
@@ -125,14 +125,14 @@ def test_by_default_for_its_own_release(checkpoint: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_matched_pair(checkpoint: Path, vision: Path, tmp_path: Path) -> None:
     export(checkpoint, tmp_path, "contract=openpilot-0.11.0", f"vision={vision}")
-    eyes = load_network(tmp_path / "driving_vision.onnx")
-    assert list(eyes.inputs) == ["img", "big_img"]  # which 0.11.0 demands
+    camera_network = load_network(tmp_path / "driving_vision.onnx")
+    assert list(camera_network.inputs) == ["img", "big_img"]  # which 0.11.0 demands
     images = {n: np.random.default_rng(0).integers(0, 256, s).astype(np.uint8)
-              for n, s in eyes.inputs.items()}  # fmt: skip
+              for n, s in camera_network.inputs.items()}  # fmt: skip
     before = load_network(vision)
     renamed = {"input_imgs": images["img"], "big_input_imgs": images["big_img"]}
     np.testing.assert_array_equal(
-        eyes.engine.run(images)["outputs"], before.engine.run(renamed)["outputs"]
+        camera_network.engine.run(images)["outputs"], before.engine.run(renamed)["outputs"]
     )
     told = [
         property_of(tmp_path / f"driving_{n}.onnx", "model_checkpoint")
@@ -141,18 +141,20 @@ def test_a_matched_pair(checkpoint: Path, vision: Path, tmp_path: Path) -> None:
     pairs = {text.rpartition("pair ")[2] for text in told}
     assert len(pairs) == 1
     assert all(UNSAFE in text for text in told)
-    assert told[1].startswith("eyes/7; with ")
+    assert told[1].startswith("vision/7; with ")
     found = read_metadata(tmp_path / "driving_vision_metadata.pkl")
     assert found.input_shapes == {"img": (1, 12, 128, 256), "big_img": (1, 12, 128, 256)}
     assert found.slices["hidden_state"] == slice(1022, 1534)
-    runner = Runner("openpilot-0.11.0", load_network(tmp_path / "driving_policy.onnx"), vision=eyes)
+    runner = Runner(
+        "openpilot-0.11.0", load_network(tmp_path / "driving_policy.onnx"), vision=camera_network
+    )
     planes = np.zeros((1, 6, 128, 256), np.uint8)
     assert runner.step(image=planes, wide_image=planes, v_ego=10.0) is not None
 
 
 def parts_say(vision: Path, tail: Any, frames: list[Any], id: str) -> list[Any]:
     """Run vision network and policy one after the other, in the plainest way, frame by frame."""
-    eyes = load_network(vision)
+    camera_network = load_network(vision)
     empty = np.zeros((1, 6, 128, 256), np.uint8)
     narrow, wide = [empty] * 5, [empty] * 5
     hidden, pulses = [np.zeros(512, np.float32)] * 96, [np.zeros(8, np.float32)] * 100
@@ -162,13 +164,13 @@ def parts_say(vision: Path, tail: Any, frames: list[Any], id: str) -> list[Any]:
         pulse = np.zeros(8, np.float32)
         pulse[desire] = float(desire not in (0, previous))
         previous, pulses = desire, [*pulses[1:], pulse]
-        seen = eyes.engine.run(
+        seen = camera_network.engine.run(
             {
                 "input_imgs": np.concatenate([narrow[0], narrow[4]], 1),
                 "big_input_imgs": np.concatenate([wide[0], wide[4]], 1),
             }
         )["outputs"][0]
-        own = seen[eyes.slices["hidden_state"]]
+        own = seen[camera_network.slices["hidden_state"]]
         window = np.array([hidden[4 * k] for k in range(24)] + [own])
         named = {
             "desire": np.array([np.max(pulses[4 * k : 4 * k + 4], axis=0) for k in range(25)]),
@@ -179,7 +181,7 @@ def parts_say(vision: Path, tail: Any, frames: list[Any], id: str) -> list[Any]:
             given = {n: torch.as_tensor(v, dtype=torch.float32)[None] for n, v in named.items()}
             said = tail.tensors(tail.read(torch.as_tensor(window)[None].float(), given))
         hidden = [*hidden[1:], own]
-        answers.append((said["plan"][0].numpy(), seen[eyes.slices["lane_lines"]][:264]))
+        answers.append((said["plan"][0].numpy(), seen[camera_network.slices["lane_lines"]][:264]))
     return answers
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.tinyphysics import SHIPPED
+from steerlab.agents.tinyphysics.report import summary
 from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.experiments import (
     ablate_tinyphysics_controller as ablate,
@@ -15,6 +16,7 @@ from steerlab.experiments import (
     compare_tinyphysics_recipes as recipes,
     train_tinyphysics_controller as study,
 )
+from steerlab.seeds import generator_seed
 from steerlab.surrogates.segments.synthetic import default_segments, synthetic_segments
 
 SMALL = [
@@ -26,7 +28,7 @@ SMALL = [
 
 def test_figures_are_those_of_the_routes() -> None:
     total = np.array([10.0, 20.0, 30.0, 140.0])
-    found = study.summary({"jerk_cost": total / 10, "total_cost": total})
+    found = summary({"jerk_cost": total / 10, "total_cost": total})
     assert found["total_cost"] == 50.0
     assert found["jerk_cost"] == 5.0
     assert found["median"] == 25.0
@@ -78,7 +80,7 @@ def test_study_trains_exports_reports_and_resumes(
         *("pid, official", "controller.py, official", "controller.py, other")
     }
     # The report is what an evaluation of the file finds on routes that training has not seen.
-    segments = synthetic_segments(13, study.generator_seed("data", 0))[10:13]
+    segments = synthetic_segments(13, generator_seed("data", 0))[10:13]
     again = evaluate(controller_factory(str(whole / "controller.py")), segments, "analytic")
     assert result["report"]["controller.py, official"]["total_cost"] == pytest.approx(
         float(again.costs.total_cost.mean()), rel=1e-12
@@ -126,7 +128,7 @@ def test_recipes_begin_where_another_ended_and_meet_in_one_table(tmp_path: Path)
     figures = json.loads((table / "table.json").read_text())
     assert list(figures) == ["cloning", "polished"]
     # What the table says of a run is what its file costs on the routes that chose it.
-    segments = synthetic_segments(13, study.generator_seed("data", 0))[8:10]
+    segments = synthetic_segments(13, generator_seed("data", 0))[8:10]
     again = [
         evaluate(controller_factory(name), segments, "analytic").costs.total_cost
         for name in (str(first / "controller.py"), str(then / "controller.py"), "pid")

@@ -200,7 +200,9 @@ def test_recurrent_over_1000_steps(cell: str, layers: int, tmp_path: Path) -> No
     st.sampled_from([nn.LSTM, nn.GRU]), st.integers(1, 3), st.booleans(), st.integers(1, 4),
     st.integers(0, 2**31),
 )  # fmt: skip
-def test_written_cells_are_torchs(kind: Any, layers: int, bias: bool, rows: int, seed: int) -> None:
+def test_unrolled_cells_equal_those_of_torch(
+    kind: Any, layers: int, bias: bool, rows: int, seed: int
+) -> None:
     torch.manual_seed(seed)
     rnn = kind(5, 7, layers, bias=bias)
     states = [torch.randn(layers, rows, 7) for _ in range(2 if kind is nn.LSTM else 1)]

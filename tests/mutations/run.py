@@ -1,12 +1,13 @@
 """Try the faults of the table: each in a copy of the checkout, with the tests that should notice it.
 
-    python -m tests.mutations.run              # all; over an hour on two cores
+    python -m tests.mutations.run              # all
     python -m tests.mutations.run lqr seeds    # those whose file has one of the words in its path
 
 Prints a line for each and the survivors at the end. Real data is kept out of reach, as in a plain clone.
 Not part of the tests: too long.
 """
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -14,9 +15,26 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from tests.mutations.table import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[2]
+#: Libraries that are imported once. None of them starts threads that a fork would lose.
+LIBRARIES = (
+    "beartype",
+    "gymnasium",
+    "hypothesis",
+    "jaxtyping",
+    "matplotlib.pyplot",
+    "numba",
+    "onnx",
+    "sb3_contrib",
+    "scipy.optimize",
+    "scipy.stats",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+)
 
 
 def copy_checkout(folder: Path) -> None:
@@ -31,32 +49,39 @@ def copy_checkout(folder: Path) -> None:
 def passes(folder: Path, tests: str) -> bool:
     """Run tests in ``folder`` until one fails; return whether none did.
 
+    They run in a fork of this process, which has imported the large libraries: that takes longer
+    than most tests.
+
     Raises:
         RuntimeError: pytest found no test, or could not run.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not slow",
-    ]
-    place = {"PYTHONPATH": str(folder), "STEERLAB_SHARED": str(folder / "no real data")}
-    found = subprocess.run(
-        [*command, *tests.split()],
-        cwd=folder,
-        env=os.environ | place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if found.returncode > 2:
-        raise RuntimeError(found.stdout[-2000:] + found.stderr[-2000:])
-    return found.returncode == 0
+    output = folder.with_name("output.txt")
+    child = os.fork()
+    if child == 0:
+        status = 3
+        try:
+            status = _run_tests(folder, tests.split(), output)
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status not in (0, 1, 2):
+        raise RuntimeError(f"pytest ended with {status}:\n{output.read_text()[-4000:]}")
+    return status == 0
+
+
+def _run_tests(folder: Path, tests: list[str], output: Path) -> int:
+    """Run tests as a fresh process in ``folder`` would, and return pytest's exit status."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(folder)
+    os.environ |= {"PYTHONPATH": str(folder), "STEERLAB_SHARED": str(folder / "no real data")}
+    elsewhere = [place for place in sys.path if Path(place).resolve() != ROOT]
+    sys.path[:] = [str(folder), *elsewhere]
+    for name in [name for name in sys.modules if name.split(".")[0] in ("steerlab", "tests")]:
+        del sys.modules[name]
+    options = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "-m", "not slow"]
+    return int(pytest.main([*options, *tests]))
 
 
 def survives(folder: Path, mutation: Mutation) -> bool:
@@ -74,6 +99,8 @@ def main(words: list[str]) -> int:
     """Try them; return the number of survivors."""
     chosen = [m for m in MUTATIONS if not words or any(word in m.file for word in words)]
     survivors = []
+    for library in LIBRARIES:
+        importlib.import_module(library)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "steerlab")
         copy_checkout(folder)

@@ -18,7 +18,7 @@ def _all(file: str, tests: str, *edits: tuple[str, str]) -> list[Mutation]:
 
 MUTATIONS = [
     *_all(
-        "envs/tinyphysics/reward.py", "tests/envs/tinyphysics",
+        "envs/tinyphysics/reward.py", "tests/envs/tinyphysics/test_reward.py tests/envs/tinyphysics/test_golden.py",
         ("LATACCEL_WEIGHT = 50.0", "LATACCEL_WEIGHT = 5.0"),
         ("np.mean((wanted - driven) ** 2) * 100", "np.mean(np.abs(wanted - driven)) * 100"),
         ("np.mean((np.diff(driven) / DT) ** 2) * 100", "np.mean(np.diff(driven) ** 2) * 100"),

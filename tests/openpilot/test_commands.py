@@ -44,6 +44,16 @@ def test_acceleration_and_stop(id: str) -> None:
     assert command(rule, {"plan": plan(0.0, 0.0)}, 0.0, 0.4, 0.5).should_stop.all()
 
 
+def test_a_plan_that_starts_again_within_a_second_is_no_stop() -> None:
+    """Slower than 0.05 m/s at the action time (0.5 s), and faster a second later."""
+    rule = contract("openpilot-0.10.0").command
+    assert rule.stop["speed"] == 0.05
+    starting = plan(0.0, 0.0, a=0.06)  # 0.03 m/s, then 0.09 m/s
+    assert not command(rule, {"plan": starting}, 0.0, 0.4, 0.5).should_stop.any()
+    slow = plan(0.0, 0.0, a=0.02)  # 0.01 m/s, then 0.03 m/s
+    assert command(rule, {"plan": slow}, 0.0, 0.4, 0.5).should_stop.all()
+
+
 def test_action_head_is_a_lateral_acceleration() -> None:
     rule = contract("openpilot-supercombo-2026-06").command
     parsed = {"plan": plan(10.0, 0.05), "action": np.array([[2.0, -0.5]])}

@@ -7,7 +7,7 @@ first on ``sys.path``, ``controllers`` and ``tinyphysics`` as modules, its own g
 Messages go over the standard streams, each as two lengths, a JSON header and float64 values; what
 the controller prints goes to the standard error. Three requests:
 
-    load    the file; the answer tells what is wrong with it
+    load    the file; the answer says what is wrong with it
     reset   a controller for each row
     update  one step of all rows; the answer holds steer and the uniform numbers of the simulator
 

@@ -34,7 +34,7 @@ _INSTALLED = tuple(
 
 
 class Unwatchable(Exception):
-    """The state cannot be told apart, or is too large; so it must be taken as shared."""
+    """The state cannot be separated, or is too large; so it must be taken as shared."""
 
 
 def snapshot(known: frozenset[str]) -> dict[str, bytes]:

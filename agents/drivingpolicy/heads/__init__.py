@@ -21,7 +21,7 @@ def make_head(
 
     Args:
         name: One of :data:`HEADS`.
-        width: Values that are told of a window.
+        width: Size of the vector that describes a window.
         steps: Rounds of refinement of ``anchored`` and ``flow``.
         schedule: Noise of ``anchored``.
         truncation: Noise of ``anchored``.

@@ -30,7 +30,7 @@ class Anchored(PlanHead):
     """Anchors and their refinement.
 
     Args:
-        width: Values that are told of a window.
+        width: Size of the vector that describes a window.
         steps: K, 0 to 8.
         schedule: How noise grows with time: ``cosine`` (Nichol and Dhariwal 2021) or ``linear``, in
             the variance.
@@ -70,7 +70,7 @@ class Anchored(PlanHead):
         return torch.sqrt(1.0 - time), torch.sqrt(time)
 
     def forward(self, seen: Tensor) -> Hypotheses:
-        """Return the hypotheses for what is told of windows, (B, width)."""
+        """Return the hypotheses for the vectors that describe windows, (B, width)."""
         if not self.steps:
             clean, logits = self._asked(self._start(len(seen)), seen, seen.new_zeros(1, 1))
             return Hypotheses(clean, self.spreads(seen), logits)
@@ -120,6 +120,6 @@ class Anchored(PlanHead):
         return self.anchors[None].expand(rows, -1, -1)
 
     def _asked(self, knots: Tensor, seen: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hypotheses without noise, as far as can be told, and their logits."""
+        """Return the hypotheses, estimated without noise, and their logits."""
         said = self.denoiser(knots, seen, time)
         return self.anchors + said[..., :KNOTS], said[..., KNOTS]

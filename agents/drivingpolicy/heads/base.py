@@ -46,7 +46,7 @@ class PlanHead(nn.Module):
     """Base of the plan heads.
 
     Args:
-        width: Values that it is told of a window.
+        width: Size of the vector that describes a window.
         steps: Rounds of refinement, for heads that have such.
     """
 
@@ -82,7 +82,7 @@ class PlanHead(nn.Module):
         return self.spread(seen).unflatten(-1, (self.hypotheses, COLUMNS))
 
     def forward(self, seen: Tensor) -> Hypotheses:
-        """Return the hypotheses for what is told of windows, (B, width)."""
+        """Return the hypotheses for the vectors that describe windows, (B, width)."""
         raise NotImplementedError
 
     def loss(self, seen: Tensor, truth: Truth, generator: torch.Generator) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ class Denoiser(nn.Module):
     """Says something of every hypothesis from what is seen, a noisy version of it, and the time.
 
     Args:
-        width: Values that are told of a window.
+        width: Size of the vector that describes a window.
         hypotheses: M; each has a place of its own, None makes them alike.
         outputs: Values that it says of each.
     """

@@ -20,7 +20,7 @@ class Flow(PlanHead):
     A second network says which of the five is the likeliest.
 
     Args:
-        width: Values that are told of a window.
+        width: Size of the vector that describes a window.
         steps: Euler steps, 1 to 16.
     """
 
@@ -36,7 +36,7 @@ class Flow(PlanHead):
         self.register_buffer("noise", torch.randn(HYPOTHESES, KNOTS, generator=fixed))
 
     def forward(self, seen: Tensor) -> Hypotheses:
-        """Return the hypotheses for what is told of windows, (B, width)."""
+        """Return the hypotheses for the vectors that describe windows, (B, width)."""
         knots = self.noise[None].expand(len(seen), -1, -1)
         for step in range(self.steps):
             time = seen.new_full((1, 1), 1.0 - step / self.steps)

@@ -15,7 +15,7 @@ class Mixture(PlanHead):
         self.weights = nn.Linear(width, self.hypotheses)
 
     def forward(self, seen: Tensor) -> Hypotheses:
-        """Return the hypotheses for what is told of windows, (B, width)."""
+        """Return the hypotheses for the vectors that describe windows, (B, width)."""
         means = self.means(seen).unflatten(-1, (self.hypotheses, KNOTS))
         return Hypotheses(means, self.spreads(seen), self.weights(seen))
 

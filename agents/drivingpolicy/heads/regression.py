@@ -16,7 +16,7 @@ class Regression(PlanHead):
         self.mean = nn.Linear(width, KNOTS)
 
     def forward(self, seen: Tensor) -> Hypotheses:
-        """Return the hypothesis for what is told of windows, (B, width)."""
+        """Return the hypothesis for the vectors that describe windows, (B, width)."""
         return Hypotheses(
             self.mean(seen)[:, None], self.spreads(seen), seen.new_zeros(len(seen), 1)
         )

@@ -47,11 +47,11 @@ from steerlab.envs.labels.corridor import Path
 from steerlab.envs.maps.opendrive import compile_text
 from steerlab.envs.maps.road_map import SIGNAL_KINDS
 from steerlab.errors import InputError
+from steerlab.types import Bytes
 
 if TYPE_CHECKING:
     import carla
 
-Bytes = NDArray[np.uint8]
 
 #: Where the ego vehicle is tried to be put: m ahead of the route's start, and above the road.
 PLACES = [(ahead, up) for ahead in (0.0, 4.0, 8.0) for up in (0.3, 0.8, 1.5)]
@@ -406,7 +406,7 @@ class Server:
         for signal, light in self.lights.items():
             self._signals[signal, 0] = others.GIVEN + shown.get(light.get_state(), 0)
 
-    # What is told.
+    # What is reported.
 
     def poses(self, task: Task, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """Return where the car was measured."""

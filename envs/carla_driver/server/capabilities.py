@@ -23,7 +23,7 @@ class Capabilities:
     lowest_sun: float
     #: Whether a map can be made from an OpenDRIVE text.
     opendrive_world: bool
-    #: Field of ``WheelPhysicsControl`` that tells where the wheel is in the world.
+    #: Field of ``WheelPhysicsControl`` with the place of the wheel in the world.
     wheel_place: str
     #: Whether cameras have the attribute that switches Unreal's effects of a lens off.
     lens_attributes: bool

@@ -25,7 +25,7 @@ USUAL_ANGLE = 70.0  # degrees, CARLA's default
 
 @dataclass
 class Chassis:
-    """Geometry of the ego vehicle, and the two controllers that make it do as it is told.
+    """Geometry of the ego vehicle, and the two controllers that make it follow the commands.
 
     Steering is the bicycle's angle for a curvature, over the wheels' largest angle and over what the
     vehicle's own curve leaves of it at speed; a slow factor takes out what that misses. The pedals are
@@ -73,7 +73,7 @@ class Chassis:
 
 
 def chassis_of(vehicle: "carla.Vehicle", can: Capabilities) -> Chassis:
-    """Return what the server tells of a vehicle; values that make no sense are replaced."""
+    """Return what the server reports of a vehicle; values that make no sense are replaced."""
     physics = vehicle.get_physics_control()
     rear, wheelbase = _axles(vehicle, physics, can)
     angles = [wheel.max_steer_angle for wheel in physics.wheels]
@@ -98,7 +98,7 @@ def _axles(
 ) -> tuple[float, float]:
     """Return where the rear axle is from the actor's origin, and the wheelbase, m.
 
-    Wheels are told in the world's frame, by some versions in cm; where neither makes sense the axles follow
+    Servers give wheels in the world's frame, some versions in cm; where neither makes sense the axles follow
     from the length of the body.
     """
     here = vehicle.get_transform()

@@ -128,7 +128,7 @@ def launched(
     command = [str(find_program(carla_root)), *command]
     path = Path(log) if log else Path(tempfile.mkdtemp(prefix="steerlab-carla-"), "server.log")
     process = _start(command, path, keep_running)
-    keep = False  # before it is ready nobody is told of it who could stop it
+    keep = False  # before it is ready nobody else knows of it and could stop it
     try:
         version = _await(process, port, ready_timeout, path)
         keep = keep_running

@@ -21,20 +21,19 @@ class ServerOptions:
 
     host: str = "127.0.0.1"
     port: int = 2000
-    traffic_port: int | None = None  # of the traffic manager; the port plus 6000 by default
-    timeout: float = 20.0  # s that the server may take for an answer
-    patience: float = 10.0  # s over which a connection is tried
-    vehicle: str | None = None  # blueprint of the ego vehicle, with * for anything
-    sensors: str = (
-        "model"  # cameras of the model's frames, or full: whole sensors and openpilot's warp
-    )
-    cameras: bool = False  # cameras even if observations have none: for recording
-    carla_root: str | None = None  # launch a server from this folder
+    traffic_port: int | None = None  #: of the traffic manager; the port plus 6000 by default
+    timeout: float = 20.0  #: s that the server may take for an answer
+    patience: float = 10.0  #: s over which a connection is tried
+    vehicle: str | None = None  #: blueprint of the ego vehicle, with * for anything
+    #: ``model``: cameras that take the model's frames; ``full``: whole sensors and openpilot's warp.
+    sensors: str = "model"
+    cameras: bool = False  #: cameras even if observations have none: for recording
+    carla_root: str | None = None  #: launch a server from this folder
     offscreen: bool = True
     quality: str = "Epic"
-    ready_timeout: float = 120.0  # s that a launched server may take until it answers
-    keep_running: bool = False  # leave a launched server running, and take one that was left
-    restart_every: int = 0  # episodes after which a launched server is restarted; 0 for never
+    ready_timeout: float = 120.0  #: s that a launched server may take until it answers
+    keep_running: bool = False  #: leave a launched server running, and take one that was left
+    restart_every: int = 0  #: episodes after which a launched server is restarted; 0 for never
 
     def __post_init__(self) -> None:
         integer("port", self.port, 1024)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steerlab.envs.cameras.geometry import (
     NARROW,
@@ -26,12 +25,11 @@ from steerlab.envs.cameras.geometry import (
 )
 from steerlab.envs.carla_driver.server.connection import ServerLost
 from steerlab.envs.carla_driver.server.session import ROLE
+from steerlab.types import Bytes, Floats
 
 if TYPE_CHECKING:
     import carla
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float64]
 
 KEPT = 8  # frames of a camera
 _HALF_BACK = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steerlab.agents.drivingpolicy.data import Seen
+from steerlab.agents.drivingpolicy.data import FeatureEpisode
 from steerlab.envs.shards.layout import COMMANDS, STATE
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.plan import FREE, Near, PlanShape
@@ -30,7 +30,7 @@ class Invented:
         return self.arrays[name]
 
 
-def invented(seed: int, frames: int = 40, reach: int = 33) -> Seen:
+def invented(seed: int, frames: int = 40, reach: int = 33) -> FeatureEpisode:
     """Return a drive whose command and plan follow from two numbers that the features tell.
 
     The bend ahead (rad/s at all later knots) is either left or right, by chance: nothing tells which.
@@ -62,4 +62,4 @@ def invented(seed: int, frames: int = 40, reach: int = 33) -> Seen:
         "lateral_control_params": np.stack([speed, np.full(frames, 0.2)], 1).astype(np.float32),
         "plan": plan, "plan_valid": np.repeat(known, frames, 0), "desire_state": desire[ticks],
     }  # fmt: skip
-    return Seen(Invented(arrays, {}), features)  # type: ignore[arg-type]
+    return FeatureEpisode(Invented(arrays, {}), features)  # type: ignore[arg-type]

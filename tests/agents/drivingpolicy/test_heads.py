@@ -120,8 +120,8 @@ def test_a_head_learns(head: str, steps: int, windows: Windows) -> None:
         first, last = (first or losses[name].item()), losses[name].item()
     assert last < first - 0.2
     batch = windows[torch.arange(64)]
-    said = network.say(batch["features"], batch["desire"], batch["traffic"])
-    knots = network.plan_head.real(network.plan_head(said.seen).knots)[:, :, 2]
+    outputs = network.predict(batch["features"], batch["desire"], batch["traffic"])
+    knots = network.plan_head.real(network.plan_head(outputs.seen).knots)[:, :, 2]
     wanted = network.shape.read(batch["plan"])[0][:, 2]
     away = (knots - wanted[:, None]).abs()  # of 0.1 rad/s
     assert away.amin(1).mean() < 0.05 if head != "mdn" else away.amin(1).mean() < 0.09

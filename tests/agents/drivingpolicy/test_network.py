@@ -59,12 +59,12 @@ def test_the_release_commands_what_the_network_says(target: str, encoder: str) -
     given = inputs(target)
     with torch.no_grad():
         flat = Packed(network, network.model)(*(given[feed] for feed in network.feeds)).numpy()
-        said = network.read(given["features"], {feed: given[feed] for feed in network.feeds})
+        outputs = network.read(given["features"], {feed: given[feed] for feed in network.feeds})
     parsed = parse(network.model.slices, flat)
-    speed, late = said.near.speed.numpy(), said.near.t_lateral.numpy()
+    speed, late = outputs.near.speed.numpy(), outputs.near.t_lateral.numpy()
     found = command(network.contract.command, parsed, speed, late, network.t_longitudinal)
-    np.testing.assert_allclose(found.curvature, said.near.curvature, rtol=2e-3, atol=1e-6)
-    np.testing.assert_allclose(found.acceleration, said.near.pedal, rtol=1e-3, atol=2e-4)
+    np.testing.assert_allclose(found.curvature, outputs.near.curvature, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(found.acceleration, outputs.near.pedal, rtol=1e-3, atol=2e-4)
     if "lateral_control_params" in network.feeds:
         np.testing.assert_allclose(speed, 12.0)
         np.testing.assert_allclose(late, 0.25 + 0.1 + 0.05, rtol=1e-6)
@@ -95,12 +95,12 @@ def test_action_is_the_command() -> None:
     network = policy().ported(contract("openpilot-supercombo-2026-07"))
     given = inputs("openpilot-supercombo-2026-07")
     with torch.no_grad():
-        said = network.read(
+        outputs = network.read(
             given["features"], {**given, "lateral_control_params": torch.tensor([[20.0, 0.2]] * 3)}
         )
-        action = network.tensors(said)["action"]
-    torch.testing.assert_close(action[:, 0], said.near.curvature * 400.0)
-    torch.testing.assert_close(action[:, 1], said.near.pedal)
+        action = network.tensors(outputs)["action"]
+    torch.testing.assert_close(action[:, 0], outputs.near.curvature * 400.0)
+    torch.testing.assert_close(action[:, 1], outputs.near.pedal)
 
 
 def test_a_policy_is_rebuilt_from_its_description() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerlab.agents.policynet.losses import imitation_loss, look, random_windows
+from steerlab.agents.policynet.losses import imitation_loss, random_windows, window_batch
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
 from steerlab.agents.policynet.rollout import FRAME, Rollout
 from steerlab.agents.policynet.train import ImitationConfig, load_policy, train_imitation
@@ -45,7 +45,7 @@ def test_losses_stay_on_the_device_of_network_and_drive(contract: str) -> None:
     assert sum(p.grad is not None for p in network.parameters()) > 5
     # The check checks: a drive elsewhere is refused.
     with pytest.raises(RuntimeError, match="device"):
-        look(network, a_drive(), *random_windows(a_drive(), 4, generator))
+        window_batch(network, a_drive(), *random_windows(a_drive(), 4, generator))
 
 
 def test_random_windows_are_the_same_on_every_device() -> None:

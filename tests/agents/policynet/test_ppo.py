@@ -1,4 +1,4 @@
-"""PPO on the window policy: ratio, advantages, critic, what is paid; training resumes exactly."""
+"""PPO on the window policy: ratio, advantages, critic, rewards; training resumes exactly."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.policynet import ppo as ppo_module
-from steerlab.agents.policynet.losses import look, plan_error
+from steerlab.agents.policynet.losses import plan_error, window_batch
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
 from steerlab.agents.policynet.ppo import (
     HISTORY,
@@ -57,7 +57,10 @@ def drive(network: PolicyNet) -> Rollout:
 def test_the_ratio_is_one_before_the_first_step(network: PolicyNet, drive: Rollout) -> None:
     ends, rows = torch.tensor([129, 100, 20, 5]), torch.arange(4)
     advantage = torch.randn(drive.rewards.shape, generator=torch.Generator().manual_seed(0))
-    seen, old = look(network, drive, ends, rows), look(copy.deepcopy(network), drive, ends, rows)
+    seen, old = (
+        window_batch(network, drive, ends, rows),
+        window_batch(copy.deepcopy(network), drive, ends, rows),
+    )
     found = policy_losses(seen, old, drive, advantage, PPO)
     assert found["kl"].item() == found["clipped"].item() == 0.0
     who = rows[:, None].expand_as(seen.at)
@@ -72,7 +75,7 @@ def test_the_ratio_is_that_of_the_densities(network: PolicyNet, drive: Rollout) 
     with torch.no_grad():
         other.heads.bias[:2] += torch.tensor([0.02, 0.05])
     ends, rows = torch.tensor([129, 60]), torch.tensor([1, 2])
-    seen, old = look(other, drive, ends, rows), look(network, drive, ends, rows)
+    seen, old = window_batch(other, drive, ends, rows), window_batch(network, drive, ends, rows)
     fresh = math.sqrt(1 - PPO.keep**2)
     speed = seen.given["speed"][..., 0].clamp(min=3.0)
     who = rows[:, None].expand_as(seen.at)
@@ -104,7 +107,7 @@ def test_what_is_executed_is_the_plan_and_what_was_drawn(
     rows = torch.arange(16)
     alive = drive.first[19] == 0
     # Up to step 19 windows hold frames 3, 7, 11, 15, 19: the whole history that the rollout had.
-    seen = look(network, drive, torch.full((16,), 19), rows)
+    seen = window_batch(network, drive, torch.full((16,), 19), rows)
     curvature = given["wanted"][:, 0] - PPO.lateral * noise[:, 0] / speed**2
     pedal = given["wanted"][:, 1] - PPO.pedal * noise[:, 1]
     assert alive.sum() > 8
@@ -115,7 +118,7 @@ def test_what_is_executed_is_the_plan_and_what_was_drawn(
 def test_only_frames_with_history_count(network: PolicyNet, drive: Rollout) -> None:
     ends, rows = torch.tensor([129, 30]), torch.tensor([0, 0])
     fresh = Rollout(drive.features, drive.frames, torch.zeros_like(drive.first), drive.last)
-    late, early = counting(look(network, fresh, ends, rows), fresh)
+    late, early = counting(window_batch(network, fresh, ends, rows), fresh)
     assert late.tolist() == [False] * (HISTORY - 1) + [True] * (25 - HISTORY + 1)
     # The episode began within the second window: all its frames have all the history there is.
     assert early.tolist() == [False] * 17 + [True] * 8
@@ -161,17 +164,17 @@ def test_the_budget_reaches_the_critic_and_not_the_policy(drive: Rollout) -> Non
 
 
 def test_what_is_paid_is_the_budget_that_is_used_up(network: PolicyNet) -> None:
-    """Risk-averse: an episode that reaches the threshold is paid no more, and b - R is missing."""
+    """Risk-averse: an episode that reaches the threshold has no more reward, and b - R is missing."""
     env = make_driver_env(
         8, 60, "Disabled", alpha=0.1, threshold=3.0, per_alpha=False, first_only=True
     )
     drive = collect(network, env, None, 60, 3, BehaviorMix(0.0, 0.0), watch=true_state)
     returns = list(env.risk.returns)
     first = drive.first == 0
-    paid = (drive.rewards * first).sum(0)
+    total = (drive.rewards * first).sum(0)
     assert len(returns) == 8  # first episodes only, however many followed
     expected = sorted(3.0 - max(3.0 - r, 0.0) for r in returns)
-    np.testing.assert_allclose(sorted(paid.tolist()), expected, atol=1e-4)
+    np.testing.assert_allclose(sorted(total.tolist()), expected, atol=1e-4)
 
 
 def test_training_resumes_to_the_same_numbers(
@@ -224,7 +227,9 @@ def test_a_better_command_is_learned(network: PolicyNet, drive: Rollout) -> None
         learner, average, optimizer, drive, drive.chance[..., 0], config, (1e-3, True), generator
     )
     ends, rows = torch.full((16,), 120), torch.arange(16)
-    moved = moves(look(learner, drive, ends, rows), look(network, drive, ends, rows), config)
+    moved = moves(
+        window_batch(learner, drive, ends, rows), window_batch(network, drive, ends, rows), config
+    )
     assert moved[..., 0].mean() > 0.1
     assert moved[..., 0].mean() > 3 * moved[..., 1].mean().abs()
 

@@ -19,7 +19,6 @@ from steerlab.agents.tinyphysics.recipe import (
     read_seconds,
     save_policy,
 )
-from steerlab.agents.tinyphysics.rounds import RoundsConfig
 from steerlab.envs.tinyphysics.dynamics import Simulator, noise_seeds
 from steerlab.envs.tinyphysics.reward import official_costs
 from steerlab.envs.tinyphysics.rollout import evaluate, rollout
@@ -148,7 +147,7 @@ def test_clone_drives_like_its_teacher(
     config = cloning.CloningConfig(
         rounds=2, rollouts=24, epochs=4, batch_size=128, learning_rate=2e-2, identify=1
     )
-    trained = cloning.train_by_cloning(bench, config, tmp_path, RoundsConfig())
+    trained = cloning.train_by_cloning(bench, config, tmp_path)
     assert trained.plant_steps == 400 * (1 + 2 * 24)
     teacher, pupil, fresh = (
         evaluate(lambda p=p: PolicyController(p), bench.select, "analytic", tail=False)

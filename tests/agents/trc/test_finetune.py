@@ -79,7 +79,7 @@ def test_ppo_learns_from_numbers_alone(tmp_path: Path) -> None:
 
 
 def test_ppo_begins_with_the_planner_itself() -> None:
-    """The mean action is the plan, and pays just what the plan of the same network does."""
+    """The mean action is the plan, with the return of the plan of the same network."""
     model = planner()
     env = PlanEnv(PlanReward(model, task_reward), 6)
     env.seed(3)
@@ -98,7 +98,9 @@ def test_ppo_begins_with_the_planner_itself() -> None:
     paid = again.step(mean + move.astype(np.float32))[1]
     initial, targets = seen[:, :2].astype(float), seen[:, 2:4].astype(float)
     plans = model.plan(initial, targets)
-    moved = np.clip(plans[..., 0] + 4.0 * move @ model.plant.round.numpy(), -4.0, 4.0)[..., None]
+    moved = np.clip(plans[..., 0] + 4.0 * move @ model.plant.whitening.numpy(), -4.0, 4.0)[
+        ..., None
+    ]
     worth = -PROBLEM.cost(initial, targets, plans)
     gain = -PROBLEM.cost(initial, targets, moved) - worth
     np.testing.assert_allclose(paid, gain / again.scale, rtol=1e-3, atol=1e-4)

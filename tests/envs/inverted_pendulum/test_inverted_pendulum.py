@@ -1,6 +1,8 @@
 """The wide pendulum against MuJoCo, physics, and its own options."""
 
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import gymnasium as gym
 import numpy as np
@@ -48,6 +50,30 @@ def test_masses_of_the_packaged_model() -> None:
     # As MuJoCo compiles them: a steel-grey cart of 10.47 kg and a pole of 5.02 kg.
     assert NOMINAL.pole_mass == pytest.approx(5.01859164, abs=1e-8)
     assert NOMINAL.coefficients().total_mass == pytest.approx(10.47197551 + 5.01859164, abs=1e-7)
+
+
+def test_constants_of_the_packaged_model() -> None:
+    """Those of the file that gymnasium ships for MuJoCo; MuJoCo itself need not be there."""
+    place = Path(gym.__file__).parent / "envs/mujoco/assets/inverted_pendulum.xml"
+    model = ElementTree.parse(place).getroot()
+
+    def value(path: str, name: str) -> str:
+        found = model.find(path)
+        assert found is not None
+        return found.attrib[name]
+
+    down = -float(value("option", "gravity").split()[2])
+    damping, gear = float(value("default/joint", "damping")), float(value("actuator/motor", "gear"))
+    assert (down, damping, gear, value("option", "timestep")) == (9.81, 1.0, 100.0, "0.02")
+    assert (NOMINAL.gravity, NOMINAL.gear, NOMINAL.timestep) == (down, gear, 0.02)
+    assert NOMINAL.slider_damping == NOMINAL.hinge_damping == damping
+    # An upright pole that turns at 1 rad/s is slowed by 1 N m; a cart at 1 m/s by 1 N.
+    c = NOMINAL.coefficients()
+    upright, one, none = -c.lean, np.float64(1.0), np.float64(0.0)
+    mass = np.array([[15.49056715, 1.50558], [1.50558, c.hinge_inertia]])
+    for rates, forces in (((none, one), (0.0, -1.0)), ((one, none), (-1.0, 0.0))):
+        found = accelerations(np.float64(upright), *rates, none, c)
+        np.testing.assert_allclose(mass @ np.array(found), forces, atol=1e-4)
 
 
 def test_balance_is_an_equilibrium_and_zero_is_not() -> None:

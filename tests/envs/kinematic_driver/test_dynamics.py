@@ -114,6 +114,16 @@ def test_grip_bounds_what_the_tyres_carry(bank: float) -> None:
     assert float(now.k[0]) < 0.02
 
 
+def test_actuator_follows_what_leaves_the_delay() -> None:
+    """Two steps of 0.05 s with a lag of 0.1 s: 1 - 1/e of the delayed command, whatever the new one."""
+    car, now, here = vehicle(actuator_lag=0.1), state(v=5.0), (np.zeros(1), np.zeros(1))
+    for _ in range(2):
+        shaped = dynamics.shape_commands(NUMPY, now, car, np.array([0.15]), np.array([0.0]))
+        now = dynamics.advance(NUMPY, now, car, shaped, np.array([0.01]), here)
+    assert float(now.k_actuator[0]) == pytest.approx(0.01 * 0.6321205588, rel=1e-6)
+    assert float(now.k_command[0]) > 0.015
+
+
 def test_mass_and_lag_shape_the_acceleration() -> None:
     car, now = vehicle(mass=1.25, drive_lag=0.3), state(v=10.0)
     for _ in range(6):  # one lag of 0.3 s

@@ -30,13 +30,22 @@ def solve(shaped: bool) -> tuple[np.ndarray, np.ndarray]:
                     over = not 0 <= t < SIZE
                     away = np.array([0.0 if over else offsets[t]])
                     r = 0.0
-                    if not over:  # progress pays most on one side, so the best place is not phi's
+                    if (
+                        not over
+                    ):  # progress is worth most on one side, so the best place is not phi's
                         r = base_reward(NUMPY, weights, 0.5 + 0.2 * away, 0 * away, away)[0]
                     if shaped:
                         r += shaping(weights, phi[s], 0.0 if over else phi[t])
                     new[s, i] += chance * (r + (0 if over else GAMMA * value[t]))
         q = new
     return q.max(1), q.argmax(1)
+
+
+def test_base_reward_by_hand() -> None:
+    """Half way, half of the discomfort at weight 0.2, half off-centre at 0.6: 0.5 * 0.9 * 0.7."""
+    weights = Reward(comfort=0.2, centring=0.6, jerk_free=2.0, jerk_full=8.0, off_centre_full=1.0)
+    found = base_reward(NUMPY, weights, np.array([0.5]), np.array([5.0]), np.array([-0.5]))
+    assert found[0] == pytest.approx(0.315)
 
 
 def test_shaping_leaves_the_optimal_policy() -> None:

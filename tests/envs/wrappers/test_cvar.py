@@ -16,7 +16,7 @@ from steerlab.errors import InputError
 
 
 class PathsBatch(BatchEnv):
-    """One choice, then a wait: the safe path pays 0.8, the risky one 1 with probability 0.9.
+    """One choice, then a wait: the safe path gives 0.8, the risky one 1 with probability 0.9.
 
     The means are 0.8 and 0.9; CVaR_a of the risky path is 1 - 0.1 / a for a >= 0.1 and 0 below, so
     that risky wins for a > 0.5 and safe for a < 0.5.
@@ -27,7 +27,7 @@ class PathsBatch(BatchEnv):
         self.single_action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
         super().__init__(num_envs, **kwargs)
         self.t = np.zeros(num_envs, int)
-        self.pay = np.zeros(num_envs)
+        self.outcome = np.zeros(num_envs)
 
     def _reset(self, rows: Rows, options: dict[str, Any]) -> None:
         self.t[rows] = 0
@@ -36,10 +36,10 @@ class PathsBatch(BatchEnv):
         where = self.row_indices(rows)
         luck = np.array([self.row_rng[i].random() < 0.9 for i in where])
         chosen = np.where(actions[:, 0] > 0, luck * 1.0, 0.8)
-        self.pay[where] = np.where(self.t[where] == 0, chosen, self.pay[where])
+        self.outcome[where] = np.where(self.t[where] == 0, chosen, self.outcome[where])
         self.t[where] += 1
         return (
-            0.5 * self.pay[where],  # half at once, half after the wait
+            0.5 * self.outcome[where],  # half at once, half after the wait
             self.t[where] >= 2,
             np.zeros(len(where), bool),
         )
@@ -86,7 +86,7 @@ def test_payments_telescope(
 ) -> None:
     risk = RiskBudget(1, alpha, discount, threshold)
     risk.start(0)
-    paid = [risk.pay(np.array([r]))[0] for r in rewards]
+    paid = [risk.transform(np.array([r]))[0] for r in rewards]
     weights = discount ** np.arange(len(rewards))
     total = float(weights @ rewards)
     expected = (max(threshold, 0) - max(threshold - total, 0)) / alpha
@@ -121,14 +121,14 @@ def test_alternating_policy_and_threshold_can_stop_short() -> None:
     def worth(returns: NDArray[np.float64], threshold: float) -> float:
         risk = RiskBudget(10, 0.6, threshold=threshold)
         risk.start(slice(None))
-        return float(risk.pay(returns).mean())
+        return float(risk.transform(returns).mean())
 
     assert worth(sure, 1.6) > worth(lottery, 1.6)
     assert worth(sure, 2.0) < worth(lottery, 2.0)
 
 
 def play(alpha: float, risky: bool, threshold: float, episodes: int) -> float:
-    """Return the mean of what a fixed choice is paid, plus the constant of the objective."""
+    """Return the mean of the rewards of a fixed choice, plus the constant of the objective."""
     env = CVaRVectorReward(
         PathsBatch(episodes, autoreset_mode="Disabled"), alpha, 2, threshold=threshold
     )
@@ -140,7 +140,7 @@ def play(alpha: float, risky: bool, threshold: float, episodes: int) -> float:
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 0.4, 0.6, 0.9, 1.0])
 def test_two_paths(alpha: float) -> None:
-    """The paid objective, at its best threshold, is CVaR; it picks the path known to be best."""
+    """The objective of the rewards, at its best threshold, is CVaR; it picks the path known to be best."""
     n = 4000
     best = {}
     for risky in (False, True):
@@ -156,7 +156,7 @@ def test_threshold_finds_the_quantile_and_is_kept() -> None:
     rng = np.random.default_rng(0)
     for _ in range(8):
         risk.start(slice(None))
-        risk.pay(rng.normal(3.0, 2.0, 500))
+        risk.transform(rng.normal(3.0, 2.0, 500))
         risk.finish(np.arange(500))
     assert risk.threshold == pytest.approx(3 + 2 * -0.8416, abs=0.1)
     copy = RiskBudget(1, alpha=0.2)
@@ -298,5 +298,5 @@ def test_bad_use_is_refused() -> None:
 def test_without_alpha_the_sum_is_the_objective_times_alpha() -> None:
     per_alpha, plain = (RiskBudget(1, alpha=0.1, threshold=2.0, per_alpha=p) for p in (True, False))
     for rewards in (0.5, -0.3, 1.1, 4.0):
-        paid = per_alpha.pay(np.array([rewards]))
-        np.testing.assert_allclose(plain.pay(np.array([rewards])), 0.1 * paid)
+        paid = per_alpha.transform(np.array([rewards]))
+        np.testing.assert_allclose(plain.transform(np.array([rewards])), 0.1 * paid)

@@ -73,7 +73,7 @@ def test_threshold_is_that_of_the_original_draws() -> None:
         risk.start(slice(None))
         numbers, weights = drawn(sampler, 500, k)
         risk.importance[:], risk.conditions[:] = weights, numbers
-        risk.pay(numbers[:, 0])
+        risk.transform(numbers[:, 0])
         risk.finish(np.arange(500))
     assert sampler.shares[0, 0] > 0.5
     assert 0.1 < risk.effective < 0.7
@@ -85,7 +85,7 @@ def test_threshold_is_that_of_the_original_draws() -> None:
 
 
 def test_what_is_paid_is_weighted() -> None:
-    """The weighted mean of what is paid estimates the objective of the original draws."""
+    """The weighted mean of the rewards estimates the objective of the original draws."""
     sampler = RiskSampler(("return",), bins=4)
     sampler.shares[0] = [0.7, 0.1, 0.1, 0.1]
     n = 100_000
@@ -93,7 +93,7 @@ def test_what_is_paid_is_weighted() -> None:
     risk = RiskBudget(n, alpha=0.2, threshold=0.2)
     risk.start(slice(None))
     risk.importance[:] = weights
-    paid = risk.pay(numbers[:, 0])
+    paid = risk.transform(numbers[:, 0])
     objective = 0.2 + paid.mean() - 0.2 / 0.2
     assert objective == pytest.approx(cvar(np.random.default_rng(1).random(n), 0.2), abs=5e-3)
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from steerlab.errors import InputError
-from steerlab.experiments.train_surrogate import Config, export_plant
+from steerlab.experiments.train_surrogate import Config
+from steerlab.exporters.plant import export_plant
 from steerlab.readers.graphs import write_graph
 from steerlab.surrogates.plants.architectures import ARCHITECTURES, build, read_surrogate
 from steerlab.surrogates.plants.base import probabilities

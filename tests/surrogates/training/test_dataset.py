@@ -14,7 +14,6 @@ from steerlab.envs.tinyphysics.rollout import rollout
 from steerlab.errors import InputError
 from steerlab.surrogates.logs.extract import ExtractReport, Segment, save_segments
 from steerlab.surrogates.plants.analytic import AnalyticPlant
-from steerlab.surrogates.plants.base import Logits
 from steerlab.surrogates.plants.gru import GruSurrogate
 from steerlab.surrogates.plants.tokens import VOCABULARY, encode
 from steerlab.surrogates.segments.data import Segments
@@ -35,6 +34,7 @@ from steerlab.surrogates.training.dataset import (
     split_routes,
     take,
 )
+from steerlab.types import Singles
 
 
 def drive(plant: Recorder, segments: Segments) -> tuple[np.ndarray, np.ndarray]:
@@ -48,9 +48,9 @@ class Watched(AnalyticPlant):
     """Keeps what it is asked."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[np.ndarray, np.ndarray, Logits]] = []
+        self.asked: list[tuple[np.ndarray, np.ndarray, Singles]] = []
 
-    def logits(self, states: np.ndarray, tokens: np.ndarray) -> Logits:
+    def logits(self, states: np.ndarray, tokens: np.ndarray) -> Singles:
         logits = super().logits(states, tokens)
         self.asked.append((states.copy(), tokens.copy(), logits))
         return logits
