@@ -163,8 +163,12 @@ class _Pupil:
         return label if self.policy is None else self.policy(seen)
 
     def lessons(self) -> Lessons:
-        parts = (torch.cat(part, dim=1).numpy() for part in zip(*self._seen, strict=True))
-        return Lessons(*parts, torch.stack(self._labels, dim=1).numpy())
+        label = torch.stack(self._labels, dim=1).numpy()
+        seen = {
+            n: torch.cat([getattr(s, n) for s in self._seen], dim=1).numpy()
+            for n in Observation._fields
+        }
+        return Lessons(**seen, label=label)
 
 
 class LessonData:
@@ -204,8 +208,8 @@ def learn(
         seed=seed,
         device="cpu",
     )
-    data = (LessonData(lessons, rows) for rows in (train, list(valid)))
-    fit(policy, steer_loss, *data, options, output)
+    train_data, valid_data = (LessonData(lessons, list(rows)) for rows in (train, valid))
+    fit(policy, steer_loss, train_data, valid_data, options, output)
     return policy
 
 

@@ -155,6 +155,8 @@ class PreviewActorCritic(ActorCriticPolicy):
 class _Sides(nn.Module):
     """The actor gets the observation as it is, the value's last layer what the critic makes of it."""
 
+    scale: Tensor
+
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.latent_dim_pi, self.latent_dim_vf = OBSERVATION.size, hidden
