@@ -43,7 +43,7 @@ class EvolutionConfig:
     generations: int = option(100, "generations")
     population: int = option(16, "policies a generation")
     routes: int = option(16, "routes that each policy of a generation drives, the same for all")
-    sigma: float = option(0.02, "deviation of the weights at the start")
+    sigma: float = option(0.002, "deviation of the weights at the start")
     weights: str = option("output", "output: the last layer and the linear path; or all")
 
 
