@@ -1,11 +1,17 @@
-"""Train a TinyPhysics controller by the gradient of the official cost, and put it on trial.
+"""Train a TinyPhysics controller, by the gradient of the official cost or otherwise, and put it on trial.
 
-Rounds of three steps. Drive: routes are driven in the plant (comma's), first by many random
-controllers, later by the policy itself. Model: a small network learns mean and deviation of what the
-plant predicts. Improve: the policy drives hundreds of routes side by side in that network, and the
-gradient of the cost passes through all of it (steerlab.agents.tinyphysics).
+recipe=gradient  Rounds of three steps. Drive: routes are driven in the plant (comma's), first by many
+                 random controllers, later by the policy itself. Model: a small network learns mean and
+                 deviation of what the plant predicts. Improve: the policy drives hundreds of routes side
+                 by side in that network, and the gradient of the cost passes through all of it.
+recipe=cloning   A planner drives, then the policy, and the planner says what it would have done (DAgger).
+recipe=cma       CMA-ES on the weights, by the cost in the plant itself; needs the extra train.
+recipe=ppo       PPO on TinyPhysics-v0.
 
-Routes are used once: the first train_count to learn from, the next select_count to choose the round
+All train the same policy and write the same files. Another run of this study is where a recipe begins
+with start=, for instance cma as a last polish of gradient, or ppo after cloning.
+
+Routes are used once: the first train_count to learn from, the next select_count to choose the policy
 that is kept, and report_count from report_first on to measure it, with the official noise
 and with salted noise. The result is one file for comma's repository, and ONNX. Interrupt it at any
 time: the same command with the same output= goes on.
@@ -13,61 +19,82 @@ time: the same command with the same output= goes on.
 Examples:
   steerlab train-tinyphysics-controller
   steerlab train-tinyphysics-controller plant=tinyphysics.onnx segments=segments.zip
+  steerlab train-tinyphysics-controller recipe=cma start=runs/train_tinyphysics_controller/...
   steerlab evaluate-tinyphysics controller=runs/.../controller.py plant=comma segments=comma
 """
 
 import os
 import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from steerlab.agents.tinyphysics.controller import PolicyController
-from steerlab.agents.tinyphysics.exploration import MomentExploration, explore
-from steerlab.agents.tinyphysics.model import PolicyShape, PreviewPolicy
-from steerlab.agents.tinyphysics.moments import learn_plant, soft_costs
+from steerlab.agents.tinyphysics.cloning import CloningConfig, train_by_cloning
+from steerlab.agents.tinyphysics.evolution import EvolutionConfig, train_by_evolution
+from steerlab.agents.tinyphysics.model import PolicyShape
+from steerlab.agents.tinyphysics.ppo import PPOConfig, train_by_ppo
+from steerlab.agents.tinyphysics.recipe import (
+    Bench,
+    Trained,
+    load_policy,
+    processor_time,
+    read_seconds,
+    save_policy,
+)
 from steerlab.agents.tinyphysics.report import compare_with_pid, plot_curves
-from steerlab.agents.tinyphysics.rollout import Roads
-from steerlab.agents.tinyphysics.train import GradientConfig, check, improve
-from steerlab.envs.tinyphysics.rollout import evaluate
-from steerlab.errors import InputError
+from steerlab.agents.tinyphysics.rounds import RoundsConfig, train_by_gradient
+from steerlab.agents.tinyphysics.train import check
+from steerlab.errors import InputError, unknown_name
 from steerlab.exporters.tinyphysics import export_policy, write_controller
-from steerlab.files import writable_folder, write_json
+from steerlab.files import write_json
 from steerlab.options import option
-from steerlab.seeds import generator_seed, initial_weights
+from steerlab.readers.text import read_json
 from steerlab.study import study
 from steerlab.surrogates.plants.load import load_plant
-from steerlab.surrogates.plants.moments import MomentPlant
 from steerlab.surrogates.segments.data import Segments
 from steerlab.surrogates.segments.synthetic import find_routes
 
+POLICY, EFFORT, RESULT = "policy.pt", "effort.json", "result.json"
+#: What a run took, in its result: processor seconds, steps of the plant, steps of a learned model.
+WORK = ("seconds", "plant_steps", "model_steps")
+
 
 @dataclass(frozen=True)
-class Config(GradientConfig):
+class Config(RoundsConfig):
     """Options of the study."""
 
+    recipe: str = option("gradient", "gradient, cloning, cma or ppo")
+    start: str = option("", "output folder of another run to begin with; '' = random weights")
     plant: str = option("comma", "default, comma, or an ONNX file with comma's signature")
     segments: str = option(
         "comma", "comma, a folder or zip of comma CSVs, default, or synthetic: as many as needed"
     )
     train_count: int = option(350, "routes to learn from, the first ones")
-    select_count: int = option(50, "routes to choose the round on, the next ones")
+    select_count: int = option(50, "routes to choose the policy on, the next ones")
     report_first: int = option(400, "number of the first route of the report")
     report_count: int = option(100, "routes of the report; 0 = none")
     salts: list[str] = option(["honest", "second", "third"], "other noises of the report")
-    rounds: int = option(2, "rounds of driving, modelling and improving")
-    rollouts: int = option(600, "drives in the plant a round, 50 s each")
-    plant_epochs: int = option(10, "passes over the drives that the model makes in a round")
     hidden: int = option(128, "units of the policy's two layers")
     preview: int = option(50, "steps of the future that the policy sees, at most 50")
     history: int = option(20, "steps of its past that the policy sees, 2 to 20")
     delta: bool = option(True, "the policy answers with a change of the steer, else with the steer")
-    updates: int = option(600, "gradient steps a round")
     processes: int = option(0, "processes that drive in the plant; 0 = one a core")
+    cloning: CloningConfig = field(default_factory=CloningConfig)
+    cma: EvolutionConfig = field(default_factory=EvolutionConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+
+
+#: What each recipe does in the output folder.
+RECIPES: dict[str, Callable[[Bench, Config, Path], Trained]] = {
+    "gradient": train_by_gradient,
+    "cloning": lambda bench, c, out: train_by_cloning(bench, c.cloning, out, c.plant_epochs),
+    "cma": lambda bench, c, out: train_by_evolution(bench, c.cma, out),
+    "ppo": lambda bench, c, out: train_by_ppo(bench, c.ppo, out),
+}
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:
@@ -75,74 +102,54 @@ def run(config: Config, output: Path) -> dict[str, Any]:
     _check(config)
     train, select, report = _routes(config)
     load_plant(config.plant)  # fails here, not after an hour
+    bench = _bench(config, train, select)
     start = time.perf_counter()
-    policies = _rounds(config, output, train, select)
-    with torch.no_grad():
-        costs = [_selection_cost(config, p, select) for p in policies]
-    chosen = int(np.argmin(costs))
-    policy = policies[chosen]
-    about = f"Trained by steerlab train-tinyphysics-controller, round {chosen + 1}."
+    with processor_time(output / EFFORT):
+        trained = RECIPES[config.recipe](bench, config, output)
+        costs = [bench.selection_costs(p) for p in trained.policies]
+    chosen = int(np.argmin([c.mean() for c in costs]))
+    policy = trained.policies[chosen]
+    about = f"Trained by steerlab train-tinyphysics-controller, recipe {config.recipe}."
     write_controller(policy, output / "controller.py", about)
     export_policy(policy, output / "policy.onnx")
-    plot_curves(output, config.rounds)
+    save_policy(output / POLICY, policy)
+    if config.recipe == "gradient":
+        plot_curves(output, config.rounds)
     hardware = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"{(time.perf_counter() - start) / 60:.1f} minutes in this run on {hardware}")
-    result = {"selection": costs, "round": chosen + 1}
+    result: dict[str, Any] = {
+        "recipe": config.recipe,
+        "selection": [float(c.mean()) for c in costs],
+        "round": chosen + 1,
+        "selection_costs": dict(zip(select.names, costs[chosen].tolist(), strict=True)),
+        "seconds": read_seconds(output / EFFORT),
+        "plant_steps": trained.plant_steps,
+        "model_steps": trained.model_steps,
+    }
+    if config.start:  # what it began with took its time, too
+        before = read_json(Path(config.start) / RESULT, dict)
+        result |= {name: result[name] + before[name] for name in WORK}
     if report is not None:
-        processes = config.processes or os.cpu_count() or 1
         file = output / "controller.py"
-        figures = compare_with_pid(file, report, config.plant, config.salts, processes)
+        figures = compare_with_pid(file, report, config.plant, config.salts, bench.processes)
         result |= {"report": figures}
-    write_json(output / "result.json", result)
+    write_json(output / RESULT, result)
     print(f"controller: {output / 'controller.py'}\npolicy:     {output / 'policy.onnx'}")
     return result
 
 
-def _rounds(config: Config, output: Path, train: Segments, select: Segments) -> list[PreviewPolicy]:
-    """Return the policy of each round."""
-    roads, trial = Roads.of(train), Roads.of(select)
-    policies: list[PreviewPolicy] = []
-    paths: list[Path] = []
-    model: MomentPlant | None = None
-    for number in range(config.rounds):
-        folder = writable_folder(output / f"round_{number + 1}")
-        seed = generator_seed("data", config.seed, number)
-        exploration = MomentExploration(
-            config.plant, train, config.rollouts, seed, policies[-1] if policies else None
-        )
-        processes = config.processes or os.cpu_count() or 1
-        paths += explore(exploration, writable_folder(folder / "drives"), processes)
-        model = learn_plant(
-            model,
-            paths,
-            folder / "plant",
-            epochs=config.plant_epochs,
-            seed=config.seed,
-            part=number,
-        )
-        shape = PolicyShape(config.hidden, config.preview, config.history, config.delta)
-        with initial_weights(config.seed):
-            policy = PreviewPolicy(shape)
-        if policies:
-            policy.load_state_dict(policies[-1].state_dict())
-        else:
-            policy.fit_normaliser(roads.typical(config.seed))
+def _bench(config: Config, train: Segments, select: Segments) -> Bench:
+    """Return where the recipe trains.
 
-        def metrics(policy: PreviewPolicy, plant: MomentPlant = model) -> dict[str, float]:
-            soft = soft_costs(policy, plant, trial)
-            exact = _selection_cost(config, policy, select)
-            return {"soft_cost": float(soft.mean()), "total_cost": exact}
-
-        policies.append(improve(policy, model, roads, config, folder / "policy", metrics, number))
-    return policies
-
-
-def _selection_cost(config: Config, policy: PreviewPolicy, select: Segments) -> float:
-    """Return the mean total_cost in the plant itself, official noise."""
-    found = evaluate(
-        lambda: PolicyController(policy), select, config.plant, "fast", batch_size=len(select)
-    )
-    return float(found.costs.total_cost.mean())
+    Raises:
+        InputError: ``start`` is no run, or its policy has another shape.
+    """
+    shape = PolicyShape(config.hidden, config.preview, config.history, config.delta)
+    start = load_policy(Path(config.start) / POLICY) if config.start else None
+    if start is not None and start.shape != shape:
+        raise InputError(f"start={config.start!r} has a policy of {start.shape}; ask for the same")
+    processes = config.processes or os.cpu_count() or 1
+    return Bench(config.plant, train, select, processes, shape, config.seed, start)
 
 
 def _routes(config: Config) -> tuple[Segments, Segments, Segments | None]:
@@ -165,6 +172,8 @@ def _routes(config: Config) -> tuple[Segments, Segments, Segments | None]:
 
 
 def _check(config: Config) -> None:
+    if config.recipe not in RECIPES:
+        raise unknown_name("recipe", config.recipe, RECIPES)
     check(config)
     bounds = {
         **dict.fromkeys(("rounds", "rollouts", "plant_epochs", "hidden"), (1, None)),

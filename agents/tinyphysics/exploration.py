@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -20,10 +20,17 @@ from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
 from steerlab.surrogates.plants.moments import MomentRecorder, Transitions
 from steerlab.surrogates.segments.data import Segments
-from steerlab.surrogates.training.dataset import Sequences, distil
+from steerlab.surrogates.training.dataset import distil
 from steerlab.types import Floats
 
 CHUNK = 50  # rollouts in a file
+
+
+class Recorded(Protocol):
+    """What a student learns from."""
+
+    def save(self, path: str | Path) -> None:
+        """Write to a file."""
 
 
 class Explorer:
@@ -105,7 +112,7 @@ class Exploration:
     seed: int
     per_chunk: int = field(default_factory=lambda: CHUNK, kw_only=True)
 
-    def chunk(self, number: int, plant: Plant) -> Sequences | Transitions:
+    def chunk(self, number: int, plant: Plant) -> Recorded:
         """Return the rollouts of one chunk."""
         rng = np.random.default_rng([self.seed, number])
         weights = np.ones(len(self.segments))
@@ -122,9 +129,7 @@ class Exploration:
             some = vary(some, rng)
         return self.record(rng, plant, some)
 
-    def record(
-        self, rng: np.random.Generator, plant: Plant, segments: Segments
-    ) -> Sequences | Transitions:
+    def record(self, rng: np.random.Generator, plant: Plant, segments: Segments) -> Recorded:
         """Drive segments, each with a controller of its own; return what a student learns from."""
         return distil(plant, segments, partial(_drive, rng))
 
@@ -146,7 +151,7 @@ class MomentExploration(Exploration):
             kicks = rng.choice([0.0, 0.0, 0.02, 0.1], len(segments))
             controller = PolicyController(self.policy, kicks, rng)
         recorder = MomentRecorder(plant)
-        simulator = _driven(rng, recorder, segments, controller)
+        simulator = driven(rng, recorder, segments, controller)
         road = (segments.roll_lataccel, segments.v_ego, segments.a_ego)
         steps = simulator.steer.shape[1]
         return Transitions(
@@ -158,7 +163,7 @@ class MomentExploration(Exploration):
         )
 
 
-def _driven(
+def driven(
     rng: np.random.Generator, plant: Plant, segments: Segments, controller: Controller
 ) -> Simulator:
     """Return a simulator that a controller has driven, with random noise."""
@@ -170,7 +175,7 @@ def _driven(
 
 
 def _drive(rng: np.random.Generator, plant: Plant, segments: Segments) -> tuple[Floats, Floats]:
-    simulator = _driven(rng, plant, segments, Explorer(rng))
+    simulator = driven(rng, plant, segments, Explorer(rng))
     return simulator.steer, simulator.lataccel
 
 

@@ -16,7 +16,7 @@ from steerlab.agents.tinyphysics.model import AHEAD, Ahead, Observation, Preview
 from steerlab.envs.tinyphysics.dynamics import MAX_CHANGE, STEPS
 from steerlab.envs.tinyphysics.reward import LATACCEL_WEIGHT
 from steerlab.surrogates.plants.base import CONTEXT
-from steerlab.surrogates.plants.moments import MomentPlant
+from steerlab.surrogates.plants.soft import DifferentiablePlant
 from steerlab.surrogates.segments.data import CONTROL_START, COST_END, DT, MIN_ROWS, Segments
 
 
@@ -66,7 +66,7 @@ class SoftRollout:
         lataccel: (N, 20) the last lateral accelerations, m/s^2.
     """
 
-    def __init__(self, plant: MomentPlant, roads: Roads) -> None:
+    def __init__(self, plant: DifferentiablePlant, roads: Roads) -> None:
         self.plant = plant
         rows = len(roads.road)
         self.roads = Roads(roads.road.clone(), roads.steer.clone())

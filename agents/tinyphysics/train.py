@@ -22,7 +22,7 @@ from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.errors import InputError
 from steerlab.options import option
 from steerlab.seeds import generator_seed
-from steerlab.surrogates.plants.moments import MomentPlant
+from steerlab.surrogates.plants.soft import DifferentiablePlant
 
 KIND = "policy by gradient"  # of the checkpoints
 #: Gets the policy that would be kept; returns scalars that are logged.
@@ -50,7 +50,7 @@ class GradientConfig:
 
 def improve(
     policy: PreviewPolicy,
-    plant: MomentPlant,
+    plant: DifferentiablePlant,
     roads: Roads,
     config: GradientConfig,
     output: str | Path,
@@ -124,7 +124,7 @@ class _Drives:
     """The rows that drive on, an eighth of them (400 steps over the horizon) at each part of a route."""
 
     def __init__(
-        self, plant: MomentPlant, roads: Roads, config: GradientConfig, rng: torch.Generator
+        self, plant: DifferentiablePlant, roads: Roads, config: GradientConfig, rng: torch.Generator
     ) -> None:
         self.config, self.routes, self.rng = config, roads, rng
         self.parts = STEPS // config.horizon

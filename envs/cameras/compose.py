@@ -93,13 +93,13 @@ def banded(value: float) -> float:
 
 
 @inlined
-def level(value: float) -> int:
+def level(value: float) -> Any:
     """Return the grey level of a brightness."""
     return np.int64(min(max(value + 0.5, 0.0), 255.0))
 
 
 @inlined
-def texel(u: float, v: float, spread: float, side: int) -> int:
+def texel(u: float, v: float, spread: float, side: int) -> Any:
     """Return which texel of a :func:`pyramid` is seen: of the size that goes with the pixel's.
 
     Args:

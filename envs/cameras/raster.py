@@ -8,6 +8,7 @@ triangle, divided by the depth, is linear on the grid, also where corners lie be
 is covered has to be clipped.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from steerlab.compiled import compiled, has_numba
 if has_numba():
     from numba.extending import register_jitable
 
-    inlined = register_jitable(forceinline=True)
+    inlined: Callable[[Any], Any] = register_jitable(forceinline=True)
 else:
 
     def inlined(function: Any) -> Any:

@@ -105,6 +105,21 @@ CASES = {
     "train-tinyphysics-controller": Case(
         "train_tinyphysics_controller", CONTROLLER, ("processes=2",)
     ),
+    "train-tinyphysics-controller-cloning": Case(
+        "train_tinyphysics_controller",
+        ["recipe=cloning", "cloning.teacher=gradient", "cloning.identify=2", "cloning.rounds=2",
+         "cloning.rollouts=2", "cloning.epochs=1", *CONTROLLER],
+        ("processes=2",),
+    ),
+    "train-tinyphysics-controller-cma": Case(
+        "train_tinyphysics_controller",
+        ["recipe=cma", "cma.generations=3", "cma.population=4", "cma.routes=1", *CONTROLLER],
+    ),
+    "train-tinyphysics-controller-ppo": Case(
+        "train_tinyphysics_controller",
+        ["recipe=ppo", "ppo.total_steps=800", "ppo.num_envs=1", "ppo.epochs=1", "ppo.critic=8",
+         "ppo.batch_size=200", *CONTROLLER],
+    ),
     "trc-pipeline": Case(
         "trc_pipeline",
         ["task=VanDerPol-v0", "num_steps=6", "time_horizon=1.0", "num_samples=60", "num_tests=20",

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from steerlab.envs.cameras import compose, geometry, renderer
 from steerlab.envs.cameras.geometry import NARROW, WIDE, Mount, Pose, View, model_view
 from steerlab.envs.cameras.looks import Look, Weather
-from steerlab.envs.cameras.mesh import EMPTY, Mesh, quads
+from steerlab.envs.cameras.mesh import EMPTY, quads
 from steerlab.envs.cameras.renderer import Shot, render
 from steerlab.envs.cameras.scenery import Scenery, scenery_of
 from steerlab.envs.labels.corridor import corridor
@@ -155,8 +155,7 @@ def test_what_is_nearer_hides_what_is_farther_whatever_comes_first() -> None:
     near, far = (
         boards(view, np.array([[250.0, 120.0, d]]), np.array([0.02 * d])) for d in (10, 30)
     )
-    red = Mesh(near.vertices, near.normals, near.colours * [1, 0, 0], near.uv, near.triangles)
-    red = dataclasses.replace(red, colours=red.colours.astype(np.uint8))
+    red = dataclasses.replace(near, colours=near.colours * np.array([1, 0, 0], np.uint8))
     for name, meshes in (("near first", (red, far)), ("far first", (far, red))):
         shot = Shot(scene(name, *meshes), CLEAR, EMPTY, EMPTY, [view])
         r, g, _ = render(shot)[0][120, 250].astype(int)
