@@ -128,6 +128,7 @@ def _plot(path: Path, pid: float, figures: dict[str, Any]) -> None:
         cost, seconds = found["total_cost"], found["seconds"]
         axes.errorbar(seconds, cost, yerr=[[cost - low], [high - cost]], fmt="o", capsize=3)
         axes.annotate(name, (seconds, cost), xytext=(6, 4), textcoords="offset points")
+    axes.margins(x=0.15)  # room for the last name
     axes.axhline(pid, color="grey", linestyle=":", label="pid")
     axes.set(xlabel="processor seconds", ylabel="total_cost, selection routes", yscale="log")
     axes.legend()
