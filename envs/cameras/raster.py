@@ -20,11 +20,14 @@ if has_numba():
     from numba.extending import register_jitable
 
     inlined: Callable[[Any], Any] = register_jitable(forceinline=True)
+    shared: Callable[[Any], Any] = register_jitable(fastmath=True, error_model="numpy")
 else:
 
     def inlined(function: Any) -> Any:
         """Leave ``function`` alone."""
         return function
+
+    shared = inlined
 
 
 NEAR = 0.3  # m, what is nearer is cut off
@@ -173,11 +176,14 @@ def cover(  # noqa: C901
                     low = np.int64(max(np.ceil(min(one, other)), 0.0))
                     high = np.int64(min(np.ceil(max(one, other)), np.float64(width)))
                     base = np.float32(nearer[r] * (wy * row + wz + wx * low))
-                    for x in range(low, high):
-                        w = base + step * np.float32(x - low)
-                        if w > nearest[y, x]:
-                            nearest[y, x] = w
-                            who[y, x] = slot
+                    # Small and unsigned numbers: no check for negative places, several at once.
+                    v = np.uint64(y)
+                    for n in range(np.int32(high - low)):
+                        w = base + step * np.float32(np.int32(n))
+                        u = np.uint64(low + n)
+                        if w > nearest[v, u]:
+                            nearest[v, u] = w
+                            who[v, u] = np.int32(slot)
             slot += 1
     return slot
 

@@ -16,14 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.compiled import has_numba
-from steerlab.envs.cameras import raster
-from steerlab.envs.cameras.compose import (
-    Surfaces,
-    clearness,
-    composer,
-    directions,
-    lengths,
-)
+from steerlab.envs.cameras import compose, raster
+from steerlab.envs.cameras.compose import Air, Surfaces
 from steerlab.envs.cameras.geometry import View
 from steerlab.envs.cameras.looks import TEXTURE, TEXTURES, Look
 from steerlab.envs.cameras.mesh import Mesh
@@ -74,11 +68,12 @@ class Renderer:
         if not has_numba():
             raise InputError("pictures need numba: pip install 'steerlab[camera]'")
         self.project, self.cover = raster.loops()
-        self.compose = composer()
+        self.backdrop, self.compose = compose.loops()
         self.loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self.samples: dict[tuple[int, int], tuple[Any, Any]] = {}
         self.values = np.zeros((0, raster.COEFFICIENTS))
         self.numbers = np.zeros(0, np.int32)
+        self.looks = np.zeros((0, compose.ATTRIBUTES, 3), np.float32)
         self.places = np.zeros((0, 3), np.float32)
         self.corners = np.zeros((4, 2))
 
@@ -99,6 +94,7 @@ class Renderer:
         if len(self.numbers) < tried + 1:
             self.values = np.zeros((2 * tried + 1, raster.COEFFICIENTS))
             self.numbers = np.zeros(2 * tried + 1, np.int32)
+            self.looks = np.zeros((2 * tried + 1, compose.ATTRIBUTES, 3), np.float32)
         size = camera.height, camera.width
         if size not in self.samples:
             raw = SAMPLES * size[0], SAMPLES * size[1]
@@ -108,15 +104,22 @@ class Renderer:
         grid = np.array([[SAMPLES, 0, 0.5], [0, SAMPLES, 0.5], [0, 0, 1.0]])
         matrix = grid @ camera.matrix @ view.view_from_world
         self.project(loaded.vertices, corners, view.origin, matrix, self.places)
-        self.cover(
+        drawn = self.cover(
             self.places, loaded.triangles, ranges, nearer, nearest, who, self.values, self.numbers,
             self.corners,
         )  # fmt: skip
+        air = Air(
+            compose.clearness(look.visibility, FAR),
+            look.sky.haze,
+            compose.lengths(camera),
+            exposure,
+        )
+        sky = np.empty((3, size[0] // compose.NODE + 2, size[1] // compose.NODE + 2), np.float32)
+        self.backdrop(compose.directions(look.sky, view), look.sky.panorama, sky)
         picture = np.empty((*size, 3), np.uint8)
         self.compose(
-            who, self.values, self.numbers, tuple(loaded.surfaces(look)), TEXTURE, lengths(camera),
-            clearness(look.visibility, FAR), look.sky.haze, look.sky.panorama,
-            directions(look.sky, view), exposure, picture,
+            who, drawn, self.values, self.numbers, tuple(loaded.surfaces(look)), TEXTURE,
+            tuple(air), sky, self.looks, picture,
         )  # fmt: skip
         return picture
 
