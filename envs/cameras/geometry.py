@@ -161,14 +161,23 @@ class Pose:
 
 def rotation(euler: Any) -> Floats:
     """Return ``Rz(yaw) Ry(pitch) Rx(roll)`` (..., 3, 3) of roll, pitch, yaw (..., 3), rad."""
-    roll, pitch, yaw = np.moveaxis(np.asarray(euler, float), -1, 0)
-    (cr, cp, cy), (sr, sp, sy) = ([f(a) for a in (roll, pitch, yaw)] for f in (np.cos, np.sin))
-    rows = [
-        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-        [-sp, cp * sr, cp * cr],
-    ]
-    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+    angles = np.asarray(euler, float)
+    (cr, cp, cy), (sr, sp, sy) = (
+        (part[..., 0], part[..., 1], part[..., 2]) for part in (np.cos(angles), np.sin(angles))
+    )
+    out = np.empty((*angles.shape, 3))
+    out[..., 0, 0], out[..., 0, 1], out[..., 0, 2] = (
+        cy * cp,
+        cy * sp * sr - sy * cr,
+        cy * sp * cr + sy * sr,
+    )
+    out[..., 1, 0], out[..., 1, 1], out[..., 1, 2] = (
+        sy * cp,
+        sy * sp * sr + cy * cr,
+        sy * sp * cr - cy * sr,
+    )
+    out[..., 2, 0], out[..., 2, 1], out[..., 2, 2] = -sp, cp * sr, cp * cr
+    return out
 
 
 def device_origin(pose: Pose, mount: Mount) -> Floats:

@@ -1,7 +1,7 @@
 """CarlaDriver-v0 as gymnasium environments."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS as KINEMATIC_VIOLATIONS
 from steerlab.envs.layout import Layout
 from steerlab.envs.maps import load_map
+from steerlab.envs.maps.road_map import RoadMap
 from steerlab.errors import InputError, unknown_name
 
 #: How an episode can fail, by number; 0 means it did not.
@@ -250,11 +251,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         vehicles = np.zeros((len(there), 6))
         vehicles[:, [0, 1, 2, 5]] = cars[there, :4]
         for i, vehicle in enumerate(there):
-            part = self.road_map.lane(int(cars[vehicle, others.LANE]))
-            slope = np.gradient(self.road_map.points[part, 2], self.road_map.s[part])
-            vehicles[i, 4] = -np.arctan(
-                np.interp(cars[vehicle, others.S], self.road_map.s[part], slope)
-            )
+            s, slope = _slope(self.road_map, int(cars[vehicle, others.LANE]))
+            vehicles[i, 4] = -np.arctan(np.interp(cars[vehicle, others.S], s, slope))
         x, y, z, yaw, slope, roll = self.world.poses(self, np.array([row]))[0]
         lead = int(now[others.LEAD])
         return Scene(
@@ -485,6 +483,13 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
 
         above = draw(self._scene(row), self.routes, VIOLATIONS[int(self.simulator.violation[row])])
         return above if self.cameras is None else self.cameras.picture(row, above)
+
+
+@lru_cache(maxsize=4096)
+def _slope(road_map: RoadMap, lane: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the arc length (m) and the slope (down) at each point of a lane."""
+    part = road_map.lane(lane)
+    return road_map.s[part], np.gradient(road_map.points[part, 2], road_map.s[part])
 
 
 def pedals_to_actions(actions: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
