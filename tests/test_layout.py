@@ -17,7 +17,6 @@ FLOORS = ("surrogates", "envs", "agents", "exporters", "experiments")
 #: Longest function, docstring included, and those that may be longer, with the reason.
 LINES = 60
 LONG = {
-    "envs/cameras/compose.py:compose": "a helper that takes arrays costs numba more than a pixel does",
     "envs/cameras/raster.py:cover": "likewise, for triangles",
     "envs/kinematic_driver/compiled.py:loops": "what numba compiles shares one closure",
     "envs/kinematic_driver/compiled.py:step": "the whole step in one compiled loop, row by row",
