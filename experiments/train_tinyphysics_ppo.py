@@ -1,8 +1,8 @@
-"""Train stable-baselines3's PPO on TinyPhysics-v0 and hold it against PID.
+"""Train stable-baselines3's PPO on TinyPhysics-v0 and compare it with PID.
 
 The task runs natively batched through the stable-baselines3 adapter, with fresh noise in every
-episode. After every iteration a checkpoint is written: stop with Ctrl-C, and the same command with
-the same output= goes on, with the numbers of an uninterrupted run. At the end the policy drives
+episode. A checkpoint is written after every iteration: stop with Ctrl-C, and the same command with
+the same output= continues with the numbers of an uninterrupted run. At the end the policy drives
 every segment with the official noise, and its return is compared with the official cost.
 
 Examples:
@@ -43,7 +43,7 @@ class Config(PPOOptions):
 
     plant: str = option("default", "default, comma, or an ONNX file with comma's signature")
     segments: str = option("default", "default, comma, or a folder or zip of comma CSVs")
-    num_segments: int = option(0, "use the first so many segments; 0 = all")
+    num_segments: int = option(0, "number of segments, the first ones; 0 = all")
     runtime: str = option("fast", "exact, fast (last position only) or torch")
     hidden: int = option(64, "units in each of the two layers of actor and critic")
     seed: int = option(0, "seed of weights, episodes and exploration")
