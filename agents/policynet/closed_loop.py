@@ -164,12 +164,14 @@ class Untrained:
     """A network with random weights; a driver can be made of it in any process."""
 
     contract: str
+    vision: NetworkFile = NetworkFile("")
 
     def __call__(self, env: Any) -> Driver:
         """Return the driver of all rows of ``env``."""
         with initial_weights(0):
             network = PolicyNet(self.contract)
-        return torch_driver(network.eval())(env)
+        vision = self.vision.open() if self.vision.path else None
+        return torch_driver(network.eval(), vision)(env)
 
 
 def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, float]]:

@@ -244,7 +244,7 @@ def test_training_with_a_vision_model(tmp_path: Path) -> None:
     done = export_model(SampleNetwork(model), release, model, tmp_path, half=False, tinygrad=False)
     train_policynet.main(
         [
-            "dry_run=true", f"vision_model={done.onnx}", "reduced=8", "hidden=8", "trunk=8",
+            "dry_run=true", f"vision={done.onnx}", "reduced=8", "hidden=8", "trunk=8",
             "tinygrad=false", "num_envs=2", "steps=12", f"output={tmp_path / 'run'}",
         ]
     )  # fmt: skip

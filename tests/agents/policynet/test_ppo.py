@@ -17,10 +17,10 @@ from steerlab.agents.policynet.losses import plan_error, window_batch
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
 from steerlab.agents.policynet.ppo import (
     HISTORY,
-    INPUTS,
     Critic,
     PPOConfig,
     advantages,
+    critic_inputs,
     counting,
     moves,
     policy_losses,
@@ -141,8 +141,8 @@ def test_advantages(seed: int, gamma: float) -> None:
 
 
 def test_the_critic(drive: Rollout) -> None:
-    assert drive.critic_obs.shape == (131, 16, INPUTS)
-    critic = Critic(INPUTS)
+    assert drive.critic_obs.shape == (131, 16, inputs)
+    critic = Critic(inputs)
     critic.normalize_by(drive.critic_obs[:50])
     critic.normalize_by(drive.critic_obs[50:])
     whole = drive.critic_obs.flatten(0, 1).double()
