@@ -20,8 +20,8 @@ from steerlab.agents.policynet.ppo import (
     Critic,
     PPOConfig,
     advantages,
-    critic_inputs,
     counting,
+    critic_inputs,
     moves,
     policy_losses,
     train_ppo,
@@ -30,6 +30,7 @@ from steerlab.agents.policynet.ppo import (
 from steerlab.agents.policynet.rollout import FRAME, BehaviorMix, Rollout, collect
 from steerlab.agents.policynet.train import ImitationConfig, train_imitation
 from steerlab.agents.recurrent_ppo.train import make_driver_env
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.errors import InputError
 
@@ -141,6 +142,7 @@ def test_advantages(seed: int, gamma: float) -> None:
 
 
 def test_the_critic(drive: Rollout) -> None:
+    inputs = critic_inputs(KinematicDriverVectorEnv(1))
     assert drive.critic_obs.shape == (131, 16, inputs)
     critic = Critic(inputs)
     critic.normalize_by(drive.critic_obs[:50])
