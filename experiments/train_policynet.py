@@ -230,6 +230,7 @@ def _check_carla(config: Config) -> None:
             f"teacher={config.teacher!r} knows {KINEMATIC_DRIVER} only; with env={CARLA_DRIVER} it is "
             "preview"
         )
+    courses(config, EPISODE)
     if config.recipe == "ppo" and len(config.scenario) != 1:
         raise InputError("recipe=ppo drives one scenario; give scenario=[...] one name")
 

@@ -75,7 +75,7 @@ class Drives:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take what :meth:`state_dict` returned."""
-        self.kept = dict(state)
+        self.kept = {name: values.cpu() for name, values in state.items()}
 
     def add(self, drive: Rollout) -> Rollout:
         """Add a drive; return what was driven so far, with the figures of this drive."""

@@ -98,7 +98,9 @@ def check_task(name: str, options: CourseOptions, vision: str | None) -> None:
             f"env={name} shows pictures: give vision=, a driving_vision.onnx of steerlab export-vision"
         )
     for given in fields(CourseOptions):
-        if name != CARLA_DRIVER and getattr(options, given.name) != given.default:
+        value = getattr(options, given.name)
+        value = tuple(value) if isinstance(value, list) else value  # as settings are read
+        if name != CARLA_DRIVER and value != given.default:
             raise InputError(
                 f"{given.name}= is for env={CARLA_DRIVER}; leave it out with env={name}"
             )

@@ -145,7 +145,15 @@ def test_ppo_after_the_dry_run(trained: Path, tmp_path: Path) -> None:
         (["env=Other-v0"], "unknown env"),
         (["env=CarlaDriver-v0"], "shows pictures: give vision="),
         (["env=CarlaDriver-v0", "vision=v.onnx", "teacher=me"], "teacher='me' knows"),
-        (["env=CarlaDriver-v0", "vision=v.onnx", "recipe=ppo", "scenario=[a,b]"], "one scenario"),
+        (
+            [
+                "env=CarlaDriver-v0",
+                "vision=v.onnx",
+                "recipe=ppo",
+                "scenario=[country_road,highway_follow]",
+            ],
+            "one scenario",
+        ),
         (["env=CarlaDriver-v0", "vision=v.onnx", "scenario=[a]"], "unknown scenario"),
         (["traffic=3"], "traffic= is for env=CarlaDriver-v0"),
         (["vision_model=v.onnx"], "is called 'vision' now"),
