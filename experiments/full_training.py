@@ -223,7 +223,7 @@ def collecting(config: Config, use: str) -> list[str]:
         f"seed={config.seed}",
         f"stream={'data' if train else 'validation'}",
         f"processes={config.processes}",
-        f"contract={_driver(config)}",
+        f"contract={_trained_for(config)}",
         f"backend={config.backend}",
     ]
     arguments += [f"map={config.map}"] if config.map else []
@@ -252,7 +252,7 @@ def training(config: Config, data: Path) -> list[str]:
         "stage=all",
         f"dataset.train_path={data / 'train'}",
         *([f"dataset.val_path={data / 'val'}"] if config.val_episodes else []),
-        f"contract={_driver(config)}",
+        f"contract={_trained_for(config)}",
         f"seed={config.seed}",
     ]
     if config.epochs:
@@ -260,7 +260,7 @@ def training(config: Config, data: Path) -> list[str]:
     return [*arguments, *(t for t in ours if t.partition("=")[0] not in typed), *config.training]
 
 
-def _driver(config: Config) -> str:
+def _trained_for(config: Config) -> str:
     """Return the contract of the training: that of the files, or the usual one for a single network."""
     chosen = contract(config.contract)
     return chosen.id if chosen.is_split else train_driving.Config().contract
@@ -273,7 +273,7 @@ def exporting(
     release = contract(config.contract)
     # export-policy writes, builds and checks the vision network again, marked as one of a pair.
     vision = [f"checkpoint={checkpoint}", "check=false", "tinygrad=none"]
-    vision += [f"contract={_driver(config)}"]
+    vision += [f"contract={_trained_for(config)}"]
     vision += [f"shards={shards}"] if any(shards.glob("*.zarr")) else []
     pair = f"vision={folder / 'driving_vision.onnx'}"
     policy = [f"checkpoint={checkpoint}", f"check={str(config.check).lower()}"]
