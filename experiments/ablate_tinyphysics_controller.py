@@ -1,25 +1,25 @@
-"""Leave out one piece of the gradient recipe at a time and see what it costs on TinyPhysics.
+"""Leave out one part of the gradient recipe at a time and measure the cost on TinyPhysics.
 
-Takes the drives of random controllers and the model of them that the first round of
-train-tinyphysics-controller left in `run=`, and trains a policy in that model for each variant, all
+Reads the drives of random controllers and the learned model of the first round that
+train-tinyphysics-controller wrote to `run=`. Trains a policy in that model for each variant, all
 with the same number of gradient steps:
 
   default               the recipe as it is
-  another seed          other initial weights, routes and noise: what a difference has to exceed
+  another seed          other initial weights, routes and noise; the size of a chance difference
   preview 5, 15, 25     fewer steps of the future
   history 2, 6          fewer steps of the past
   absolute              the network's output is the steer, not a change of it
-  expected              the mean of the next lateral acceleration is driven, no noise is drawn
-  greedy                the last actions of a horizon are learned from, too
+  expected              rollouts use the mean of the next lateral acceleration; no noise is drawn
+  greedy                the last actions of a horizon have a gradient, too
   plain routes          no route is mirrored, sharper or gentler
-  few rows              16 rollouts side by side instead of `rows`
-  comma few rows        the same through the plant's own network instead of the learned model
-  then few rows         the default's policy, trained on in the model with 16 rows
-  then comma            the same through the plant's own network
+  few rows              16 rollouts in a batch instead of `rows`
+  comma few rows        the same with the gradient of the plant's own network, not of the learned model
+  then few rows         continues the default's policy in the learned model with 16 rollouts
+  then comma            continues it with the gradient of the plant's own network
 
-The last four have `few_updates` gradient steps, since the plant's own network is so much dearer.
-The table tells the costs on the routes that choose a policy, and the paired difference to the default
-(for the last three: to the one before). Interrupted, the same command goes on.
+The last four have `few_updates` gradient steps, since the plant's own network needs much more time.
+The table gives the costs on the routes that select a policy, and the paired difference to the default
+(for the last three: to the variant before). After an interruption the same command continues.
 
 Example:
   steerlab ablate-tinyphysics-controller run=runs/train_tinyphysics_controller/...
@@ -102,10 +102,10 @@ class Config(GradientConfig):
     """Options of the study."""
 
     run: str = option("", "output folder of train-tinyphysics-controller")
-    variants: list[str] = option([], "which of them; [] = all")
-    updates: int = option(150, "gradient steps of a variant")
-    rows: int = option(128, "rollouts side by side")
-    few_updates: int = option(40, "gradient steps of the last four")
+    variants: list[str] = option([], "variants to train; [] = all")
+    updates: int = option(150, "gradient steps of each variant")
+    rows: int = option(128, "rollouts in a batch")
+    few_updates: int = option(40, "gradient steps of the last four variants")
     evaluate_every: int = option(25, "updates between points of the learning curves")
     hidden: int = option(128, "units of the policy's two layers")
 

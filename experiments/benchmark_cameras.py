@@ -1,7 +1,7 @@
-"""Time the windshield cameras: rendering, composing, packing and labels, one thread.
+"""Time the windshield cameras with one thread: rendering, composing, packing and labels.
 
-CPU seconds count, so that a busy machine measures about what a quiet one does; wall time stands beside
-them. The packing's plain numpy version runs in the same call, as the peer.
+The times are CPU seconds, which depend little on other work of the machine; the table also has wall
+time. A plain numpy version of the packing runs in the same call for comparison.
 
 Example:
   steerlab benchmark-cameras scenario=urban_intersection
@@ -34,8 +34,8 @@ from steerlab.study import study
 class Config:
     """Options of the study."""
 
-    scenario: str = option("urban_intersection", "where the pictures are taken")
-    frames: int = option(40, "frame pairs, at 5 Hz of one drive")
+    scenario: str = option("urban_intersection", "scenario of the pictures")
+    frames: int = option(40, "frame pairs of one drive, at 5 Hz")
     seed: int = option(0, "seed of the drive")
 
 

@@ -1,7 +1,7 @@
 """Measure steps per second of CarlaDriver-v0 without cameras, beside KinematicDriver-v0.
 
-Random actions, default noise, full observation, reward and automatic reset included. The tasks run
-in alternation; the table gives the median of each, and its ratio to KinematicDriver's.
+The runs use random actions, default noise, full observation, reward and automatic reset. The tasks
+alternate; the table gives the median of each task and its ratio to KinematicDriver-v0.
 
 Example:
   steerlab benchmark-carla-driver seconds=4 repeats=5
@@ -27,14 +27,14 @@ from steerlab.study import study
 class Config:
     """Options of the study."""
 
-    rows: int = option(1024, "number of rows")
+    rows: int = option(1024, "number of environments")
     scenarios: tuple[str, ...] = option(
         ("urban_intersection", "highway_follow"), "scenarios of CarlaDriver-v0"
     )
-    traffic: int = option(10, "other vehicles in a row")
+    traffic: int = option(10, "other vehicles in each environment")
     compute: str = option("auto", "numba, numpy, or auto")
-    seconds: float = option(4.0, "length of a run")
-    repeats: int = option(5, "runs of each")
+    seconds: float = option(4.0, "length of a run, s")
+    repeats: int = option(5, "runs of each task")
 
 
 def run(config: Config, output: Path | None) -> dict[str, float]:

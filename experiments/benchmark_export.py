@@ -1,10 +1,10 @@
-"""Export a network of every contract, verify it, and time it; hold RecurrentPPO's export to SB3.
+"""Export a network of every contract, verify and time it; compare RecurrentPPO's export with SB3.
 
-The networks have random weights (no trained policy is shipped): the policies are a layer-normalised,
-written-out GRU over the feature history, the others small linear maps. Printed for each: checks
-passed, difference of torch, float16 and tinygrad to onnxruntime (relative above 1), time of a run
-with one thread. The pickles are its own, so it loads them, each in a process of its own. Then a
-RecurrentPPO LSTM policy is driven for 1,000 steps beside `model.predict`.
+The networks have random weights, because no trained policy is part of the package. The policies are a
+layer-normalised, unrolled GRU over the feature history, the others small linear maps. For each the
+study prints the checks that passed, the differences of torch, float16 and tinygrad from onnxruntime
+(relative above 1), and the time of a run with one thread. It loads the pickles that it has made, each
+in a separate process. Then a RecurrentPPO LSTM policy runs for 1,000 steps beside `model.predict`.
 
 Examples:
   steerlab benchmark-export
@@ -44,7 +44,7 @@ class Config:
     contracts: tuple[str, ...] = option((), "contracts to try; [] = all")
     gru: int = option(256, "units of the policies' GRU; 0 = none")
     tinygrad: bool = option(True, "compare with tinygrad and make its pickles (needs clang)")
-    steps: int = option(1000, "steps beside model.predict")
+    steps: int = option(1000, "steps that are compared with model.predict")
     lstm: int = option(256, "units of the RecurrentPPO policy's LSTM")
 
 

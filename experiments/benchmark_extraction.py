@@ -1,8 +1,8 @@
-"""Throughput and memory of log extraction.
+"""Measure throughput and memory of log extraction.
 
-Writes logs of one minute each with the message rates of an rlog (car messages at 100 Hz among other
-traffic) and of a qlog, zstandard-compressed, then extracts them with 1, 2, ... workers, and measures
-the peak memory of a process that extracts few and many of them. `logs=` measures your own instead.
+Writes zstandard-compressed logs of one minute each, with the message rates of an rlog (car messages at
+100 Hz among other traffic) and of a qlog. Extracts them with 1, 2, ... processes, and measures
+the peak memory of a process that extracts few and many of them. With `logs=` it uses your own logs.
 
 Example:
   steerlab benchmark-extraction
@@ -34,7 +34,7 @@ from steerlab.surrogates.logs.routes import LogFile, find_logs
 class Config:
     """Options of the study."""
 
-    logs: str | None = option(None, "folder of logs; none: logs written for the occasion")
+    logs: str | None = option(None, "folder of logs; none = logs that the study writes")
     minutes: int = option(24, "minutes of log that are extracted")
     processes: tuple[int, ...] = option((1, 2), "numbers of processes to try")
     many: int = option(8, "how many times more logs the memory is measured with")

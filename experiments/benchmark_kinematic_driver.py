@@ -1,7 +1,7 @@
 """Measure steps per second of KinematicDriver-v0 against highway-env's lane-keeping-v0.
 
-Random actions, default noise, full observation, reward and automatic reset included. The two run
-in alternation; the table gives the median of each. The peer is optional: pip install highway-env.
+The runs use random actions, default noise, full observation, reward and automatic reset. The two tasks
+alternate; the table gives the median of each. The peer is optional: pip install highway-env.
 
 Example:
   steerlab benchmark-kinematic-driver seconds=10 repeats=5
@@ -28,13 +28,14 @@ from steerlab.study import study
 class Config:
     """Options of the study."""
 
-    sizes: tuple[int, ...] = option((1024, 16384), "numbers of rows")
+    sizes: tuple[int, ...] = option((1024, 16384), "numbers of environments")
     cuda_sizes: tuple[int, ...] = option(
-        (16384, 65536, 262144), "numbers of rows of the torch environment, if there is a CUDA GPU"
+        (16384, 65536, 262144),
+        "numbers of environments of the torch version, if there is a CUDA GPU",
     )
-    seconds: float = option(10.0, "length of a run")
-    repeats: int = option(5, "runs of each")
-    peer: bool = option(True, "run highway-env too")
+    seconds: float = option(10.0, "length of a run, s")
+    repeats: int = option(5, "runs of each task")
+    peer: bool = option(True, "also run highway-env")
 
 
 def run(config: Config, output: Path | None) -> dict[str, float]:

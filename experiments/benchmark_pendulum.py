@@ -1,7 +1,7 @@
-"""Time the pendulum: the batched task against MuJoCo, and pi0 and pi0-FAST chunk by chunk.
+"""Time the pendulum: the batched task against MuJoCo, and pi0 and pi0-FAST per chunk.
 
-Prints steps a second of the native vector task and of gymnasium's SyncVectorEnv over MuJoCo's
-InvertedPendulum-v5, which take turns, and the largest difference between the two dynamics over
+Prints steps per second of the native vector task and of gymnasium's SyncVectorEnv over MuJoCo's
+InvertedPendulum-v5, which alternate, and the largest difference between the two dynamics over
 1,000 starts. With pi0= and pi0_fast= it also exports both samplers to ONNX and times a chunk in torch
 and in onnxruntime. MuJoCo is optional: pip install "steerlab[mujoco]".
 """
@@ -39,7 +39,7 @@ class Config(Sampling):
     """Options of the benchmark."""
 
     rows: int = option(256, "environments in the batch")
-    seconds: float = option(3.0, "time of each measurement; the best of five counts")
+    seconds: float = option(3.0, "time of each measurement, s; the best of five counts")
     starts: int = option(1000, "starts of the comparison with MuJoCo; 0 = leave MuJoCo out")
     threads: int = option(1, "threads of torch and onnxruntime")
 

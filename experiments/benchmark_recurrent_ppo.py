@@ -1,7 +1,8 @@
 """Measure RecurrentPPO with whole sequences against sb3-contrib's own policy.
 
-Both train in the same run on the same seeds, in alternation: 8 environments, LSTM 256, 128 steps,
-minibatches of 128. The table gives the whole training, rollouts included, and the last returns.
+Both policies are trained in the same run on the same seeds, in alternation: 8 environments, LSTM 256,
+128 steps, minibatches of 128. The table gives the speed of the whole training, rollouts included, and
+the last returns.
 
 Example:
   steerlab benchmark-recurrent-ppo steps=8192 seeds=2

@@ -1,7 +1,7 @@
-"""Speed of plants against a reference plant, in turns in the same run.
+"""Measure the speed of plants against a reference plant in the same run.
 
-Every plant predicts the same batches: as the file is (`exact`), with the last position only
-(`fast`), and in torch on the device. The ratio is to the reference in the same runtime on the CPU;
+The plants alternate and predict the same batches: as the file is (`exact`), with the last position
+only (`fast`), and in torch on the device. The ratio is to the reference in the same runtime on the CPU;
 for CUDA it is to the reference in torch on the same GPU.
 
 Example:
@@ -30,11 +30,11 @@ from steerlab.surrogates.plants.load import load_plant
 class Config:
     """Options of the study."""
 
-    reference: str = option("comma", "plant that the others are compared with")
-    plants: list[str] = option(["default"], "plants that are measured")
-    batches: tuple[int, ...] = option((1, 16, 64, 1024), "rows predicted at once")
-    runtimes: tuple[str, ...] = option(("exact", "fast", "torch"), "exact, fast, torch")
-    seconds: float = option(2.0, "of measurement for each plant and batch")
+    reference: str = option("comma", "plant with which the others are compared")
+    plants: list[str] = option(["default"], "plants to measure")
+    batches: tuple[int, ...] = option((1, 16, 64, 1024), "batch sizes of the predictions")
+    runtimes: tuple[str, ...] = option(("exact", "fast", "torch"), "runtimes: exact, fast, torch")
+    seconds: float = option(2.0, "time of measurement for each plant and batch, s")
     device: str = option("auto", "device of the torch runtime: auto, cpu or cuda")
 
 

@@ -1,12 +1,12 @@
 """Measure TinyPhysics rollouts per second against the official way of running them.
 
-Peers, written out plainly in this file: the official way (one process, one thread, a new
+The peers are written out plainly in this file: the official way (one process, one thread, a new
 onnxruntime session for each rollout, a pandas row at each of its 580 steps) and a lean loop (one
-session, numpy, the 400 calls that count, batch 1). Peers and ours run in the same call, the peers
-before and after ours, and their costs must be equal. `official, N processes` is the official way in as
-many processes as ours. `command` is the whole of `steerlab evaluate-tinyphysics controller=pid`: start of
-Python, imports, start of processes, the tail of every file, costs.csv and report. On a CUDA GPU the
-torch runtime is measured at several batch sizes.
+session, numpy, the 400 calls that count, batch 1). They run in the same call, before and after
+steerlab's rollouts, and their costs must be equal to ours. `official, N processes` is the official
+way in as many processes as ours. `command` is the whole of `steerlab evaluate-tinyphysics
+controller=pid`: start of Python, imports, start of processes, the tail of every file, costs.csv and
+report. On a CUDA GPU the torch runtime is measured at several batch sizes.
 
 Example:
   steerlab benchmark-tinyphysics plant=comma segments=comma num_segments=500
@@ -49,11 +49,11 @@ class Config:
 
     plant: str = option("comma", "comma, or the path of an ONNX file with comma's signature")
     segments: str = option("comma", "comma, default, or a folder or zip of comma CSVs")
-    num_segments: int = option(500, "routes that ours drives")
+    num_segments: int = option(500, "routes that steerlab drives")
     peer_segments: int = option(8, "routes that the slow peers drive, before and after ours")
-    processes: int = option(2, "processes of ours")
-    command_segments: int = option(96, "routes that the whole command drives; 0 leaves it out")
-    batch_sizes: tuple[int, ...] = option((512, 1024, 2048, 4096), "rollouts at once on a GPU")
+    processes: int = option(2, "processes of steerlab")
+    command_segments: int = option(96, "routes that the whole command drives; 0 = leave it out")
+    batch_sizes: tuple[int, ...] = option((512, 1024, 2048, 4096), "rollouts in a batch on a GPU")
 
 
 class Result(NamedTuple):

@@ -1,8 +1,9 @@
 """Measure planners against the exact solver, and the native task against gymnasium's own vector.
 
-Networks of every size with random weights (the values do not change the time), one thread: the
-median time of a plan in onnxruntime and torch, and how many times that of DAQP's solve call in the
-same run. Steps a second of the native task, and how many times those of SyncVectorEnv.
+The networks of every size have random weights, since the values do not change the time. The study
+prints the median time of a plan in onnxruntime and torch with one thread, and its ratio to DAQP's
+solve call in the same run. It also prints steps per second of the native task, and their ratio to
+those of SyncVectorEnv.
 """
 
 import time
@@ -32,8 +33,8 @@ TASK = "DoubleIntegrator-v0"
 class Config:
     """Options of benchmark-trc."""
 
-    seconds: float = option(1.0, "time spent on each figure")
-    rows: list[int] = option([1, 64, 1024, 16384], "rows of the native task")
+    seconds: float = option(1.0, "time spent on each figure, s")
+    rows: list[int] = option([1, 64, 1024, 16384], "environments of the native task")
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:

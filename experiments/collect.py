@@ -1,8 +1,8 @@
-"""Collect driving episodes with pictures and labels: one zarr shard for each.
+"""Collect driving episodes with pictures and labels: one zarr shard for each episode.
 
-The privileged driver drives, its commands disturbed; the plan label is what it would do from each
-frame. A shard holds both cameras' frames, the state at every tick and all labels of openpilot's
-driving model. What was collected before is kept: the same call goes on where it was stopped.
+The privileged driver, which knows the true state, drives with disturbed commands; the plan label is
+what it would do from each frame. A shard holds both cameras' frames, the state at every tick and all
+labels of openpilot's driving model. Finished shards are kept: after a stop the same command continues.
 
 Example:
   steerlab collect "scenario=[urban_intersection,highway_follow]" episodes=10 output=shards
@@ -51,19 +51,21 @@ class Config:
     scenario: tuple[str, ...] = option(
         ("urban_intersection",), "scenarios by name, or paths of .yaml files"
     )
-    map: str | None = option(None, "a shipped map or an .xodr file, instead of the scenario's")
-    episodes: int = option(10, "episodes of each scenario")
-    processes: int = option(1, "episodes that are collected at once")
-    seed: int = option(
-        0, "another seed gives other episodes: take one for training, one for validation"
+    map: str | None = option(
+        None, "a map of the package or an .xodr file, in place of the scenario's"
     )
+    episodes: int = option(10, "episodes of each scenario")
+    processes: int = option(1, "processes, each of which collects one episode at a time")
+    seed: int = option(0, "seed of the episodes; another seed gives other episodes")
     stream: str = option(
         "data", "stream of seeds: data, or validation for episodes that no training uses"
     )
-    backend: str = option("embedded", "embedded: everything runs here; server: a CARLA server")
-    hz: int = option(5, "frames a second: 5, or 20")
+    backend: str = option(
+        "embedded", "embedded: the simulation of this package; server: a CARLA server"
+    )
+    hz: int = option(5, "stored frames per second: 5 or 20")
     steps: int | None = option(
-        None, "length of an episode in steps of 0.05 s, that of the scenario"
+        None, "length of an episode in steps of 0.05 s; by default that of the scenario"
     )
     disturbed: float = option(0.5, "share of the time that the driver's commands are disturbed")
     pictures: bool = option(
@@ -71,24 +73,24 @@ class Config:
         "false leaves frames black, which is several times faster: for studies on the true state",
     )
     contract: str = option(
-        "openpilot-0.10.0", "whose rule reads the driver's command from the plan"
+        "openpilot-0.10.0", "contract whose rule reads the driver's command from the plan"
     )
-    carla_host: str = option("127.0.0.1", "machine of the server")
-    carla_port: int = option(2000, "its port; further processes take every fourth one after it")
+    carla_host: str = option("127.0.0.1", "host of the server")
+    carla_port: int = option(
+        2000, "port of the server; further processes use every fourth port after it"
+    )
     carla_root: str | None = option(None, "launch a server from this folder for each process")
-    carla_timeout: float = option(20.0, "s that a server may take for an answer")
+    carla_timeout: float = option(20.0, "time limit for an answer of the server, s")
     carla_vehicle: str | None = option(None, "blueprint of the ego vehicle, * for anything")
     carla_sensors: str = option(
         "model", "model frames, or full: whole sensors and openpilot's warp"
     )
-    carla_quality: str = option("Epic", "of a launched server: Epic or Low")
-    ready_timeout: float = option(120.0, "s that a launched server may take until it answers")
+    carla_quality: str = option("Epic", "quality of a launched server: Epic or Low")
+    ready_timeout: float = option(120.0, "time limit until a launched server answers, s")
     keep_carla_running: bool = option(
-        False, "leave a launched server running, and take one that was left"
+        False, "leave a launched server running, and use one that was left running"
     )
-    restart_every: int = option(
-        0, "episodes after which a launched server is restarted, 0 for never"
-    )
+    restart_every: int = option(0, "episodes after which a launched server is restarted; 0 = never")
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:

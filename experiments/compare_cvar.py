@@ -1,9 +1,9 @@
 """Train RecurrentPPO for CVaR and for the mean on KinematicDriver-v0, and compare their tails.
 
-Both learners begin with the same driver, which has imitated the preview driver (once, with the first
-seed), get the same steps, seeds and network, and drive the same held-out roads. The table
-gives mean and CVaR of the return and the violations with 95 % intervals: bootstrap over seeds, and
-within a seed over roads, which both learners share. Interrupted, the same command goes on.
+Both trainings begin with the same policy, which has imitated the preview driver (once, with the first
+seed). They have the same steps, seeds and network, and are evaluated on the same held-out roads. The
+table gives mean and CVaR of the return and the violations with 95 % intervals: bootstrap over seeds,
+and within a seed over the roads. After an interruption the same command continues.
 
 Example:
   steerlab compare-cvar
@@ -46,15 +46,17 @@ class Config(DriverConfig):
 
     alpha: float = option(0.05, "share of the worst returns that counts")
     total_steps: int = option(153_600, "control steps of each training")
-    num_envs: int = option(128, "rows of the task; each drives one episode an iteration")
-    batch_size: int = option(3200, "steps a gradient step")
+    num_envs: int = option(128, "environments; each drives one episode in an iteration")
+    batch_size: int = option(3200, "environment steps in each gradient step")
     epochs: int = option(4, "passes over the steps of an iteration")
-    learning_rate: float = option(1e-4, "step size at the start; falls linearly to a tenth")
+    learning_rate: float = option(1e-4, "learning rate at the start; falls linearly to a tenth")
     log_std: float = option(-2.0, "initial log of the action's standard deviation")
     cell: str = option("gru", "lstm or gru")
-    imitation: int = option(6, "rounds of imitating the preview driver before; 0 = none")
-    seeds: int = option(5, "trainings of each learner")
-    roads: int = option(2000, "held-out episodes that each learner drives")
+    imitation: int = option(
+        6, "rounds of imitating the preview driver before the training; 0 = none"
+    )
+    seeds: int = option(5, "trainings for each objective")
+    roads: int = option(2000, "held-out episodes that each policy drives")
     resamples: int = option(2000, "resamples of the bootstrap")
     threads: int = option(1, "threads of torch")
 

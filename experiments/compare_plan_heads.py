@@ -1,10 +1,11 @@
 """Compare plan heads on the features of one frozen vision network: equal steps, several seeds.
 
-Every head is trained on the same windows with the same optimiser for the same number of steps, a tenth of
-the episodes choosing the epoch, and judged on other shards, best of a map that was not trained on. Errors are displacements from the teacher's plan
-2 s and 4 s ahead: FDE at that time, ADE up to it, of the likeliest hypothesis (top-1) and of the best of
-all five. Without checkpoint= the features are projections of the labels: what vision without error would
-tell, for development. What is trained is kept: the same call goes on where it was stopped.
+Every head is trained on the same windows with the same optimiser for the same number of steps. A tenth
+of the episodes selects the epoch. The heads are evaluated on other shards; use those of a map that was
+not trained on. Errors are displacements from the teacher's plan 2 s and 4 s ahead. FDE is the error at
+that time and ADE its mean up to it, for the likeliest hypothesis (top-1) and for the best of all five.
+Without checkpoint= the features are projections of the labels, as a vision network without errors would
+give them (for development). Trained heads are kept: after a stop the same command continues.
 
 Examples:
   steerlab compare-plan-heads train=shards test=shards_town06 checkpoint=runs/mine/artifacts/checkpoints/epoch_0020.pt
@@ -55,13 +56,13 @@ Figures = dict[str, dict[str, list[float]]]
 class Config:
     """Options of the study."""
 
-    train: str = option("", "folder of shards to learn from")
-    test: str = option("", "folder of shards to judge by, best of another map")
+    train: str = option("", "folder of shards for training")
+    test: str = option("", "folder of shards for evaluation, preferably of another map")
     checkpoint: str = option(
-        "", "epoch_NNNN.pt whose vision network makes the features; '' = truth"
+        "", "epoch_NNNN.pt whose vision network makes the features; '' = true state"
     )
     heads: tuple[str, ...] = option(tuple(ARMS), f"which of {', '.join(ARMS)}")
-    seeds: tuple[int, ...] = option((0, 1, 2), "of weights, order and noise")
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of weights, order and noise")
     policy: PolicyOptions = option(PolicyOptions(), "")
     diffusion: Diffusion = option(Diffusion(), "")
     contract: str = option("openpilot-0.10.0", "the release whose rule reads commands from plans")

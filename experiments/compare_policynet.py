@@ -67,8 +67,10 @@ class Config(ImitationConfig):
     """Options of the study; the options of DAgger are those of ``train-policynet``."""
 
     total_steps: int = option(256_000, "driven steps of each recipe")
-    num_envs: int = option(64, "rows of the task, of DAgger")
-    ppo_steps: int = option(128_000, "of them PPO's, where DAgger goes before; also the ablation's")
+    num_envs: int = option(64, "environments of DAgger")
+    ppo_steps: int = option(
+        128_000, "steps of PPO after DAgger, out of these; also those of the ablation"
+    )
     ppo: PPOConfig = field(default_factory=PPOConfig)
     alpha: float = option(0.05, "share of the worst returns that counts in the CVaR arm")
     recurrent: str = option("", "folder of steerlab train-kinematic-driver, the second teacher; "

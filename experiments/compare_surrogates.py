@@ -1,13 +1,13 @@
-"""Hold plants against a teacher: predictions, closed loop and speed in one table.
+"""Compare plants with a teacher: predictions, closed loop and speed in one table.
 
-Drives the routes with comma's PID in the teacher and in each plant, with the official noise (and in
-the teacher once more with other noise, which shows how much of a difference is chance), and asks every
-plant for its prediction at each step of the teacher's drive. Columns:
+comma's PID drives the routes in the teacher and in each plant, with the official noise. It drives in
+the teacher once more with other noise, which shows how large a chance difference is. Every plant
+also predicts each step of the teacher's drive. Columns:
 
-  KL            divergence of the plant's prediction from the teacher's, nats a step, as it is (T 1)
+  KL            divergence of the plant's prediction from the teacher's, nats per step, as it is (T 1)
                 and at the temperature of the simulator's draws (T 0.8)
   NLL           of the real tokens in the first 100 rows, where the logged steer is known, nats
-  total_cost    mean over the routes, and how far it is from the teacher's
+  total_cost    mean over the routes, and its difference from the teacher's
   median        of total_cost over the routes
   rank          Spearman correlation of the routes' total costs with the teacher's
   steps/s       on one core at batch 64, and the ratio to the teacher in the same run
@@ -52,13 +52,13 @@ BATCH = 50
 class Config:
     """Options of the study."""
 
-    teacher: str = option("comma", "plant that the others are held against")
+    teacher: str = option("comma", "plant with which the others are compared")
     plants: list[str] = option(["default"], "default, analytic, or ONNX files")
     segments: str = option("comma", "comma, or a folder or zip of comma CSVs")
     first: int = option(400, "number of the first route, by the order of names")
-    count: int = option(100, "how many routes")
-    controller: str = option("pid", "who drives")
-    runtime: str = option("fast", "exact, fast or torch, of every plant")
+    count: int = option(100, "number of routes")
+    controller: str = option("pid", "controller that drives")
+    runtime: str = option("fast", "runtime of every plant: exact, fast or torch")
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
-"""Hold every way of driving TinyPhysics against the others: one table of costs and seconds.
+"""Compare the ways to drive TinyPhysics: one table of costs and seconds.
 
-Takes the drives, the model and the policy that train-tinyphysics-controller left in `run=`, and
-drives routes in the plant with
+Reads the drives, the learned model and the policy that train-tinyphysics-controller wrote to `run=`,
+and drives routes in the plant with
 
-  pid          comma's, the reference of the ratios
-  feedforward  the steer that holds the target to come, and a weaker pid
+  pid          comma's controller, the reference of the ratios
+  feedforward  the steer that holds the coming target, and a weaker pid
   regulator    preview LQR on a linear model of the drives
-  sampled      sampling MPC around the regulator, in the model of the drives
-  gradient     trajectory optimisation around the regulator, by gradient through the same model
+  sampled      sampling MPC around the regulator, in the learned model
+  gradient     trajectory optimisation around the regulator, by gradient through the learned model
   policy       the trained policy
   sampled policy, gradient policy    the two planners around the policy
 
-Nobody sees more than comma's update() gets. Planners take their time, so routes= and
-controllers= choose what is worth it.
+No controller gets more than comma's update() gets. Planners are slow, so select with routes= and
+controllers=.
 
 Example:
   steerlab compare-tinyphysics-controllers run=runs/train_tinyphysics_controller/... count=20
@@ -66,9 +66,9 @@ class Config:
     """Options of the study."""
 
     run: str = option("", "output folder of train-tinyphysics-controller")
-    controllers: list[str] = option([*CONTROLLERS], "which of them")
-    first: int = option(350, "number of the first route; 350 to 399 chose the policy")
-    count: int = option(50, "how many routes")
+    controllers: list[str] = option([*CONTROLLERS], "controllers to compare")
+    first: int = option(350, "number of the first route; routes 350 to 399 selected the policy")
+    count: int = option(50, "number of routes")
     seeds: str = option("official", "official, or any word: a salt that gives other noise")
 
 

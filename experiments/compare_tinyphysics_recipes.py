@@ -1,9 +1,9 @@
-"""Put trainings of TinyPhysics controllers into one table: cost, processor seconds, steps driven.
+"""Compare trainings of TinyPhysics controllers in one table: cost, processor seconds, steps driven.
 
-Each of `runs=` is an output folder of train-tinyphysics-controller, whatever its recipe; a folder's name
-is what the table calls it. The costs are those on the routes that chose the policy (official noise), as
-the training noted them. Intervals are 95 %, bootstrap over routes; the difference is paired by route, to
-the first of the runs. What a run began with (start=) is in its seconds and steps.
+Each of `runs=` is an output folder of train-tinyphysics-controller with any recipe; the table uses the
+name of the folder. The costs are those on the routes that selected the policy (official noise), as
+the training recorded them. Intervals are 95 %, bootstrap over routes; the difference is paired by route,
+to the first of the runs. Seconds and steps include those of the run that it began with (start=).
 
 Example:
   steerlab compare-tinyphysics-recipes "runs=[runs/gradient,runs/cloning,runs/ppo]"

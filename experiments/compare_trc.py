@@ -1,8 +1,8 @@
 """Compare planners: random, regulators, the exact optimum, plain networks, tiny recursive control.
 
-Costs, errors and success on the same cases, with weights, memory and latency of one and of 1,024
-plans, one thread, in torch and onnxruntime. Any other method joins by an npz file with an array
-control_sequences (N, T, 1) for the same cases: outside=[llm.npz] - its name is that of the file.
+Prints costs, errors and success on the same cases, with weights, memory and latency of one and of 1,024
+plans, one thread, in torch and onnxruntime. Any other method can be added as an npz file with an array
+control_sequences (N, T, 1) for the same cases: outside=[llm.npz]. Its name is that of the file.
 
 Writes comparison_results.json, gaps.png and paths.png.
 """
@@ -49,9 +49,9 @@ class Config:
     checkpoints: list[str] = option(
         [], "checkpoints of train-trc, networks of any kind; [] = that of the last train-trc"
     )
-    test_data: str = option("", "cases of generate-lqr; empty = 1,000 of seed 123")
+    test_data: str = option("", "cases of generate-lqr; '' = 1,000 of seed 123")
     outside: list[str] = option([], "npz files with control_sequences of other methods")
-    latency_seconds: float = option(0.5, "time spent on each latency; 0 = measure none")
+    latency_seconds: float = option(0.5, "time spent on each latency, s; 0 = measure none")
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:

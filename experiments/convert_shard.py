@@ -2,7 +2,7 @@
 
 ``layout=sunnypilot`` writes the arrays of the specification (jagoff2/sunnypilot,
 ``tools/sunnypilot_training``), one zarr group for each shard. A damaged or foreign shard is named and
-left out.
+skipped.
 
 Example:
   steerlab convert-shard shard=shards layout=sunnypilot output=converted
@@ -34,7 +34,7 @@ class Config:
     """Options of the study."""
 
     shard: str = option("shards", "a shard, or a folder of shards")
-    layout: str = option("sunnypilot", "whose layout")
+    layout: str = option("sunnypilot", "layout to write")
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Say what this installation lacks, and how to get it.
+"""List what this installation lacks, and how to get it.
 
-Looks at Python, packages and extras, torch's build against the GPU, clang, CARLA's client and server,
-CARLA_ROOT, disk, write access, caches and data, and changes nothing. What only some studies need is a
-note; needs= makes it an error. The exit status is 0 where nothing is wrong, else 1. data= names
-folders in which shards are looked for.
+Checks Python, packages and extras, torch's build for the GPU, clang, CARLA's client and server,
+CARLA_ROOT, disk space, write access, caches and data, and changes nothing. What only some studies need
+is a note; needs= makes it an error. The exit status is 0 if nothing is wrong, else 1. data= names
+folders that may contain shards.
 
 Example:
   steerlab doctor
@@ -38,10 +38,10 @@ class Config:
     needs: tuple[str, ...] = option(
         (), "what you need: gpu, tinygrad, carla, data, or an extra such as camera"
     )
-    output_folder: str = option(".", "where you want to write results")
-    data: tuple[str, ...] = option(("shards", "data/zarr"), "folders to look for shards in")
-    carla_host: str = option("127.0.0.1", "where a CARLA server may listen")
-    carla_port: int = option(2000, "its port")
+    output_folder: str = option(".", "folder in which you want to write results")
+    data: tuple[str, ...] = option(("shards", "data/zarr"), "folders that may contain shards")
+    carla_host: str = option("127.0.0.1", "host of a CARLA server")
+    carla_port: int = option(2000, "port of the CARLA server")
 
 
 def run(config: Config, output: Path | None) -> list[Finding]:

@@ -1,8 +1,8 @@
-"""Drive fresh randomised episodes of KinematicDriver-v0 and print what happened.
+"""Drive fresh randomised episodes of KinematicDriver-v0 and print errors, violations and returns.
 
-Drivers: the preview LQR, which knows the car and the road; no action at all; and random actions.
-A picture of the preview driver's offsets and speeds goes into the output folder, and with
-``video=true`` a film of its first episode.
+The drivers are the preview LQR, which knows the car and the road; no action at all; and random
+actions. A plot of the preview driver's offsets and speeds goes into the output folder, and with
+``video=true`` a video of its first episode.
 
 Examples:
   steerlab evaluate-kinematic-driver
@@ -72,10 +72,10 @@ DRIVERS: dict[str, Any] = {"preview": PreviewDriver, "zero": ZeroDriver, "random
 class Config:
     """Options of the study."""
 
-    drivers: tuple[str, ...] = option(("preview", "zero", "random"), "who drives")
-    episodes: int = option(1000, "episodes of each, driven side by side")
+    drivers: tuple[str, ...] = option(("preview", "zero", "random"), "drivers to compare")
+    episodes: int = option(1000, "episodes of each driver, in one batch")
     max_episode_steps: int = option(500, "length of an episode, in steps of 0.05 s")
-    seed: int = option(0, "seed of the first episode; the others count up from it")
+    seed: int = option(0, "seed of the first episode; later episodes count up from it")
     ranges: Ranges = option(Ranges(), "")
     video: bool = option(
         False, "film the preview driver's first episode (mp4, or GIF without imageio)"

@@ -1,15 +1,15 @@
-"""Play chunks on the pendulum: pi0 and pi0-FAST against PID, LQR, MPC, a linear map and an MLP.
+"""Compare action chunks on the pendulum: pi0, pi0-FAST, PID, LQR, MPC, a linear map and an MLP.
 
-Every controller meets the same starts and the same noise. Success is an episode within the
+Every controller gets the same starts and the same noise. Success is an episode within the
 limits. Convergence is |theta| < 0.02 for 10 steps in sequence, as in the published evaluation.
-On data of task=goals something blocks the middle of the rail after 1.6 s, and a cart that is there
-then has failed; in place of the convergence stands the share of episodes that succeed and spend
-the last 20 steps at a goal. Ensembles give mean and standard deviation over their models; the
-interval is that of the mean over models, or of the share of episodes where there is one controller.
+On data of task=goals an obstacle fills the middle of the rail after 1.6 s, and a cart that is there
+then fails. In place of the convergence the table then has the arrival: the share of episodes that
+succeed and spend the last 20 steps at a goal. Ensembles have mean and standard deviation over their
+models. The interval is that of the mean over models, or of the share of episodes for one controller.
 
-PID and LQR act anew at every step, whatever the replan interval. "LQR, rolled out" plays LQR in the exact
-model and keeps its chunk: what a chunk that follows LQR can reach at best. With goals both go to the
-one that is nearest at the start. Linear map and MLP are trained here, on the same pairs.
+PID and LQR act at every step, whatever the replan interval. "LQR, rolled out" runs LQR in the exact
+model and keeps the chunk: no chunk that follows LQR can do better. With goals both go to the
+one that is nearest at the start. The linear map and the MLP are trained here, on the same pairs.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,19 +72,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Config(Sampling):
     """Options of the evaluation."""
 
-    data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
-    episodes: int = option(300, "episodes a cell, of each controller and each model")
+    data: str = option("runs/pendulum_data", "output folder of generate-pendulum-data")
+    episodes: int = option(
+        300, "episodes per cell of the table, for each controller and each model"
+    )
     noises: list[float] = option([0.01, 0.05], "half-widths of the noise on the actions")
-    replans: list[int] = option([10, 13, 15], "actions used of a chunk before the next one")
+    replans: list[int] = option(
+        [10, 13, 15], "actions of a chunk that are used before the next chunk"
+    )
     variants: list[str] = option(["nominal"], f"plants: {', '.join(VARIANTS)}")
     reset_noise: float | None = option(
-        None, "half-width of the start in every component; default 0.5, on data of goals 0.05"
+        None, "half-width of the start in every component; default 0.5, on data of task=goals 0.05"
     )
-    episode_steps: int = option(EPISODE_STEPS, "steps of an episode, 0.04 s each")
+    episode_steps: int = option(EPISODE_STEPS, "length of an episode in steps of 0.04 s")
     mlp_models: int = option(10, "MLP baselines to train, up to 1,024; 0 = none")
     mlp_epochs: int = option(30, "passes over the data of an MLP baseline")
     published: str | None = option(
-        None, "copy of the published repository, or folder of its checkpoints, to play beside ours"
+        None, "copy of the published repository, or folder of its checkpoints, to compare with"
     )
     video: bool = option(False, "film one episode of each controller")
     device: str = option("auto", "auto, cpu or cuda")

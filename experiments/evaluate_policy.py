@@ -5,18 +5,28 @@ drives KinematicDriver-v0 at its default ranges. The episodes are the frozen hel
 of different days compare. Files of ours take the features of the task. A stock openpilot pair sees
 the road through the rendered camera: give its vision model with vision=.
 
+With env=CarlaDriver-v0 the files drive held-out episodes of scenarios on maps, behind a vision model that sees the
+windshield's pictures, and the table is that of evaluate-driving: metres per violation by kind, offset, comfort.
+
 Examples:
   steerlab evaluate-policy models=[output/driving_policy.onnx]
   steerlab evaluate-policy models=[a.onnx,b.onnx] episodes=1000
   steerlab evaluate-policy models=[output/policy_model.pth] hard=true episodes=1000
   steerlab evaluate-policy models=[driving_policy.onnx] vision=driving_vision.onnx episodes=4
+  steerlab evaluate-policy models=[policy_model.pth] env=CarlaDriver-v0 vision=driving_vision.onnx episodes=10
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.drivingpolicy.closed_loop import DriveFigures, MakeDriver
+from steerlab.agents.drivingpolicy.report import drive_courses
 from steerlab.agents.policynet.closed_loop import (
     PolicyFile,
+    Untrained,
     check_episodes,
     drive_held_out,
     drive_preview,
@@ -24,6 +34,8 @@ from steerlab.agents.policynet.closed_loop import (
 )
 from steerlab.agents.policynet.evaluate import Figures, film_drive, hard_episodes, held_out
 from steerlab.agents.policynet.report import report
+from steerlab.agents.policynet.task import CARLA_DRIVER, KINEMATIC_DRIVER, check_task
+from steerlab.envs.carla_driver.course import CourseOptions, courses
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.contracts import contract
 from steerlab.openpilot.network_file import NetworkFile
@@ -34,10 +46,11 @@ BESIDE = ("preview", "untrained")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(CourseOptions):
     """Options of the study."""
 
     models: tuple[str, ...] = option((), "ONNX files, or a policy_model.pth, which is faster")
+    env: str = option(KINEMATIC_DRIVER, "the task: KinematicDriver-v0 or CarlaDriver-v0")
     contract: str = option("openpilot-0.10.0", "the release whose modeld is played")
     vision: str = option(
         "", "a vision model, ONNX file or tinygrad pickle; '' gives the task's own features"
@@ -54,12 +67,14 @@ class Config:
     hard: bool = option(False, "in place of the held-out episodes others with long actuation delay, noisy "
                                "perception and mostly high speed")  # fmt: skip
     processes: int = option(2, "processes that drive them")
+    steps: int = option(500, "length of an episode of CarlaDriver-v0 in steps of 0.05 s")
     video: bool = option(False, "film the first file's first three episodes")
 
 
-def run(config: Config, output: Path) -> dict[str, Figures]:
-    """Drive, print, plot; return the figures by name."""
+def run(config: Config, output: Path) -> dict[str, Figures] | dict[str, dict[str, DriveFigures]]:
+    """Drive, print, plot; return the figures by name, with CarlaDriver-v0 by course and name."""
     check_episodes(config.episodes, config.processes)
+    check_task(config.env, config, config.vision if config.models else None)
     if not config.models and not config.beside:
         raise InputError("models= is empty; give the path of an ONNX file")
     contract(config.contract)
@@ -77,6 +92,8 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
     }
     for file in files.values():
         file.network()
+    if config.env == CARLA_DRIVER:
+        return _drive_courses(config, files, vision, output)
     others = hard_episodes() if config.hard else None
     records = {
         name: drive_held_out(file, config.episodes, name, config.processes, file.block, others)
@@ -93,6 +110,25 @@ def run(config: Config, output: Path) -> dict[str, Figures]:
         film = film_drive(next(iter(files.values())), output / "drive", seeds, them.ranges)
         print(f"film: {film}")
     return found
+
+
+def _drive_courses(
+    config: Config, files: dict[str, PolicyFile], vision: NetworkFile, output: Path
+) -> dict[str, dict[str, DriveFigures]]:
+    """Drive held-out episodes of CarlaDriver-v0."""
+    if config.hard:
+        raise InputError(f"hard=true names episodes of {KINEMATIC_DRIVER}; leave it out")
+    if not 50 <= config.steps <= 4000:
+        raise InputError(f"steps={config.steps} must be in 50..4000")
+    torch.set_num_threads(1)
+    drivers: dict[str, MakeDriver] = {**files}
+    if "preview" in config.beside:
+        drivers["preview"] = PreviewDriver
+    if "untrained" in config.beside:
+        drivers["untrained"] = Untrained(config.contract, vision)
+    films = min(3, config.episodes) if config.video and files else 0
+    named = courses(config, config.steps)
+    return drive_courses(drivers, named, config.episodes, output, config.processes, films)
 
 
 def _names(paths: tuple[str, ...]) -> list[str]:

@@ -1,11 +1,11 @@
 """Evaluate a controller on TinyPhysics routes with the official costs.
 
-Prints mean, median and 95th percentile of the three costs, writes costs.csv (full precision) and
-report.html, which compares the controller with a baseline. With nothing given it drives comma's PID
-on the embedded plant and synthetic segments; figures that compare with the controls challenge need
+Prints mean, median and 95th percentile of the three costs, and writes costs.csv (full precision) and
+report.html, which compares the controller with a baseline. By default comma's PID drives the embedded
+plant on synthetic segments. Figures that can be compared with the controls challenge need
 `plant=comma segments=comma` after `steerlab fetch-tinyphysics`, or paths of your own copies.
 
-A controller file runs as comma's script runs it, in a process of its own, to the end of each route's
+A controller file runs as comma's script runs it, in a separate process, to the end of each route's
 file. plot=ROUTE draws one route step by step (comma's --debug): ROUTE.gif, ROUTE.csv.
 
 Examples:
@@ -56,14 +56,14 @@ class Config:
     baseline: str = option("zero", "controller that the report compares with; '' for none")
     plant: str = option("default", "default, comma, or an ONNX file with comma's signature")
     segments: str = option("default", "default, comma, or a folder or zip of comma CSVs")
-    num_segments: int = option(0, "use the first so many segments; 0 = all")
+    num_segments: int = option(0, "number of segments, the first ones; 0 = all")
     runtime: str = option("exact", "exact, fast (last position only) or torch")
     seeds: str = option("official", "official, or any word: a salt that gives other noise")
     tail: bool = option(True, "drive to the end of each file, as comma's script does")
     skip_invalid: bool = option(False, "leave out segments that are not valid, and name them")
     plot: str | None = option(None, "route to draw step by step, for example 00042")
-    processes: int = option(0, "processes that drive; 0 = one a core where it is worth it")
-    batch_size: int = option(0, "most segments in lockstep; 0 = 32, on a GPU 4096")
+    processes: int = option(0, "processes that drive; 0 = one per core if that is faster")
+    batch_size: int = option(0, "largest number of segments in lockstep; 0 = 32, on a GPU 4096")
     device: str = option("auto", "device of the torch runtime: auto, cpu or cuda")
 
 

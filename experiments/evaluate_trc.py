@@ -1,7 +1,8 @@
-"""Evaluate a planner: against the optimum, every iterate, further away, shorter, and in feedback.
+"""Evaluate a planner: against the optimum, after each correction, and under other conditions.
 
-Options such as spread=4 change where the test cases lie. A limit, weight or length of step that the
-planner was not trained for is refused by name; more steps than it has are planned anew at each step.
+The other conditions are starts farther away, fewer or more steps, and closed loop. Options such as
+spread=4 change the test cases. A limit, weight or length of step that the planner was not trained for
+is refused by name. If there are more steps than the planner has, it plans again at each step.
 
 Writes evaluation_results.json, gaps.png, iterates.png and paths.png.
 """
@@ -46,8 +47,8 @@ class Config(ProblemChanges):
     """Options of evaluate-trc."""
 
     checkpoint: str = option("", "checkpoint of train-trc; '' = that of the last one")
-    test_data: str = option("", "cases of generate-lqr; empty = 1,000 of seed 123")
-    scales: list[float] = option([1.5, 2.0], "starts this many times further away than trained on")
+    test_data: str = option("", "cases of generate-lqr; '' = 1,000 of seed 123")
+    scales: list[float] = option([1.5, 2.0], "factors on the distance of the starts in training")
     disturbances: list[float] = option(
         [0.0, 0.1, 0.3], "standard deviations of the input's disturbance in closed loop"
     )

@@ -1,9 +1,9 @@
 """Export pi0 and pi0-FAST to ONNX files that need no steerlab: state and noise in, a chunk out.
 
-Each member of an ensemble becomes NAME.onnx in output=, Euler's loop or the decoder and the consensus
-included. It is checked against torch before it is kept. Inputs: state (B, 4) in m, rad, m/s, rad/s, and
-noise, which is normal (B, samples, 50) for pi0 and uniform in [0, 1) (B, sequences, longest) for
-pi0-FAST. Output: chunk (B, 50), actions of 0.04 s each.
+Each model of an ensemble becomes NAME.onnx in output=. The file includes the Euler steps (pi0) or the
+decoder (pi0-FAST), and the consensus. It is compared with torch before it is saved. Inputs: state (B, 4)
+in m, rad, m/s, rad/s, and noise, which is normal (B, samples, 50) for pi0 and uniform in [0, 1)
+(B, sequences, longest) for pi0-FAST. Output: chunk (B, 50), actions of 0.04 s each.
 
 Example:
   steerlab export-pendulum pi0=runs/pi0 output=runs/onnx

@@ -27,7 +27,7 @@ from steerlab.agents.policynet.train import load_policy
 from steerlab.errors import InputError
 from steerlab.exporters.openpilot import paths
 from steerlab.exporters.policy import ExportedPolicy, export_policy
-from steerlab.exporters.safety import NOT_FOR_THE_ROAD, PAIR_NOT_FOR_THE_ROAD
+from steerlab.exporters.safety import policy_warning
 from steerlab.exporters.verify import Options
 from steerlab.exporters.written import tell_written
 from steerlab.openpilot.contracts import contract
@@ -82,13 +82,13 @@ def run(config: Config, output: Path) -> ExportedPolicy:
     networks = {target.policy_name: done.policy}
     if done.vision:
         networks["driving_vision"] = done.vision
-    warning = PAIR_NOT_FOR_THE_ROAD if isinstance(policy, DrivingPolicy) else NOT_FOR_THE_ROAD
     checks = Options(
         tinygrad=pickled,
         trust_pickle=True,  # made a moment ago
         tinygrad_path=config.tinygrad_path or None,
         runs=20,
     )
+    warning = policy_warning(policy.features)
     tell_written(networks, done.notes, warning, target, checks if config.check else None)
     return done
 

@@ -20,7 +20,9 @@ class Config:
     """Options of the study."""
 
     checkpoint: str = option("", "folder of a train-surrogate run, or its best.pt")
-    onnx_path: str | None = option(None, "where, a file or a folder; default the output folder")
+    onnx_path: str | None = option(
+        None, "path of the ONNX file, or its folder; by default the output folder"
+    )
     onnx_opset: int = option(OPSET, "version of the ONNX operator set")
 
 

@@ -1,11 +1,11 @@
 """Export a planner of train-trc to files that need no steerlab: ONNX, and a tinygrad pickle.
 
 checkpoint= is a best.pt of train-trc or finetune-trc, or its folder; '' = that of the last train-trc.
-onnx= and tinygrad= are paths; '' puts them into output=, and tinygrad=none leaves the pickle out. Inputs:
-initial_state (B, 2), target_state (B, 2) and remaining (B,), the steps that are left, all float32. Output:
-controls (B, T, 1). The ONNX file takes any B (rows= fixes it), the pickle one plan a call. Both are checked
-against torch before they appear, and then plan test cases. The ONNX file's metadata hold the problem and
-the network as JSON, and which checkpoint the weights are from.
+onnx= and tinygrad= are paths; '' puts the files into output=, and tinygrad=none leaves the pickle out.
+Inputs: initial_state (B, 2), target_state (B, 2) and remaining (B,), the steps that are left, all
+float32. Output: controls (B, T, 1). The ONNX file accepts any B (rows= fixes it), the pickle one plan
+per call. Both are compared with torch before they are saved, and then plan test cases. The metadata of
+the ONNX file hold the problem and the network as JSON, and the checkpoint that the weights are from.
 
 Examples:
   steerlab export-trc checkpoint=runs/trc/medium
@@ -46,7 +46,7 @@ class Config:
     )
     tinygrad_path: str = option("", "folder of the target's tinygrad; '' takes the installed one")
     opset: int = option(18, "version of the ONNX operator set")
-    rows: int = option(0, "plans a call of the ONNX file; 0 = any number")
+    rows: int = option(0, "plans per call of the ONNX file; 0 = any number")
     cases: int = option(1000, "test cases of seed 123 that the ONNX file plans; 0 = none")
 
 

@@ -1,9 +1,9 @@
 """Write a trained vision network's files for a release of openpilot or sunnypilot, and check them.
 
 checkpoint= is an epoch_NNNN.pt of train-driving. contract= is the release; it need not be the one that
-the network was trained for. Forms of 2026 have one network: give the file of this command to
+the network was trained for. Releases of 2026 have one network: give the file of this command to
 export-policy as vision=. onnx=, tinygrad= and metadata= are paths; '' puts the files into output=, and
-tinygrad=none leaves the pickle out. What is written is then checked as verify-export does.
+tinygrad=none leaves the pickle out. The files are then checked as verify-export does.
 
 Examples:
   steerlab export-vision checkpoint=runs/mine/artifacts/checkpoints/epoch_0020.pt shards=shards
@@ -44,9 +44,9 @@ class Config:
     )
     metadata: str = option("", "path of the metadata; '' = beside the ONNX file")
     tinygrad_path: str = option("", "folder of the target's tinygrad; '' takes the installed one")
-    half: bool = option(True, "write the float16 variant too")
+    half: bool = option(True, "also write the float16 variant")
     check: bool = option(True, "check the files as verify-export does")
-    latency_ms: float = option(50.0, "largest median time of a run, one thread")
+    latency_ms: float = option(50.0, "largest accepted median time of a run with one thread, ms")
 
 
 def run(config: Config, output: Path) -> Exported:

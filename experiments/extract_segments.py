@@ -1,11 +1,11 @@
 """Turn openpilot logs into TinyPhysics segments: CSV files, an index, and arrays for training.
 
-Logs are named by routes=[...] (route names such as "0123456789abcdef/2024-01-02--03-04-05", with
-minutes "/2:6" and kind "/q" if wanted; or paths and addresses of logs and of folders of logs), by a
-file with one such name a line, or by all routes of a device (dongle_ids=[...]).
+The logs are given by routes=[...], by a file with one route per line, or by all routes of a device
+(dongle_ids=[...]). A route is a name such as "0123456789abcdef/2024-01-02--03-04-05", if wanted with
+minutes "/2:6" and kind "/q"; or a path or address of a log or of a folder of logs.
 
-Route names are asked from comma's API with the token that openpilot's tools/lib/auth.py saves, or
-looked up below mirror=. Interrupt it at any time: the same command goes on where it stopped.
+Route names are resolved by comma's API, with the token that openpilot's tools/lib/auth.py saves, or
+below mirror=. You may interrupt the command at any time: the same command then continues.
 """
 
 from collections.abc import Iterator
@@ -37,23 +37,31 @@ class Config:
 
     routes: list[str] = option([], "route names, logs, or folders of logs")
     routes_file: str | None = option(None, "text file with one route a line")
-    dongle_ids: list[str] = option([], "devices of which every route is taken")
+    dongle_ids: list[str] = option([], "devices whose routes are all used")
     routes_limit: int = option(50, "newest routes of each device; 0 = all")
     git_commits: list[str] = option([], "only logs recorded by these openpilot commits (prefixes)")
-    log: str = option("auto", "rlog, qlog, or auto: the rlog where there is one")
-    mirror: str | None = option(None, "folder or file:// address to take routes from, not the API")
-    samples_path: str = option("tinyphysics_segments", "folder of the segments")
-    write_samples: bool = option(True, "write NNNNN.csv files besides the arrays for training")
+    log: str = option("auto", "rlog, qlog, or auto (the rlog if there is one)")
+    mirror: str | None = option(
+        None, "folder or file:// address of the routes, in place of the API"
+    )
+    samples_path: str = option("tinyphysics_segments", "folder to which the segments are written")
+    write_samples: bool = option(
+        True, "also write NNNNN.csv files, not only the arrays for training"
+    )
     processes: int = option(4, "processes that download and read")
     min_seconds: float = option(
         54.9, "shortest segment that is kept; the simulator needs 549 rows, which are 54.9 s"
     )
-    min_speed: float = option(0.0, "m/s; slower rows end a segment")
-    settle_seconds: float = option(1.0, "left out after an override or a loss of control")
+    min_speed: float = option(0.0, "lowest speed, m/s; slower rows end a segment")
+    settle_seconds: float = option(
+        1.0, "time that is left out after an override or a loss of control, s"
+    )
     roll_source: str = option(
         "liveParameters", "liveParameters (road), carControl (car) or liveLocationKalman (device)"
     )
-    schema: str | None = option(None, "log.capnp of an openpilot checkout instead of our own")
+    schema: str | None = option(
+        None, "log.capnp of an openpilot checkout, in place of steerlab's own"
+    )
     api_host: str | None = option(None, "address of the API; default $API_HOST or comma's")
     retries: int = option(5, "repetitions of a request that fails")
 

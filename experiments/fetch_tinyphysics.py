@@ -1,8 +1,8 @@
 """Download comma's TinyPhysics model and routes to the cache.
 
-They are comma's, and no licence is stated for them, so they are not part of steerlab. Afterwards
-`plant=comma segments=comma` use them in every study. An interrupted download goes on where it
-stopped when the same command runs again. The cache is the user's cache folder, or the folder in the
+The files belong to comma, which states no licence for them, so they are not part of steerlab.
+Afterwards `plant=comma segments=comma` use them in every study. An interrupted download continues
+when the same command runs again. The cache is the user's cache folder, or the folder in the
 environment variable STEERLAB_CACHE.
 """
 

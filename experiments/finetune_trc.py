@@ -1,13 +1,13 @@
-"""Fine-tune a planner of train-trc for a reward of one's own, by its gradient or by PPO.
+"""Fine-tune a planner of train-trc for a reward of your own, by its gradient or by PPO.
 
-reward= is module:function or path/file.py:function; '' is the task's own, -J. It is called as
-reward(problem, states, controls, targets) with tensors (B, T+1, 2), (B, T, 1) and (B, 2), and returns what
-each plan is worth (B,). problem has the parameters, such as dt and limit. method=gradient
+reward= is module:function or path/file.py:function; '' is the task's own, -J. The function is called as
+reward(problem, states, controls, targets) with tensors (B, T+1, 2), (B, T, 1) and (B, 2), and returns
+the reward of each plan (B,). problem has the parameters, such as dt and limit. method=gradient
 follows the gradient through the plant, for which the reward must be written with torch operations;
-method=ppo tries plans and takes any function. Naming a reward executes its module.
+method=ppo tries plans and accepts any function. A module that is named in reward= is executed.
 
-Writes best.pt, which export-trc, evaluate-trc and compare-trc take, results.json, metrics.jsonl and
-TensorBoard events. The same command with the same output= goes on after an interruption.
+Writes best.pt, which export-trc, evaluate-trc and compare-trc accept, results.json, metrics.jsonl and
+TensorBoard events. After an interruption the same command with the same output= continues.
 
 Examples:
   steerlab finetune-trc checkpoint=runs/trc/medium/best.pt reward=my_rewards:smooth
@@ -51,9 +51,10 @@ class Config(GradientConfig):
     reward: str = option("", "module:function or path/file.py:function; '' = the task's own, -J")
     method: str = option("gradient", "gradient (through plant and reward) or ppo (any reward)")
     safe_steps: bool = option(
-        True, "false lets corrections raise the cost J, where the reward wants dearer plans"
+        True,
+        "false lets corrections raise the cost J, for a reward that favours plans of higher cost",
     )
-    cases: int = option(10_000, "cases that method=gradient learns from")
+    cases: int = option(10_000, "training cases of method=gradient")
     ppo: PlanPPOConfig = field(default_factory=PlanPPOConfig)
     test_cases: int = option(1000, "test cases, those of seed 123")
 

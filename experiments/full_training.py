@@ -1,12 +1,12 @@
-r"""From nothing to files for openpilot in one command: collect, train, export, archive, install.
+r"""Go from nothing to files for openpilot in one command: collect, train, export, archive, install.
 
 Collects train_episodes= and val_episodes= of the scenarios into dataset_root=, trains the vision network and
-the policy (steerlab train-driving with config_name=), exports ONNX, metadata and tinygrad files into
-export_dir=, and keeps checkpoint, settings, list of the data and versions in output=/archive. With
-install_models=true confirm=true the files go into the checkout openpilot_root=.
+the policy (steerlab train-driving with config_name=), and exports ONNX, metadata and tinygrad files into
+export_dir=. Keeps checkpoint, settings, list of the data and versions in output=/archive. With
+install_models=true confirm=true it installs the files into the checkout openpilot_root=.
 
-Every stage prints the command that does the same by itself. Stop anywhere, and the same command goes on.
-Paths are those of your system. backend=server collects on CARLA, see steerlab collect.
+Every stage prints the command that does the same. You may stop at any time; the same command continues.
+Paths have the form of your system. backend=server collects on CARLA, see steerlab collect.
 
 Examples:
   steerlab full-training output=runs/mine
@@ -51,33 +51,39 @@ class Config:
     """Options of the study."""
 
     scenario: tuple[str, ...] = option(("urban_intersection",), "scenarios by name, or .yaml files")
-    train_episodes: int = option(50, "episodes of each scenario to learn from")
-    val_episodes: int = option(10, "episodes of each that choose the best epoch; own seeds")
+    train_episodes: int = option(50, "training episodes of each scenario")
+    val_episodes: int = option(
+        10, "validation episodes of each scenario, with other seeds; they select the best epoch"
+    )
     export_dir: str = option("", "folder of the exported files; '' = output=/export")
     dataset_root: str = option("", "folder with train and val, the shards; '' = output=/data")
-    contract: str = option("openpilot-0.10.0", "the release that the files are for")
+    contract: str = option("openpilot-0.10.0", "release for which the files are made")
     config_name: str = option("", "settings of train-driving, a .yaml file; '' = its defaults")
     training: tuple[str, ...] = option(
         (), "more options of train-driving, such as [size=small,diffusion.steps=4]"
     )
-    epochs: int = option(0, "passes over the data, of vision and of policy; 0 = as configured")
+    epochs: int = option(0, "epochs of vision and of policy; 0 = as configured")
     checkpoint: str = option("", "export this epoch_NNNN.pt instead of training")
-    skip_data_collection: bool = option(False, "use the shards that are there")
-    skip_training: bool = option(False, "export the newest checkpoint that is there")
+    skip_data_collection: bool = option(False, "use the existing shards")
+    skip_training: bool = option(False, "export the newest existing checkpoint")
     skip_export: bool = option(False, "leave the exported files as they are")
     install_models: bool = option(False, "install the files into openpilot_root=")
     openpilot_root: str = option("", "a checkout of openpilot or sunnypilot")
     confirm: bool = option(False, "I have read the warning: change openpilot_root=")
     check: bool = option(True, "check the files as verify-export does")
-    tinygrad: bool = option(True, "write tinygrad pickles, too (needs clang)")
-    map: str | None = option(None, "a shipped map or an .xodr file, instead of the scenario's")
+    tinygrad: bool = option(True, "also write tinygrad pickles (needs clang)")
+    map: str | None = option(
+        None, "a map of the package or an .xodr file, in place of the scenario's"
+    )
     steps: int | None = option(None, "length of an episode in steps of 0.05 s")
-    processes: int = option(1, "episodes that are collected at once")
-    backend: str = option("embedded", "embedded: all here; server: a CARLA server")
-    carla_host: str = option("127.0.0.1", "machine of the server")
-    carla_port: int = option(2000, "its port")
+    processes: int = option(1, "processes, each of which collects one episode at a time")
+    backend: str = option(
+        "embedded", "embedded: the simulation of this package; server: a CARLA server"
+    )
+    carla_host: str = option("127.0.0.1", "host of the server")
+    carla_port: int = option(2000, "port of the server")
     carla_root: str | None = option(None, "launch a server from this folder")
-    ready_timeout: float = option(120.0, "s that a launched server may take until it answers")
+    ready_timeout: float = option(120.0, "time limit until a launched server answers, s")
     keep_carla_running: bool = option(False, "leave a launched server running")
     seed: int = option(0, "seed of data, weights and order")
 
@@ -223,7 +229,7 @@ def collecting(config: Config, use: str) -> list[str]:
         f"seed={config.seed}",
         f"stream={'data' if train else 'validation'}",
         f"processes={config.processes}",
-        f"contract={_driver(config)}",
+        f"contract={_trained_for(config)}",
         f"backend={config.backend}",
     ]
     arguments += [f"map={config.map}"] if config.map else []
@@ -252,7 +258,7 @@ def training(config: Config, data: Path) -> list[str]:
         "stage=all",
         f"dataset.train_path={data / 'train'}",
         *([f"dataset.val_path={data / 'val'}"] if config.val_episodes else []),
-        f"contract={_driver(config)}",
+        f"contract={_trained_for(config)}",
         f"seed={config.seed}",
     ]
     if config.epochs:
@@ -260,7 +266,7 @@ def training(config: Config, data: Path) -> list[str]:
     return [*arguments, *(t for t in ours if t.partition("=")[0] not in typed), *config.training]
 
 
-def _driver(config: Config) -> str:
+def _trained_for(config: Config) -> str:
     """Return the contract of the training: that of the files, or the usual one for a single network."""
     chosen = contract(config.contract)
     return chosen.id if chosen.is_split else train_driving.Config().contract
@@ -273,7 +279,7 @@ def exporting(
     release = contract(config.contract)
     # export-policy writes, builds and checks the vision network again, marked as one of a pair.
     vision = [f"checkpoint={checkpoint}", "check=false", "tinygrad=none"]
-    vision += [f"contract={_driver(config)}"]
+    vision += [f"contract={_trained_for(config)}"]
     vision += [f"shards={shards}"] if any(shards.glob("*.zarr")) else []
     pair = f"vision={folder / 'driving_vision.onnx'}"
     policy = [f"checkpoint={checkpoint}", f"check={str(config.check).lower()}"]

@@ -1,7 +1,7 @@
-"""Mutate OpenDRIVE files and compile them: each failure must be named, and none may last long.
+"""Mutate OpenDRIVE files and compile them: each failure must give a clear error within a time limit.
 
-A mutation changes, repeats or drops numbers, attributes, elements or bytes. The table counts what
-came of it; a mutation that ends in anything but a map or a clear error ends the study with it.
+A mutation changes, repeats or drops numbers, attributes, elements or bytes. The table counts the
+results. A mutation that gives neither a map nor a clear error ends the study.
 
 Example:
   steerlab fuzz-maps "maps=[shared/opendrive/e6mini.xodr]" count=1000
@@ -46,10 +46,10 @@ _NUMBERS = (
 class Config:
     """Options of the study."""
 
-    maps: tuple[str, ...] = option((), "OpenDRIVE files that are mutated")
+    maps: tuple[str, ...] = option((), "OpenDRIVE files to mutate")
     count: int = option(1000, "number of mutations")
     seed: int = option(0, "seed of the mutations")
-    seconds: float | None = option(None, "time limit of a compilation")
+    seconds: float | None = option(None, "time limit of a compilation, s")
 
 
 def run(config: Config, output: Path) -> dict[str, int]:

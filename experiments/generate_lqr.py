@@ -1,7 +1,7 @@
-"""Make cases of a tracking task with their plans: the optimum, or a regulator's.
+"""Make cases of a tracking task with their plans: the optimum, or those of a regulator.
 
-Writes lqr_dataset.npz with the arrays of the published generator, float64 - initial_states (N, 2),
-target_states (N, 2), control_sequences (N, T, 1), state_trajectories (N, T+1, 2), costs (N,) - and
+Writes lqr_dataset.npz with the arrays of the published generator in float64: initial_states (N, 2),
+target_states (N, 2), control_sequences (N, T, 1), state_trajectories (N, T+1, 2), costs (N,). It adds
 optimal_costs (N,). The same seed gives the same states as there: 42 for training, 123 for tests.
 """
 
@@ -43,13 +43,13 @@ LABELS = {
 class Config(ProblemOptions):
     """Options of generate-lqr."""
 
-    num_samples: int = option(10_000, "cases")
+    num_samples: int = option(10_000, "number of cases")
     labels: str = option("optimal", "optimal, lqr (infinite horizon, as published) or finite_lqr")
     seed: int = option(42, "seed of the states")
     solver: str = option("auto", "QP solver: auto, daqp, osqp or scipy")
     check: bool = option(False, "solve again with another QP solver and compare")
-    judge: str = option("", "published: score the labels as the published evaluation does, too")
-    processes: int = option(0, "processes; 0 = one a core")
+    judge: str = option("", "published = also score the labels as the published evaluation does")
+    processes: int = option(0, "processes; 0 = one per core")
 
 
 def run(config: Config, output: Path) -> PlanData:

@@ -2,17 +2,17 @@
 
 Writes into output= the files training_pairs_original.npz (state, action_chunk),
 training_pairs_fast.npz (state, token_seq), tokenizer.json and trajectories.npz. Both pair files
-name for each row its trajectory and its part of the split (0 train, 1 validation, 2 test); all
+name for each pair its trajectory and its part of the split (0 train, 1 validation, 2 test); all
 chunks of a trajectory are in the same part. The same seed writes the same arrays.
 
 task=balance is the published data: nested PID with gains drawn for every trajectory. In task=goals
-the experts go to two places on the rail, from each start one to either, since something blocks
-the middle after 1.6 s: the mean of what they do is wrong. Some start near the place that they go
-to, off balance: without them nothing is known of what to do there, since an expert that has
-arrived stands still.
+the experts go to two places on the rail, from each start one to either, since an obstacle fills
+the middle after 1.6 s: the mean of their actions fails. Some start near the place that they go
+to, off balance. Without these starts the data would not show what to do there, since an expert that
+has arrived stands still.
 
 pole_mass=, pole_length= and gear= take a range of factors, from which each trajectory draws its plant.
-The experts do not know it, and neither does who learns from them.
+Neither the experts nor the learners know the drawn factors.
 
 Examples:
   steerlab generate-pendulum-data

@@ -1,8 +1,8 @@
-"""Say what is in shards, and draw their labels into their pictures.
+"""Print the contents of shards, and draw their labels into their pictures.
 
 Prints names, shapes and statistics of all arrays. With output=, writes a contact sheet and a short
-film with lane lines, road edges, plan and lead projected into both cameras. A damaged or foreign
-shard is named and left out.
+video with lane lines, road edges, plan and lead projected into both cameras. A damaged or foreign
+shard is named and skipped.
 
 Example:
   steerlab inspect-shard shard=shards output=look
@@ -34,9 +34,9 @@ class Config:
     """Options of the study."""
 
     shard: str = option("shards", "a shard, or a folder of shards")
-    check: bool = option(True, "read every byte, which finds damage inside of files")
-    film: bool = option(True, "write a film beside the contact sheet")
-    most: int = option(4, "shards of a folder that are drawn")
+    check: bool = option(True, "read every byte, to find damage inside of files")
+    film: bool = option(True, "also write a video")
+    most: int = option(4, "number of shards of a folder to draw")
 
 
 def run(config: Config, output: Path | None) -> dict[str, Any]:

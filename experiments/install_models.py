@@ -1,13 +1,13 @@
 r"""Install models into a checkout of openpilot or sunnypilot: checked, tried, backed up.
 
 target= is the checkout, a folder of sunnypilot's bundles (with name=), or a folder of models alone, such
-as %LOCALAPPDATA%\comma\modeld. vision= and policy= are ONNX files, from which the rest is built, with the
-target's own tinygrad; or give what was built: vision_tinygrad= vision_metadata= policy_tinygrad=
-policy_metadata=. A release of 2026 has one network, policy=, and builds its pickle itself.
+as %LOCALAPPDATA%\comma\modeld. vision= and policy= are ONNX files, from which the other files are built
+with the target's own tinygrad. You may also give built files: vision_tinygrad= vision_metadata=
+policy_tinygrad= policy_metadata=. A release of 2026 has one network, policy=, and builds its pickle itself.
 
-The files must fit the contract that the target's modeld needs. Its own parser and metadata script then
-read them in a process of their own. Without confirm=true nothing is changed; dry_run=true builds and
-tries all the same. What was there before is kept: restore=latest puts it back.
+The files must fit the contract that the target's modeld needs. The target's own parser and metadata
+script then read them in a separate process. Without confirm=true nothing is changed; dry_run=true builds
+and tries the files nevertheless. The old files are kept: restore=latest restores them.
 
 Examples:
   steerlab install-models target=~/openpilot vision=driving_vision.onnx policy=driving_policy.onnx dry_run=true
@@ -53,15 +53,15 @@ class Config:
     policy_metadata: str = option("", "its metadata; '' takes them from the ONNX file")
     name: str = option("", "short name of a bundle of sunnypilot")
     tree: str = option("", "checkout whose modeld loads a target that is no checkout itself")
-    contract: str = option("", "the contract, where nothing in the target shows it")
+    contract: str = option("", "the contract, if nothing in the target shows it")
     python: str = option("", "Python with the target's packages; '' takes its .venv, else this one")
     device: str = option("", "tinygrad's device; '' takes that of the contract, QCOM on a comma")
     untrained: bool = option(False, "do not expect the plan to drive")
     smoke: bool = option(True, "try the files with the target's own parser and metadata script")
-    dry_run: bool = option(False, "check, build and try, and change nothing")
+    dry_run: bool = option(False, "check, build and try the files, but change nothing")
     trust_pickle: bool = option(False, "run pickles that are given, which executes what is in them")
     confirm: bool = option(False, "I have read the warning: change the target")
-    restore: str = option("", "put back this backup, or the latest, instead of installing")
+    restore: str = option("", "restore this backup, or the latest, instead of installing")
 
 
 def run(config: Config, output: Path | None) -> Installed | None:

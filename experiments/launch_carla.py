@@ -1,7 +1,7 @@
 """Launch a CARLA server and wait until it answers; Ctrl-C stops it.
 
 The folder of the release is carla_root=, or the environment variable CARLA_ROOT. With keep_running=true
-the command returns as soon as the server answers, and the server goes on.
+the command returns as soon as the server answers, and the server keeps running.
 
 Example:
   steerlab launch-carla carla_root=~/CARLA_0.9.16 port=2000 quality=Low
@@ -25,11 +25,11 @@ class Config:
     """Options of the study."""
 
     carla_root: str | None = option(None, "folder of a CARLA release; CARLA_ROOT by default")
-    port: int = option(2000, "port of the server, which takes the next one, too")
-    offscreen: bool = option(True, "draw without a window")
-    quality: str = option("Epic", "Epic or Low")
-    ready_timeout: float = option(120.0, "s that it may take until it answers")
-    keep_running: bool = option(False, "leave it running and return")
+    port: int = option(2000, "port of the server, which also uses the next port")
+    offscreen: bool = option(True, "render without a window")
+    quality: str = option("Epic", "quality: Epic or Low")
+    ready_timeout: float = option(120.0, "time limit until the server answers, s")
+    keep_running: bool = option(False, "return and leave the server running")
 
 
 def run(config: Config, output: Path) -> dict[str, Any]:

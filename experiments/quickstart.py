@@ -1,9 +1,9 @@
 """Train a driving policy, export it for openpilot, check the files and drive them, in five minutes.
 
-The main job at its smallest: a short training of PolicyNet on KinematicDriver-v0; ONNX, metadata and
-tinygrad files; every check of verify-export; 100 held-out episodes with the exported file in
-openpilot's runner; targets against results; plots and a short film. Stop with Ctrl-C, and the same
-command with the same output= goes on.
+This is a small version of the whole workflow: a short training of PolicyNet on KinematicDriver-v0; ONNX,
+metadata and tinygrad files; every check of verify-export; 100 held-out episodes with the exported file
+in openpilot's runner; a table of results and targets; plots and a short video. Stop with Ctrl-C, and
+the same command with the same output= continues.
 
 Example:
   steerlab quickstart
@@ -44,11 +44,11 @@ QUICK = ImitationConfig(total_steps=307_200)
 class Config:
     """Options of the study."""
 
-    contract: str = option(QUICK.contract, "the release that the policy is for")
-    total_steps: int = option(QUICK.total_steps, "steps of 0.05 s of the training")
+    contract: str = option(QUICK.contract, "release for which the policy is made")
+    total_steps: int = option(QUICK.total_steps, "length of the training in steps of 0.05 s")
     episodes: int = option(100, "held-out episodes that the exported file drives")
     tinygrad: bool = option(True, "write and check the tinygrad pickle (needs clang)")
-    video: bool = option(True, "film three episodes")
+    video: bool = option(True, "write a video of three episodes")
     processes: int = option(2, "processes that drive the episodes")
     seed: int = option(0, "seed of the training")
 

@@ -1,11 +1,11 @@
 """Train a vision network and a driving policy on shards, for the files that openpilot loads.
 
-stage=vision learns openpilot's vision heads, and with them the 512 features, from the labels of steerlab
-collect; stage=policy learns to drive from the features of a checkpoint=; stage=dagger lets the pair of a
-checkpoint= drive dagger.rounds= times and learns from what the teacher says to that; stage=all does one
-after the other. Stop with Ctrl-C, and the same command with the same output= goes on with the numbers of an
-uninterrupted run. dataset.test_path= holds shards that are looked at once, at the end: maps that were
-never trained on. On several GPUs: torchrun --nproc-per-node=N -m steerlab train-driving ... output=DIR.
+stage=vision trains openpilot's vision heads, and with them the 512 features, on the labels of steerlab
+collect. stage=policy trains a policy on the features of a checkpoint=. stage=dagger runs dagger.rounds=
+rounds, in which the pair of a checkpoint= drives and learns from the teacher's labels. stage=all runs
+one after the other. Stop with Ctrl-C, and the same command with the same output= continues with the
+numbers of an uninterrupted run. The shards of dataset.test_path= are evaluated once, at the end: use maps
+that were never trained on. On several GPUs: torchrun --nproc-per-node=N -m steerlab train-driving ... output=DIR.
 
 Files: artifacts/checkpoints/epoch_NNNN.pt, figures.json, TensorBoard with pictures.
 
@@ -49,14 +49,14 @@ FIGURES = "figures.json"
 class ResumeOptions:
     """Options on runs that were stopped."""
 
-    resume: bool = option(True, "go on with the run in output=; false refuses a folder with one")
+    resume: bool = option(True, "continue the run in output=; false refuses a folder with a run")
 
 
 @dataclass(frozen=True)
 class Config(VisionTraining):
     """Options of the study."""
 
-    stage: str = option("vision", "vision, policy, dagger, or all: one after the other")
+    stage: str = option("vision", "vision, policy, dagger, or all (one after the other)")
     checkpoint: str = option("", "epoch_NNNN.pt to begin with: the weights of vision, the vision "
                              "network of stage=policy, or the pair of stage=dagger")  # fmt: skip
     policy: PolicyOptions = option(PolicyOptions(), "")

@@ -1,8 +1,8 @@
 """Train RecurrentPPO on KinematicDriver-v0, for the mean return or for its CVaR.
 
-All randomisation is on from the first episode. After every iteration a checkpoint is written: stop
-with Ctrl-C, and the same command with the same output= goes on, with the numbers of an
-uninterrupted run. At the end the policy drives held-out roads beside the preview controller.
+All randomisation is on from the first episode. A checkpoint is written after every iteration: stop
+with Ctrl-C, and the same command with the same output= continues with the numbers of an
+uninterrupted run. At the end the policy and the preview driver drive the same held-out roads.
 
 Examples:
   steerlab train-kinematic-driver

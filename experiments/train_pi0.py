@@ -2,8 +2,8 @@
 
 Reads data= (written by generate-pendulum-data) and writes the best weights, log and loss curve as
 trained_models/, logs/ and loss_pics/tinypi0_YYYYMMDD_HHMM.{pth,txt,png}. An ensemble of ten is
---multirun "seed=range(10)" output=FOLDER; after an interruption the same command trains only what is
-missing.
+--multirun "seed=range(10)" output=FOLDER; after an interruption the same command trains only the
+missing models.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from steerlab.study import jobs_folder, study
 class Config(FitConfig):
     """Options of the training."""
 
-    data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
-    epochs: int = option(40, "passes over the training data at the most")
-    batch_size: int = option(256, "pairs a step")
-    learning_rate: float = option(3e-3, "largest step size of AdamW")
+    data: str = option("runs/pendulum_data", "output folder of generate-pendulum-data")
+    epochs: int = option(40, "largest number of epochs (passes over the training data)")
+    batch_size: int = option(256, "pairs in each gradient step")
+    learning_rate: float = option(3e-3, "largest learning rate of AdamW")
     warmup_steps: int = option(200, "steps over which the learning rate rises linearly")
     patience: int = option(10, "epochs without a better validation loss before stopping; 0 = never")
     ema_decay: float = option(0.9995, "decay of the averaged weights that are kept; 0 = no average")
-    patch: int = option(25, "actions of a token")
+    patch: int = option(25, "actions in each token")
     width: int = option(64, "width of the transformer")
     layers: int = option(2, "layers of the transformer")
     threads: int = option(2, "CPU threads of torch")

@@ -2,8 +2,8 @@
 
 Reads data= (written by generate-pendulum-data) and writes the best weights, log and loss curve as
 trained_models/, logs/ and loss_pics/tinypi0fast_YYYYMMDD_HHMM.{pth,txt,png}. An ensemble of ten is
---multirun "seed=range(10)" output=FOLDER; after an interruption the same command trains only what is
-missing.
+--multirun "seed=range(10)" output=FOLDER; after an interruption the same command trains only the
+missing models.
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ from steerlab.study import jobs_folder, study
 class Config(FitConfig):
     """Options of the training."""
 
-    data: str = option("runs/pendulum_data", "folder that generate-pendulum-data wrote")
-    epochs: int = option(8, "passes over the training data at the most")
-    batch_size: int = option(256, "pairs a step")
-    learning_rate: float = option(3e-3, "largest step size of AdamW")
+    data: str = option("runs/pendulum_data", "output folder of generate-pendulum-data")
+    epochs: int = option(8, "largest number of epochs (passes over the training data)")
+    batch_size: int = option(256, "pairs in each gradient step")
+    learning_rate: float = option(3e-3, "largest learning rate of AdamW")
     weight_decay: float = option(0.01, "decoupled weight decay")
     warmup_steps: int = option(200, "steps over which the learning rate rises linearly")
     patience: int = option(4, "epochs without a better validation loss before stopping; 0 = never")

@@ -1,15 +1,15 @@
-"""Train a plant with comma's signature and export it as an ONNX that tinyphysics.py loads.
+"""Train a plant with comma's signature and export it as an ONNX file that tinyphysics.py loads.
 
-The data comes from one or more sources=[...]:
+The data come from one or more sources=[...]:
 
-  synthetic   drives of simulated cars (no download; what the bundled default plant is made of)
+  synthetic   drives of simulated cars (no download; the data of the bundled default plant)
   distil      a teacher's own predictions while many controllers drive it (teacher=, segments=)
   segments    public routes: the first 100 rows, where the logged steer is known (segments=)
-  extracted   what `steerlab extract-segments` left in samples_path=
+  extracted   the files of `steerlab extract-segments` in samples_path=
 
-Routes are split into training and validation by name; with comma's data, routes holdout_first to
-holdout_first + holdout_count are kept out of both. Interrupt it at any time: the same command with
-the same output= goes on, and ends with the same plant as an uninterrupted run.
+Routes are split into training and validation by name. Of comma's data, the routes holdout_first to
+holdout_first + holdout_count are in neither. You may interrupt the command at any time: the same
+command with the same output= continues, and ends with the same plant as an uninterrupted run.
 
 Examples:
   steerlab train-surrogate
@@ -64,23 +64,27 @@ class Config(FitConfig):
     sources: list[str] = option(["synthetic"], "synthetic, distil, segments, extracted, or several")
     architecture: str = option("gru", "gru (recurrent) or tcn (dilated convolutions)")
     size: str = option("medium", "small, medium or large")
-    drives: int = option(2400, "synthetic drives of 50 s")
+    drives: int = option(2400, "number of synthetic drives, 50 s each")
     teacher: str = option("comma", "plant to distil: comma, or an ONNX file")
     segments: str = option("comma", "routes that the teacher drives: comma, or a folder or zip")
-    rollouts: int = option(4000, "drives of the teacher, 50 s each")
+    rollouts: int = option(4000, "number of the teacher's drives, 50 s each")
     samples_path: str | None = option(None, "folder of extracted segments")
-    lataccel: str = option("actual", "of extracted segments: actual (measured) or target")
-    holdout_first: int = option(400, "first route of segments= that is kept out")
-    holdout_count: int = option(100, "how many are kept out and compared on in the end; 0 = none")
+    lataccel: str = option("actual", "lataccel of extracted segments: actual (measured) or target")
+    holdout_first: int = option(400, "number of the first held-out route of segments=")
+    holdout_count: int = option(
+        100, "number of held-out routes, on which the plant is evaluated at the end; 0 = none"
+    )
     validation: float = option(0.05, "share of the routes kept for validation")
-    predictions: int = option(25, "predictions a training window has")
-    processes: int = option(0, "processes that ask the teacher; 0 = one a core")
+    predictions: int = option(25, "predictions in each training window")
+    processes: int = option(0, "processes that run the teacher; 0 = one per core")
     export_onnx: bool = option(True, "write the ONNX file")
-    onnx_path: str | None = option(None, "where, a file or a folder; default the output folder")
+    onnx_path: str | None = option(
+        None, "path of the ONNX file, or its folder; by default the output folder"
+    )
     onnx_opset: int = option(OPSET, "version of the ONNX operator set")
-    epochs: int = option(10, "passes over the training data at the most")
-    batch_size: int = option(64, "windows a step")
-    learning_rate: float = option(4e-3, "largest step size of AdamW")
+    epochs: int = option(10, "largest number of epochs (passes over the training data)")
+    batch_size: int = option(64, "windows in each gradient step")
+    learning_rate: float = option(4e-3, "largest learning rate of AdamW")
     weight_decay: float = option(1e-4, "decoupled weight decay")
     warmup_steps: int = option(200, "steps over which the learning rate rises linearly")
 

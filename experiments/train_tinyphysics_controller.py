@@ -1,20 +1,20 @@
-"""Train a TinyPhysics controller, by the gradient of the official cost or otherwise, and put it on trial.
+"""Train a TinyPhysics controller by the gradient of the official cost, or by another recipe, and test it.
 
 recipe=gradient  Rounds of three steps. Drive: routes are driven in the plant (comma's), first by many
                  random controllers, later by the policy itself. Model: a small network learns mean and
-                 deviation of what the plant predicts. Improve: the policy drives hundreds of routes side
-                 by side in that network, and the gradient of the cost passes through all of it.
-recipe=cloning   A planner drives, then the policy, and the planner says what it would have done (DAgger).
+                 deviation of the plant's prediction. Improve: the policy drives hundreds of routes in
+                 one batch in that network, and the gradient of the cost passes through all of it.
+recipe=cloning   A planner drives, then the policy, and the planner labels all drives (DAgger).
 recipe=cma       CMA-ES on the weights, by the cost in the plant itself; needs the extra train.
 recipe=ppo       PPO on TinyPhysics-v0.
 
-All train the same policy and write the same files. Another run of this study is where a recipe begins
-with start=, for instance cma as a last polish of gradient, or ppo after cloning.
+All recipes train the same policy and write the same files. With start=, a recipe begins with the policy
+of another run of this study, for instance cma after gradient, or ppo after cloning.
 
-Routes are used once: the first train_count to learn from, the next select_count to choose the policy
-that is kept, and report_count from report_first on to measure it, with the official noise
-and with salted noise. The result is one file for comma's repository, and ONNX. Interrupt it at any
-time: the same command with the same output= goes on.
+Each route has one use: the first train_count are for training, the next select_count select the policy
+that is kept, and report_count from report_first on measure it, with the official noise and with other
+noise. The result is one file for comma's repository, and ONNX. You may interrupt the command at any
+time: the same command with the same output= continues.
 
 Examples:
   steerlab train-tinyphysics-controller
@@ -71,18 +71,18 @@ class Config(RoundsConfig):
     start: str = option("", "output folder of another run to begin with; '' = random weights")
     plant: str = option("comma", "default, comma, or an ONNX file with comma's signature")
     segments: str = option(
-        "comma", "comma, a folder or zip of comma CSVs, default, or synthetic: as many as needed"
+        "comma", "comma, a folder or zip of comma CSVs, default, or synthetic (as many as needed)"
     )
-    train_count: int = option(350, "routes to learn from, the first ones")
-    select_count: int = option(50, "routes to choose the policy on, the next ones")
+    train_count: int = option(350, "number of training routes, the first ones")
+    select_count: int = option(50, "number of routes that select the policy, the next ones")
     report_first: int = option(400, "number of the first route of the report")
-    report_count: int = option(100, "routes of the report; 0 = none")
-    salts: list[str] = option(["honest", "second", "third"], "other noises of the report")
+    report_count: int = option(100, "number of routes of the report; 0 = none")
+    salts: list[str] = option(["honest", "second", "third"], "number of other noises in the report")
     hidden: int = option(128, "units of the policy's two layers")
-    preview: int = option(50, "steps of the future that the policy sees, at most 50")
-    history: int = option(20, "steps of its past that the policy sees, 2 to 20")
-    delta: bool = option(True, "the policy answers with a change of the steer, else with the steer")
-    processes: int = option(0, "processes that drive in the plant; 0 = one a core")
+    preview: int = option(50, "future steps in the policy's input, at most 50")
+    history: int = option(20, "past steps in the policy's input, 2 to 20")
+    delta: bool = option(True, "the policy's output is a change of the steer; false = the steer")
+    processes: int = option(0, "processes that drive in the plant; 0 = one per core")
     cloning: CloningConfig = field(default_factory=CloningConfig)
     cma: EvolutionConfig = field(default_factory=EvolutionConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)

@@ -1,8 +1,8 @@
-"""Train stable-baselines3's PPO on TinyPhysics-v0 and hold it against PID.
+"""Train stable-baselines3's PPO on TinyPhysics-v0 and compare it with PID.
 
 The task runs natively batched through the stable-baselines3 adapter, with fresh noise in every
-episode. After every iteration a checkpoint is written: stop with Ctrl-C, and the same command with
-the same output= goes on, with the numbers of an uninterrupted run. At the end the policy drives
+episode. A checkpoint is written after every iteration: stop with Ctrl-C, and the same command with
+the same output= continues with the numbers of an uninterrupted run. At the end the policy drives
 every segment with the official noise, and its return is compared with the official cost.
 
 Examples:
@@ -24,14 +24,12 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from steerlab.agents.classical.comma import controller_factory
 from steerlab.agents.sb3 import train_sb3
+from steerlab.agents.tinyphysics.ppo import PPOOptions, check, make_episodes, make_ppo
 from steerlab.devices import torch_device
-from steerlab.envs.sb3 import make_sb3_vec
 from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.envs.tinyphysics.reward import Costs, official_costs
 from steerlab.envs.tinyphysics.rollout import evaluate
-from steerlab.errors import InputError
 from steerlab.options import option
-from steerlab.seeds import unchanged_generators
 from steerlab.study import study
 from steerlab.surrogates.plants.base import Plant
 from steerlab.surrogates.plants.load import load_plant
@@ -40,60 +38,31 @@ from steerlab.surrogates.segments.synthetic import find_segments
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PPOOptions):
     """Options of the study."""
 
     plant: str = option("default", "default, comma, or an ONNX file with comma's signature")
     segments: str = option("default", "default, comma, or a folder or zip of comma CSVs")
-    num_segments: int = option(0, "use the first so many segments; 0 = all")
+    num_segments: int = option(0, "number of segments, the first ones; 0 = all")
     runtime: str = option("fast", "exact, fast (last position only) or torch")
-    total_steps: int = option(400_000, "control steps in all")
-    num_envs: int = option(16, "rows of the task; each drives one episode an iteration")
-    batch_size: int = option(800, "steps a gradient step")
-    epochs: int = option(10, "passes over the steps of an iteration")
-    learning_rate: float = option(1e-3, "step size at the start; falls linearly to zero")
-    gamma: float = option(0.95, "discount")
-    gae_lambda: float = option(0.9, "decay of the advantage estimate")
     hidden: int = option(64, "units in each of the two layers of actor and critic")
-    log_std: float = option(-2.0, "initial log of the action's standard deviation")
     seed: int = option(0, "seed of weights, episodes and exploration")
     device: str = option("cpu", "auto, cpu or cuda; PPO with a small network is fastest on the CPU")
 
 
 def run(config: Config, output: Path) -> dict[str, float]:
     """Train or go on training, then evaluate; return the mean total costs."""
+    check(config)
     segments = find_segments(config.segments, config.num_segments)
     plant = load_plant(config.plant, config.runtime)
-    steps_an_iteration = config.num_envs * STEPS
-    if config.num_envs < 1 or config.total_steps < steps_an_iteration:
-        raise InputError(
-            f"total_steps={config.total_steps} is less than one iteration of "
-            f"num_envs={config.num_envs} episodes ({steps_an_iteration} steps); raise it"
-        )
-    venv = VecNormalize(
-        make_sb3_vec(
-            "TinyPhysics-v0", config.num_envs, plant=plant, segments=segments, seeds="random"
-        ),
-        gamma=config.gamma,
+    model = make_ppo(
+        "MlpPolicy",
+        VecNormalize(make_episodes(config, plant, segments), gamma=config.gamma),
+        config,
+        config.seed,
+        {"net_arch": [config.hidden, config.hidden], "activation_fn": torch.nn.ReLU},
+        device=torch_device(config.device),
     )
-    with unchanged_generators():
-        model = PPO(
-            "MlpPolicy",
-            venv,
-            n_steps=STEPS,
-            batch_size=config.batch_size,
-            n_epochs=config.epochs,
-            learning_rate=lambda left: config.learning_rate * left,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
-            seed=config.seed,
-            device=torch_device(config.device),
-            policy_kwargs={
-                "net_arch": [config.hidden, config.hidden],
-                "activation_fn": torch.nn.ReLU,
-                "log_std_init": config.log_std,
-            },
-        )
     train_sb3(model, output, config.total_steps, asdict(config), seed=config.seed)
     costs, returns = drive(model, plant, segments)
     gap = float(np.max(np.abs(returns + costs.total_cost) / costs.total_cost))

@@ -1,7 +1,7 @@
-"""Train stable-baselines3's PPO on a tracking task and hold it to the exact optimum.
+"""Train stable-baselines3's PPO on a tracking task and compare it with the exact optimum.
 
-Every iteration is one whole episode of all rows. After each a checkpoint is written: the same
-command with the same output= goes on after an interruption. Writes ppo.pt, results.json,
+Every iteration is one whole episode of all environments. A checkpoint is written after each: after an
+interruption the same command with the same output= continues. Writes ppo.pt, results.json,
 metrics.jsonl and TensorBoard events.
 """
 
@@ -35,11 +35,11 @@ CHECKPOINT = "ppo.pt"
 class Config(ProblemOptions):
     """Options of train-tracking-ppo."""
 
-    total_steps: int = option(3_000_000, "steps of all rows together")
-    num_envs: int = option(1024, "rows")
-    batch_size: int = option(2048, "steps in a gradient step")
+    total_steps: int = option(3_000_000, "steps of all environments together")
+    num_envs: int = option(1024, "number of environments")
+    batch_size: int = option(2048, "environment steps in each gradient step")
     epochs: int = option(10, "passes over the steps of an iteration")
-    learning_rate: float = option(1e-3, "step size at the start; falls linearly to zero")
+    learning_rate: float = option(1e-3, "learning rate at the start; falls linearly to zero")
     gae_lambda: float = option(0.95, "decay of the advantage estimate; there is no discount")
     hidden: int = option(128, "units in each of the two layers of actor and critic")
     cases: int = option(1000, "test cases, those of seed 123")

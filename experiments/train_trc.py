@@ -1,7 +1,7 @@
 """Train a planner by tiny recursive control, or a plain network, on cases of generate-lqr.
 
 Writes best.pt and last.pt, training_stats.json, training_curves.png, metrics.jsonl and TensorBoard
-events. The same command with the same output= goes on after an interruption.
+events. After an interruption the same command with the same output= continues.
 """
 
 from dataclasses import dataclass, fields
@@ -27,12 +27,14 @@ class Config(TrainConfig):
     model: str = option("medium", "small, medium, large or mlp")
     latent_dim: int | None = option(None, "width of the latent vector; null = that of the size")
     hidden_dim: int | None = option(None, "width inside the blocks, or of the mlp's layers")
-    num_blocks: int | None = option(None, "blocks a pass")
+    num_blocks: int | None = option(None, "blocks in each pass")
     num_outer_cycles: int | None = option(None, "corrections of the plan")
     num_inner_cycles: int | None = option(None, "passes through the blocks for each correction")
     two_level: bool = option(False, "a slow and a fast latent vector instead of one")
     dropout: float = option(0.0, "dropout in the blocks")
-    safe_steps: bool = option(True, "shorten corrections so that no plan costs more than the last")
+    safe_steps: bool = option(
+        True, "shorten corrections so that no plan costs more than the one before"
+    )
     init: str = option("", "checkpoint to start from, for fine-tuning (model options are its own)")
 
 

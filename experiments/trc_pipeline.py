@@ -1,8 +1,8 @@
-"""Tiny recursive control from nothing: data, training, evaluation, comparison, ONNX export.
+"""Run tiny recursive control from nothing: data, training, evaluation, comparison, ONNX export.
 
-Makes training cases (seed 42) and test cases (seed 123), trains a planner and two plain networks of
-19,000 and of as many weights, evaluates and compares them all, and exports the planner. What is
-there already is not made again: the same command with the same output= goes on where it stopped.
+Makes training cases (seed 42) and test cases (seed 123), trains a planner and two plain networks (one of
+19,000 weights, one of as many as the planner), evaluates and compares them all, and exports the planner.
+Existing results are not made again: after a stop the same command with the same output= continues.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -26,15 +26,17 @@ from steerlab.study import study
 class Config(ProblemOptions):
     """Options of trc-pipeline."""
 
-    num_samples: int = option(10_000, "training cases")
-    num_tests: int = option(1000, "test cases")
+    num_samples: int = option(10_000, "number of training cases")
+    num_tests: int = option(1000, "number of test cases")
     epochs: int = option(100, "passes over the training cases")
     model: str = option("medium", "small, medium or large")
     labels: str = option("optimal", "optimal, lqr (infinite horizon, as published) or finite_lqr")
     loss: str = option("cost", "cost (true cost, through the plant), hessian (du'Hdu/2) or mse")
-    batch_size: int = option(128, "examples a step")
-    baselines: bool = option(True, "train plain networks of 19,000 and of as many weights, too")
-    latency_seconds: float = option(0.5, "time spent on each latency; 0 = measure none")
+    batch_size: int = option(128, "cases in each gradient step")
+    baselines: bool = option(
+        True, "also train two plain networks, of 19,000 and of equally many weights"
+    )
+    latency_seconds: float = option(0.5, "time spent on each latency, s; 0 = measure none")
     seed: int = option(0, "seed of the weights and of the order of training")
     device: str = option("auto", "auto, cpu or cuda")
 

@@ -1,11 +1,11 @@
 """Check a model file against the contract of an openpilot or sunnypilot release.
 
-Prints one line a check with what was found and how to mend it, and ends with an error if any check
-fails. It takes our files and anyone's. Only the ONNX graph and metadata in a restricted loader are
-read; no pickle is executed unless trust_pickle=true, and then in a process of its own. A pickle fits
-one version of tinygrad: without tinygrad_path= of the target, "drop-in" is said of ONNX and metadata
+Prints one line for each check with its result and its remedy, and ends with an error if any check
+fails. It accepts files of any origin. Only the ONNX graph, and metadata in a restricted loader, are
+read; no pickle is executed unless trust_pickle=true, and then in a separate process. A pickle fits
+one version of tinygrad: without tinygrad_path= of the target, "drop-in" applies to ONNX and metadata
 only. Contracts: openpilot-0.10.0, sunnypilot-2025-08, openpilot-0.10.1, openpilot-0.11.0,
-openpilot-supercombo-2026-06, openpilot-supercombo-2026-07, openpilot-supercombo-2026-09. Not one of
+openpilot-supercombo-2026-06, openpilot-supercombo-2026-07, openpilot-supercombo-2026-09. None of
 the checks says whether a model may steer a car.
 
 Examples:
@@ -46,16 +46,18 @@ class Config:
     """Options of the study."""
 
     model: str = option("", "the ONNX file")
-    contract: str = option("openpilot-0.10.0", "the release it is for")
-    network: str = option("", "driving_policy, driving_vision, driving_supercombo; '' guesses")
+    contract: str = option("openpilot-0.10.0", "the release whose contract is checked")
+    network: str = option(
+        "", "driving_policy, driving_vision or driving_supercombo; '' = found from the file"
+    )
     metadata: str = option("", "metadata file; '' takes <model>_metadata.pkl")
     pickle: str = option("", "tinygrad pickle; '' takes <model>_tinygrad.pkl")
-    probe: str = option("", "inputs with their meaning (npz); '' takes <model>_probe.npz")
+    probe: str = option("", "recorded inputs and outputs (npz); '' takes <model>_probe.npz")
     untrained: bool = option(False, "do not expect the plan to drive")
-    tinygrad: bool = option(True, "run the graph in tinygrad too (needs clang)")
+    tinygrad: bool = option(True, "also run the graph in tinygrad (needs clang)")
     trust_pickle: bool = option(False, "load the tinygrad pickle, which executes what is in it")
     tinygrad_path: str = option("", "folder of the target's tinygrad; '' takes the installed one")
-    latency_ms: float = option(50.0, "largest median time of a run, one thread")
+    latency_ms: float = option(50.0, "largest accepted median time of a run with one thread, ms")
     episodes: int = option(0, "held-out episodes of KinematicDriver-v0 that a policy drives in float32 "
                            "and in float16; 0 = no closed loop")  # fmt: skip
 

@@ -1,10 +1,10 @@
 """Compare the costs of each runtime with known official ones, digit by digit.
 
 Reads a CSV with columns route, controller, lataccel_cost, jerk_cost, total_cost (every digit), drives
-each of its routes, and counts the rollouts whose three costs are equal to the last digit. The rest
-had a draw flipped by a last-bit difference of the logits, which depends on the processor and the
-version of onnxruntime; for them the largest difference of the total cost is printed. Then `fast` is
-held against `exact` on all segments. Ends with an error if `exact` differs anywhere.
+each of its routes, and counts the rollouts whose three costs are equal to the last digit. In the other
+rollouts a last-bit difference of the logits, which depends on the processor and the version of
+onnxruntime, has changed a draw; for them the largest difference of the total cost is printed. Then
+`fast` is compared with `exact` on all segments. Ends with an error if `exact` differs anywhere.
 
 Example:
   steerlab verify-tinyphysics plant=comma segments=comma expected=expected_costs.csv
@@ -42,9 +42,10 @@ class Config:
     plant: str = option("comma", "comma, or the path of comma's ONNX file")
     segments: str = option("comma", "comma, or a folder or zip of comma CSVs")
     settings: tuple[str, ...] = option(
-        ("1x1", "1x16", "1x64", "2x16"), "settings of exact to try: processes x batch size"
+        ("1x1", "1x16", "1x64", "2x16"),
+        "settings of exact to try: number of processes x batch size",
     )
-    compare_fast: bool = option(True, "hold fast against exact on all segments")
+    compare_fast: bool = option(True, "compare fast with exact on all segments")
 
 
 def run(config: Config, output: Path | None) -> dict[str, int]:

@@ -5,7 +5,7 @@ INTERFACE_ONLY = (
     "Drop-in is a statement about the interface, not about the road: no check here says whether a "
     "model may steer a car."
 )
-#: Said wherever a policy of ours is offered.
+#: Said wherever a policy is offered that learned from KinematicDriver's own features.
 NOT_FOR_THE_ROAD = (
     "PolicyNet's features are those of KinematicDriver-v0: beside openpilot's own vision network it "
     "plans confidently and means nothing. It must not steer a car."
@@ -20,12 +20,21 @@ VISION_NOT_FOR_THE_ROAD = (
     "VisionNet has seen rendered pictures of a simulation only: what it says of a real road is not "
     "known. It must not steer a car."
 )
-#: The same of a pair that learned from rendered pictures.
+#: The same of a policy that learned from rendered pictures.
 PAIR_NOT_FOR_THE_ROAD = (
     "This policy has seen rendered roads only, through one vision network: beside another one it plans "
     "confidently and means nothing. It must not steer a car."
 )
 _MUST_NOT = "must not steer a car"
+
+
+def policy_warning(features: str) -> str:
+    """Return what is said wherever a policy is offered whose features come from there.
+
+    Args:
+        features: ``vision``, or the task that makes them.
+    """
+    return PAIR_NOT_FOR_THE_ROAD if features == "vision" else NOT_FOR_THE_ROAD
 
 
 def checkpoint_text(run: str, features: str, name: str = "PolicyNet") -> str:

@@ -33,6 +33,7 @@ RENAMED = {
     "n_epochs": "epochs",
     "workers": "processes",
     "extract_workers": "processes",
+    "vision_model": "vision",
 }
 _LONGEST = 80  # characters of what was typed that a message repeats
 _TEXT, _TEXTS, _LIST, _OTHER = "text", "texts", "list", "other"

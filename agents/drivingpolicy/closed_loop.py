@@ -8,7 +8,6 @@ of all episodes over all violations, with a bootstrap interval over episodes. Of
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 
 from steerlab.agents.drivingpolicy.driver import PairDriver
 from steerlab.envs.cameras.geometry import NARROW, WIDE
+from steerlab.envs.carla_driver.course import Course
 from steerlab.envs.carla_driver.env import VIOLATIONS, CarlaDriverVectorEnv
-from steerlab.envs.carla_driver.scenarios import Scenario
 from steerlab.envs.kinematic_driver.record import Record, drive_once, offset_figures
 from steerlab.envs.kinematic_driver.roads import START
 from steerlab.envs.shards.pictures import DRAWN, calibrated_view, draw_labels
@@ -30,23 +29,6 @@ from steerlab.types import Bytes
 MakeDriver = Callable[[CarlaDriverVectorEnv], Any]
 RESAMPLES = 2000
 FRAME_RATE = 10  # pictures of a film a second, one every second step
-
-
-@dataclass(frozen=True)
-class Course:
-    """Held-out episodes of one scenario."""
-
-    scenario: Scenario
-    map: str | None = None  # that of the scenario by default
-    traffic: int | None = None  # other vehicles, that of the scenario by default
-    steps: int = 500
-
-    def env(self) -> CarlaDriverVectorEnv:
-        """Return the environment, one row."""
-        return CarlaDriverVectorEnv(
-            1, scenario=self.scenario, map=self.map, traffic=self.traffic,
-            max_episode_steps=self.steps, threads=1,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,7 +64,8 @@ class DriveFigures:
     by_kind: dict[str, int] = field(default_factory=dict)
     metres_per_violation: float = math.inf
     interval: tuple[float, float] = (0.0, math.inf)  # 95 %, bootstrap over episodes
-    cte_p50_steady: float = math.nan  # m
+    cte_p95_start: float = math.nan  # m, the first 2 s
+    cte_p50_steady: float = math.nan  # what follows
     cte_p95_steady: float = math.nan
     lane_kept: float = math.nan  # share of the steps within half a metre; those cut off are not
     jerk_rms: float = math.nan  # m/s^3, along
@@ -110,6 +93,7 @@ def drive_figures(record: Record) -> DriveFigures:
         },
         metres_per_violation=ratio(metres, kinds > 0),
         interval=bootstrap(metres, kinds > 0),
+        cte_p95_start=offsets.cte_p95_start,
         cte_p50_steady=offsets.cte_p50_steady,
         cte_p95_steady=offsets.cte_p95_steady,
         lane_kept=float(kept.sum() / max(steps - unfinished.sum(), 1)),
@@ -166,10 +150,3 @@ def said_label(outputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     for name in ("lane_lines", "road_edges"):
         found[f"{name}_valid"] = np.ones(said[name].shape[:2], bool)
     return found | {"plan_valid": np.ones(len(said["plan"]), bool)}
-
-
-def course_name(course: Course) -> str:
-    """Return scenario and map in words."""
-    own = Path(course.map).stem if course.map else course.scenario.map
-    cars = course.scenario.traffic if course.traffic is None else course.traffic
-    return f"{course.scenario.name} on {own}, {cars} others"

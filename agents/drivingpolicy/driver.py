@@ -9,12 +9,11 @@ from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.drivingpolicy.network import DrivingPolicy
 from steerlab.agents.policynet.driver import OpenpilotDriver, cruise_acceleration
 from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
-from steerlab.envs.carla_driver.windshield import Windshield
 from steerlab.envs.kinematic_driver import dynamics
 from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
-from steerlab.openpilot.contracts import Contract, Model
+from steerlab.openpilot.contracts import Model
 from steerlab.openpilot.engines import Network, TorchEngine
 from steerlab.openpilot.in_graph import Packed
 from steerlab.types import Array
@@ -25,30 +24,9 @@ SPELL = 3.0  # s, for which one of two drivers goes on
 class PairDriver(OpenpilotDriver):
     """Drives all rows of CarlaDriver with what openpilot would publish from the windshield's pictures.
 
-    Args:
-        env: The environment that is driven.
-        contract: The release whose modeld is played.
-        policy: The policy, or a supercombo, as :func:`~steerlab.openpilot.engines.load_network` gives it.
-        vision: The vision network; None for a supercombo.
+    The arguments are those of :class:`~steerlab.agents.policynet.driver.OpenpilotDriver`; a supercombo needs no
+    ``vision``.
     """
-
-    env: CarlaDriverVectorEnv
-
-    def __init__(
-        self,
-        env: CarlaDriverVectorEnv,
-        contract: Contract,
-        policy: Network,
-        vision: Network | None = None,
-    ) -> None:
-        super().__init__(env, contract, policy, vision)
-        self._shields: dict[int, Windshield] = {}
-
-    def reset(self, observation: Any, info: dict[str, Any], rows: Any = slice(None)) -> None:
-        """Forget the past: new episodes have begun in ``rows``."""
-        super().reset(observation, info, rows)
-        for row in np.arange(self.env.num_envs)[rows].tolist():
-            self._shields.pop(row, None)
 
     def propose(self, info: dict[str, Any], observation: Any) -> tuple[Array, Array]:
         """Return the curvature (1/m) and the acceleration (m/s^2) that it asks for, (N,) each."""
@@ -57,16 +35,6 @@ class PairDriver(OpenpilotDriver):
 
     def keep(self, info: dict[str, Any], actions: Array) -> None:
         """Take note of what was carried out: the runner keeps what it published."""
-
-    def _seen(self, observation: Any) -> dict[str, Any]:
-        pictures = [self._planes(row) for row in range(self.env.num_envs)]
-        narrow, wide = (np.stack(planes) for planes in zip(*pictures, strict=True))
-        return {"image": narrow, "wide_image": wide}
-
-    def _planes(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        if row not in self._shields:
-            self._shields[row] = self.env.windshield(row)
-        return self._shields[row].planes(self.env.scene(row))
 
 
 class StraightDriver:

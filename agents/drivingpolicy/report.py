@@ -1,7 +1,8 @@
-"""Drives of a course, in processes, and their table."""
+"""Drives of courses, in processes, and their table."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -9,24 +10,80 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from steerlab.agents.drivingpolicy.closed_loop import (
-    Course,
     DriveFigures,
     MakeDriver,
     drive_episode,
+    drive_figures,
+    film,
 )
+from steerlab.envs.carla_driver.course import Course, course_name
 from steerlab.envs.kinematic_driver.record import Record, join
+from steerlab.files import write_json
+from steerlab.film import write_film
 from steerlab.processes import worker_pool
 
 _ROWS = (
     ("km", "km driven", ".2f"),
     ("violations", "violations", "d"),
     ("metres_per_violation", "metres per violation", ".0f"),
+    ("cte_p95_start", "CTE P95, start (m)", ".2f"),
     ("cte_p50_steady", "CTE P50, steady (m)", ".2f"),
     ("cte_p95_steady", "CTE P95, steady (m)", ".2f"),
     ("lane_kept", "steps within 0.5 m", ".0%"),
     ("jerk_rms", "jerk RMS (m/s^3)", ".2f"),
     ("progress", "way at the set speed (%)", ".1f"),
 )
+
+
+FIGURES = "driving.json"
+
+
+def drive_courses(
+    drivers: Mapping[str, MakeDriver],
+    courses: Sequence[Course],
+    episodes: int,
+    output: Path,
+    processes: int = 1,
+    films: int = 0,
+) -> dict[str, dict[str, DriveFigures]]:
+    """Let all drivers drive held-out episodes of all courses; print and write the figures, and return them.
+
+    Args:
+        drivers: By name.
+        courses: What is driven; with several of them the last table, ``all``, is of all episodes.
+        episodes: Held-out episodes of each course.
+        output: Folder of ``driving.json`` and of the films.
+        processes: Processes that drive.
+        films: Episodes of each course that are filmed, with the first driver.
+    """
+    found: dict[str, dict[str, DriveFigures]] = {}
+    records: dict[str, list[Record]] = {name: [] for name in drivers}
+    for course in courses:
+        title = course_name(course)
+        for name, make in drivers.items():
+            records[name].append(
+                drive_course(make, course, episodes, f"{name}: {title}", processes)
+            )
+        found[title] = {name: drive_figures(r[-1]) for name, r in records.items()}
+        print_figures(found[title], f"{episodes} held-out episodes: {title}")
+        _write(found, output)
+        for number in range(films):
+            stem = output / f"{course.scenario.name}_{number}"
+            first = next(iter(drivers.values()))
+            print(f"film: {write_film(film(first, course, number), stem)}")
+    if len(courses) > 1:
+        found["all"] = {name: drive_figures(pooled(r)) for name, r in records.items()}
+        print_figures(found["all"], f"{episodes * len(courses)} held-out episodes")
+        _write(found, output)
+    return found
+
+
+def _write(found: Mapping[str, Mapping[str, DriveFigures]], output: Path) -> None:
+    told = {
+        course: {name: figures.as_dict() for name, figures in by_driver.items()}
+        for course, by_driver in found.items()
+    }
+    write_json(output / FIGURES, told)
 
 
 def drive_course(
@@ -55,7 +112,7 @@ def print_figures(columns: Mapping[str, DriveFigures], title: str) -> None:
     table = Table(
         title=title, header_style="bold",
         caption="metres of all episodes over all violations, 95 % interval by bootstrap over episodes; "
-        "steady: after the first 2 s; steps that a violation cut off count as infinitely far off",
+        "start: the first 2 s, from an offset that is drawn; steady: what follows; steps that a violation cut off count as infinitely far off",
     )  # fmt: skip
     table.add_column("")
     for name in columns:

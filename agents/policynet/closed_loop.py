@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import OpenpilotDriver, torch_driver, torch_network
 from steerlab.agents.policynet.evaluate import HeldOut, MakeDriver, drive, figures, held_out
-from steerlab.agents.policynet.model import PolicyNet
+from steerlab.agents.policynet.model import VISION, PolicyNet
 from steerlab.agents.policynet.train import load_policy
 from steerlab.envs.kinematic_driver.record import Driver, Record, join
 from steerlab.errors import InputError
@@ -45,11 +45,16 @@ class PolicyFile:
         """Episodes that are best driven side by side."""
         return 100 if self.path.endswith(".pth") else BLOCK
 
+    @property
+    def file(self) -> NetworkFile:
+        """The vision network; its path is '' where there is none."""
+        return NetworkFile(self.vision) if isinstance(self.vision, str) else self.vision
+
     def network(self) -> Network:
         """Return the network.
 
         Raises:
-            InputError: The file is absent, no policy, or for another contract.
+            InputError: The file is absent, no policy, for another contract, or in need of pictures.
         """
         if not self.path.endswith(".pth"):
             return load_network(self.path)
@@ -58,12 +63,15 @@ class PolicyFile:
             raise InputError(
                 f"{self.path!r} was trained for {policy.contract.id}; give contract= of that name"
             )
+        if policy.features == VISION and not self.file.path:
+            raise InputError(
+                f"{self.path!r} was trained on pictures and not on the task's own features; give vision="
+            )
         return torch_network(policy)
 
     def __call__(self, env: Any) -> OpenpilotDriver:
         """Return the driver of all rows of ``env``."""
-        file = NetworkFile(self.vision) if isinstance(self.vision, str) else self.vision
-        vision = file.open() if file.path else None
+        vision = self.file.open() if self.file.path else None
         return OpenpilotDriver(env, contract(self.contract), self.network(), vision)
 
 
@@ -164,12 +172,14 @@ class Untrained:
     """A network with random weights; a driver can be made of it in any process."""
 
     contract: str
+    vision: NetworkFile = NetworkFile("")
 
     def __call__(self, env: Any) -> Driver:
         """Return the driver of all rows of ``env``."""
         with initial_weights(0):
             network = PolicyNet(self.contract)
-        return torch_driver(network.eval())(env)
+        vision = self.vision.open() if self.vision.path else None
+        return torch_driver(network.eval(), vision)(env)
 
 
 def closed_loop(contract_: str, episodes: int) -> Callable[[Network], dict[str, float]]:

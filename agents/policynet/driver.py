@@ -1,4 +1,4 @@
-"""A policy at the wheel of KinematicDriver-v0, with openpilot's runner between them."""
+"""A policy at the wheel of KinematicDriver-v0 or a task with its car, with openpilot's runner between them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,16 +9,13 @@ from numpy.typing import NDArray
 
 from steerlab.agents.policynet.features import encode
 from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, Memory, PolicyNet, plan_command
-from steerlab.envs.cameras.geometry import NARROW, WIDE, Pinhole
 from steerlab.envs.kinematic_driver import dynamics
-from steerlab.envs.kinematic_driver.camera import picture
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.openpilot.commands import Command
 from steerlab.openpilot.contracts import Contract
 from steerlab.openpilot.engines import Network, TorchEngine
-from steerlab.openpilot.images import pack_rgb
 from steerlab.openpilot.in_graph import Packed
 from steerlab.openpilot.runner import Asked, Frame, Policy, Runner, Step
 from steerlab.types import Array, Floats
@@ -103,7 +100,9 @@ class OpenpilotDriver:
         """Return what the runner gets of the road: features, or pictures."""
         if not self._sees_pictures:
             return {"features": encode(observation)}
-        return {"image": planes(self.env, NARROW), "wide_image": planes(self.env, WIDE)}
+        pictures = [self.env.planes(row) for row in range(self.env.num_envs)]
+        narrow, wide = (np.stack(planes) for planes in zip(*pictures, strict=True))
+        return {"image": narrow, "wide_image": wide}
 
 
 class FramePolicy:
@@ -140,12 +139,6 @@ class FramePolicy:
         curvature, pedal = plan_command(self.network, parts, given)
         stops = np.zeros(len(frame.v_ego), bool)
         return Asked(Command(curvature.numpy().astype(float), pedal.numpy().astype(float), stops))
-
-
-def planes(env: KinematicDriverVectorEnv, camera: Pinhole) -> NDArray[np.uint8]:
-    """Return what ``camera`` sees in every row, as the vision network takes it, (N, 6, 128, 256)."""
-    rows = range(env.num_envs)
-    return np.stack([pack_rgb(picture(env.simulator, row, camera)) for row in rows])
 
 
 def torch_network(policy: PolicyNet) -> Network:

@@ -158,13 +158,15 @@ def figures(record: Record) -> Figures:
 
 
 def pictures(
-    make_driver: MakeDriver,
-    seeds: Iterable[int],
-    ranges: Ranges | None = None,
-    max_episode_steps: int = 500,
+    make_driver: MakeDriver, seeds: Iterable[int], env: KinematicDriverVectorEnv
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield pictures (H, W, 3) of one episode a seed, :data:`steerlab.film.FRAME_RATE` a second."""
-    env = KinematicDriverVectorEnv(1, max_episode_steps, ranges, render_mode="rgb_array")
+    """Yield pictures (H, W, 3) of one episode a seed, :data:`steerlab.film.FRAME_RATE` a second.
+
+    Args:
+        make_driver: Called with the environment.
+        seeds: Of the episodes.
+        env: One row, which renders.
+    """
     for seed in seeds:
         driver: Driver = make_driver(env)
         observation: Any
@@ -187,4 +189,5 @@ def film_drive(
     max_episode_steps: int = 500,
 ) -> Path:
     """Film one episode of KinematicDriver-v0 for each seed, one after the other."""
-    return write_film(pictures(make_driver, seeds, ranges, max_episode_steps), stem)
+    env = KinematicDriverVectorEnv(1, max_episode_steps, ranges, render_mode="rgb_array")
+    return write_film(pictures(make_driver, seeds, env), stem)

@@ -24,6 +24,8 @@ LATERAL_ACCELERATION = 3.6  # m/s^2, what the controls let through at most
 MAX_CURVATURE = 0.2  # 1/m
 _SPEED = 15.0  # m/s, unit of speeds inside the network
 KINEMATIC_DRIVER = "KinematicDriver-v0"
+#: Features that a vision network makes of pictures.
+VISION = "vision"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ class PolicyNet(nn.Module):
         self.log_std = nn.Parameter(grown[:, None].repeat(m, 1, 15))
         #: Where the features come from that it is trained on: the task, or ``vision``.
         self.features = KINEMATIC_DRIVER
+        #: The task in which it is trained.
+        self.task = KINEMATIC_DRIVER
         self.follow(self.contract)
 
     def follow(self, contract_: Contract) -> None:
@@ -238,6 +242,7 @@ class PolicyNet(nn.Module):
         """Return plain values from which :func:`policy_from` rebuilds the network."""
         return {
             "contract": self.contract.id, "size": asdict(self.size), "features": self.features,
+            "task": self.task,
         }  # fmt: skip
 
 
@@ -303,6 +308,7 @@ def policy_from(describe: Mapping[str, Any], weights: Mapping[str, Tensor]) -> P
     network = PolicyNet(describe["contract"], PolicySize(**describe["size"]))
     network.load_state_dict(dict(weights))
     network.features = describe.get("features", KINEMATIC_DRIVER)
+    network.task = describe.get("task", KINEMATIC_DRIVER)
     return network.eval()
 
 

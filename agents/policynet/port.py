@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from steerlab.agents.policynet.features import speed_and_delay
-from steerlab.agents.policynet.model import Parts, PolicyNet
+from steerlab.agents.policynet.model import VISION, Parts, PolicyNet
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import Contract, Model
 
@@ -34,11 +34,11 @@ class PortedPolicy(nn.Module):
 
     def __init__(self, policy: PolicyNet, target: Contract) -> None:
         super().__init__()
-        self.contract, self.features = target, policy.features
+        self.contract, self.features, self.task = target, policy.features, policy.task
         self.model = ported_model(policy, target)
         self.feeds = {i.feed: n for n, i in self.model.inputs.items()}
         self.reads_car = _CAR in policy.feeds
-        if self.reads_car and _CAR not in self.feeds and policy.features == "vision":
+        if self.reads_car and _CAR not in self.feeds and policy.features == VISION:
             raise InputError(
                 f"a policy for {policy.contract.id} is fed speed and delay, which {target.id} does not "
                 "feed, and the features of a vision network do not tell them; train one for "

@@ -34,6 +34,7 @@ from steerlab.agents.policynet.losses import (
 )
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, collect, sway_speed
+from steerlab.agents.policynet.task import KINEMATIC, Task
 from steerlab.agents.policynet.train import (
     ImitationConfig,
     check_shared,
@@ -52,7 +53,6 @@ from steerlab.agents.training_loop import (
 )
 from steerlab.devices import torch_device
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
-from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.envs.kinematic_driver.randomization import Ranges
 from steerlab.envs.wrappers.cvar import EXTRA, CVaRVectorReward
 from steerlab.errors import InputError
@@ -143,11 +143,14 @@ def true_state(
     path = task.preview(speed * AHEAD)
     state = np.stack([info[name] for name in TRUE_STATE], 1)
     bends = path["curvature"] * speed**2
-    parts = [observation[:, : LAYOUT.size], state, bends, path["planned_speed"] - speed]
-    return np.concatenate([*parts, observation[:, LAYOUT.size :]], 1, dtype=np.float32)
+    width = task.layout.size
+    parts = [observation[:, :width], state, bends, path["planned_speed"] - speed]
+    return np.concatenate([*parts, observation[:, width:]], 1, dtype=np.float32)
 
 
-INPUTS = LAYOUT.size + len(TRUE_STATE) + 2 * len(AHEAD) + len(EXTRA)
+def critic_inputs(task: KinematicDriverVectorEnv) -> int:
+    """Return how many values :func:`true_state` has in a row."""
+    return task.layout.size + len(TRUE_STATE) + 2 * len(AHEAD) + len(EXTRA)
 
 
 def train_ppo(
@@ -157,6 +160,7 @@ def train_ppo(
     start: str | Path | None = None,
     ranges: Ranges | None = None,
     vision: Network | None = None,
+    task: Task = KINEMATIC,
 ) -> PolicyNet:
     """Train, or go on training, and return the policy with averaged weights.
 
@@ -169,19 +173,20 @@ def train_ppo(
         start: ``policy_model.pth`` to begin with; None begins with random weights.
         ranges: Ranges of the task; the defaults.
         vision: A vision network that looks at the rendered road and makes the features.
+        task: What is driven.
 
     Raises:
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check_ppo(config, ppo)
     device = torch_device(config.device)
-    network = first_policy(config, start, vision).to(device)
+    network = first_policy(config, start, vision, task).to(device)
+    env = _environment(ppo, ranges, task)
     with initial_weights(config.seed):
-        critic = Critic(INPUTS).to(device)
+        critic = Critic(critic_inputs(env.unwrapped)).to(device)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
-    env = _environment(ppo, ranges)
     parts: dict[str, Stateful] = {
         "model": network, "average": average, "optimizer": optimizer, "critic": critic,
         "critic_optimizer": critic_optimizer, "risk": env.risk,
@@ -209,13 +214,14 @@ def train_ppo(
             scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             loop.done(scalars, {name: drive.figures[name] for name in ("return", "violations")})
-        return finish(average.module.cpu(), loop.output, loop.log, iterations, config.film, vision)
+        policy = average.module.cpu()
+        return finish(policy, loop.output, loop.log, iterations, config.film, vision, task)
 
 
-def _environment(ppo: PPOConfig, ranges: Ranges | None) -> CVaRVectorReward:
+def _environment(ppo: PPOConfig, ranges: Ranges | None, task: Task) -> CVaRVectorReward:
     return make_driver_env(
         ppo.num_envs, ppo.steps, "Disabled", ppo.gamma, ranges, alpha=ppo.alpha, soften=ppo.soften,
-        threshold=RETURN_SCALE, first_only=True, per_alpha=False,
+        threshold=RETURN_SCALE, first_only=True, per_alpha=False, make=task.env,
     )  # fmt: skip
 
 

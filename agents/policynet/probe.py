@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from steerlab.agents.policynet.driver import OpenpilotDriver
 from steerlab.agents.policynet.model import PolicyNet
 from steerlab.agents.policynet.port import PortedPolicy
+from steerlab.agents.policynet.task import task_named
 from steerlab.envs.kinematic_driver.dynamics import DT
-from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.openpilot.engines import Network, TorchEngine
 from steerlab.openpilot.in_graph import Packed
@@ -43,7 +43,7 @@ def record_probe(
         vision: The vision network that makes the features, where one does.
     """
     engine = _Recorder(Packed(network, network.model), list(network.model.inputs))
-    env = KinematicDriverVectorEnv(rows)
+    env = task_named(network.task).env(rows)
     driver = OpenpilotDriver(env, network.contract, Network(engine, network.model.slices), vision)
     observation, info = env.reset(seed=REFERENCE_IO)
     driver.reset(observation, info)

@@ -129,9 +129,23 @@ def plot_records(records: Mapping[str, Record], path: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def plot_plan(make: MakeDriver, path: Path, seed: int, steps: tuple[int, ...]) -> None:
-    """Draw plans of one episode over the way that was then driven."""
-    env = KinematicDriverVectorEnv(1, held_out().max_episode_steps, held_out().ranges)
+def plot_plan(
+    make: MakeDriver,
+    path: Path,
+    seed: int,
+    steps: tuple[int, ...],
+    env: KinematicDriverVectorEnv | None = None,
+) -> None:
+    """Draw plans of one episode over the way that was then driven.
+
+    Args:
+        make: Makes the driver.
+        path: Of the picture.
+        seed: Of the episode.
+        steps: Whose plans are drawn.
+        env: One row; by default that of the held-out episodes.
+    """
+    env = env or KinematicDriverVectorEnv(1, held_out().max_episode_steps, held_out().ranges)
     driver: Any = make(env)
     observation, info = env.reset(seed=seed)
     driver.reset(observation, info)

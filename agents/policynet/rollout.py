@@ -1,6 +1,6 @@
-"""Driving KinematicDriver-v0 with a policy network in training, and what is kept of it."""
+"""Driving KinematicDriver-v0 or CarlaDriver-v0 with a policy network in training, and what is kept of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -15,7 +15,6 @@ from steerlab.envs.kinematic_driver import dynamics
 from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.numpy_backend import NUMPY
 from steerlab.envs.kinematic_driver.observation import LAYOUT
-from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.envs.layout import Layout
 from steerlab.envs.wrappers.cvar import CVaRVectorReward, cvar
 from steerlab.openpilot.commands import Command
@@ -62,6 +61,28 @@ class Rollout:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {n: v.to(device) for n, v in named.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+
+class Drives:
+    """All drives so far, as one of more rows; a part of checkpoints, so that a resumed run has them."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what is kept."""
+        return dict(self.kept)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take what :meth:`state_dict` returned."""
+        self.kept = {name: values.cpu() for name, values in state.items()}
+
+    def add(self, drive: Rollout) -> Rollout:
+        """Add a drive; return what was driven so far, with the figures of this drive."""
+        for name in ("features", "frames", "first", "last"):
+            fresh = getattr(drive, name).cpu()
+            self.kept[name] = torch.cat([self.kept.get(name, fresh[:, :0]), fresh], 1)
+        return replace(drive, **self.kept).to(drive.features.device)
 
 
 class Teacher(Protocol):
@@ -124,7 +145,7 @@ def collect(
     if teacher:
         teacher.reset(observation, info)
     behavior = _Behavior(mixture, env.num_envs, np.random.default_rng([seed, 7]))
-    kept = _Recording(steps, env.num_envs, teacher is not None)
+    kept = _Recording(steps, env.num_envs, teacher is not None, task.violations)
     critic_obs: list[Tensor] = []
     for step in range(steps):
         if watch:
@@ -204,8 +225,8 @@ class _Behavior:
 class _Recording:
     """What is kept of a drive, step by step."""
 
-    def __init__(self, steps: int, rows: int, taught: bool) -> None:
-        self.taught = taught
+    def __init__(self, steps: int, rows: int, taught: bool, kinds: tuple[str, ...]) -> None:
+        self.taught, self.kinds = taught, kinds
         self.features = torch.empty(steps, rows, FEATURES, dtype=torch.float16)
         self.frames = np.zeros((steps, rows, FRAME.size), np.float32)
         self.first = np.zeros((steps, rows), np.int64)
@@ -297,7 +318,7 @@ class _Recording:
             "return": float(returns.mean()),
             "return_cvar": cvar(returns, 0.05),
             "violations": float(sum(kind > 0 for kind in ends)),
-            **{name: float(sum(k == i for k in ends)) for i, name in enumerate(VIOLATIONS) if i},
+            **{name: float(sum(k == i for k in ends)) for i, name in enumerate(self.kinds) if i},
         }
 
 

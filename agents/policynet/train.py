@@ -2,7 +2,8 @@
 
 Every iteration drives fresh roads with the policy of now and learns from just that drive (Ross, Gordon
 and Bagnell 2011, without the aggregate: with new drives in plenty, old ones teach little). At the
-start the teacher drives part of the time.
+start the teacher drives part of the time. Where pictures are rendered, driving costs more than learning: there all
+drives so far are learned from.
 """
 
 from collections.abc import Callable
@@ -17,10 +18,11 @@ import torch
 from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
-from steerlab.agents.policynet.evaluate import HARD, pictures
+from steerlab.agents.policynet.evaluate import pictures
 from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error, random_windows
-from steerlab.agents.policynet.model import PolicyNet, PolicySize, policy_from
-from steerlab.agents.policynet.rollout import BehaviorMix, Rollout, Teacher, collect
+from steerlab.agents.policynet.model import VISION, PolicyNet, PolicySize, policy_from
+from steerlab.agents.policynet.rollout import BehaviorMix, Drives, Rollout, Teacher, collect
+from steerlab.agents.policynet.task import KINEMATIC, Task
 from steerlab.agents.recurrent_ppo.driver import PolicyDriver
 from steerlab.agents.recurrent_ppo.train import load_driver
 from steerlab.agents.run_log import RunLog
@@ -83,17 +85,18 @@ class ImitationConfig:
 MakeTeacher = Callable[[KinematicDriverVectorEnv], Teacher]
 
 
-def preview_teacher(config: ImitationConfig) -> MakeTeacher:
+def preview_teacher(config: ImitationConfig, task: Task = KINEMATIC) -> MakeTeacher:
     """Return the preview LQR, which sees the true state and path, as a teacher."""
+    lateral = config.lateral if task.cautious else None
 
     def make(env: KinematicDriverVectorEnv) -> PreviewDriver:
         rule = contract(config.contract).command
-        return PreviewDriver(env, config.lateral, (rule.lat_smooth_s, rule.long_smooth_s))
+        return PreviewDriver(env, lateral, (rule.lat_smooth_s, rule.long_smooth_s))
 
     return make
 
 
-def choose_teacher(config: ImitationConfig) -> MakeTeacher:
+def choose_teacher(config: ImitationConfig, task: Task = KINEMATIC) -> MakeTeacher:
     """Return the teacher that is asked for.
 
     A trained recurrent driver carries its own state along the student's trajectories. It reckons with
@@ -103,7 +106,7 @@ def choose_teacher(config: ImitationConfig) -> MakeTeacher:
         InputError: There is no such teacher.
     """
     if config.teacher == "preview":
-        return preview_teacher(config)
+        return preview_teacher(config, task)
     if not Path(config.teacher).is_dir():
         raise InputError(
             f"teacher={config.teacher!r} is neither preview nor a folder of steerlab "
@@ -120,6 +123,7 @@ def train_imitation(
     ranges: Ranges | None = None,
     vision: Network | None = None,
     start: str | Path | None = None,
+    task: Task = KINEMATIC,
 ) -> PolicyNet:
     """Train, or go on training, and return the policy with averaged weights.
 
@@ -131,22 +135,26 @@ def train_imitation(
         config: Options.
         output: Folder of the results.
         make_teacher: Who teaches; by default whom ``config.teacher`` names.
-        ranges: Ranges of the task in every drive; by default its own, and :data:`~.evaluate.HARD` in some.
+        ranges: Ranges of the task in every drive; by default its own, and the task's hard ones in some.
         vision: A vision network that looks at the rendered road and makes the features.
         start: ``policy_model.pth`` to begin with; None begins with random weights, and the teacher
             drives part of the first iterations.
+        task: What is driven.
 
     Raises:
         InputError: An option is out of range, or ``start`` is for another contract.
     """
     iterations = check(config)
     device = torch_device(config.device)
-    network = first_policy(config, start, vision).to(device)
-    make_teacher = make_teacher or choose_teacher(config)
+    network = first_policy(config, start, vision, task).to(device)
+    make_teacher = make_teacher or choose_teacher(config, task)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
     updates = _updates(config)
     parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
+    so_far = Drives()
+    if task.aggregates:
+        parts["drives"] = so_far
     settings = asdict(config)
     drives = TrainingLoop(output, KIND, iterations, parts, settings, unit="drive", device=device)
     with drives as loop:
@@ -156,8 +164,10 @@ def train_imitation(
             noise = config.noise + (config.calm - config.noise) * iteration / iterations
             mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
             drive = _drive(
-                config, network, iteration, make_teacher, mixture, HARD if hard else ranges, vision
-            )
+                config, network, iteration, make_teacher, mixture, task.hard if hard else ranges,
+                vision, task,
+            )  # fmt: skip
+            drive = so_far.add(drive) if task.aggregates else drive
             generator = step_generator("training", config.seed, iteration)
             means: dict[str, float] = {}
             for update in range(iteration * updates, (iteration + 1) * updates):
@@ -172,11 +182,12 @@ def train_imitation(
                 scalars | {"drive/teacher": mixture.teacher},
                 {"loss": f"{means['loss']:.3f}", "cte": f"{drive.figures['cte_mean']:.2f}"},
             )
-        return finish(average.module.cpu(), loop.output, loop.log, iterations, config.film, vision)
+        policy = average.module.cpu()
+        return finish(policy, loop.output, loop.log, iterations, config.film, vision, task)
 
 
 def first_policy(
-    config: ImitationConfig, start: str | Path | None, vision: Network | None
+    config: ImitationConfig, start: str | Path | None, vision: Network | None, task: Task
 ) -> PolicyNet:
     """Return the policy that a training begins with.
 
@@ -188,7 +199,8 @@ def first_policy(
         raise InputError(
             f"start={str(start)!r} was trained for {network.contract.id}; give contract= of that name"
         )
-    network.features = "vision" if vision else network.features
+    network.features = VISION if vision else network.features
+    network.task = task.name
     return network
 
 
@@ -200,9 +212,10 @@ def _drive(
     mixture: BehaviorMix,
     ranges: Ranges | None,
     vision: Network | None,
+    task: Task,
 ) -> Rollout:
     """Return the drive of an iteration, on roads of its own."""
-    env = KinematicDriverVectorEnv(config.num_envs, ranges=ranges, autoreset_mode="Disabled")
+    env = task.env(config.num_envs, iteration, ranges=ranges, autoreset_mode="Disabled")
     first_episode = iteration * config.num_envs
     seed = episode_seed("training", config.seed, first_episode, config.num_envs)
     network.eval()
@@ -242,13 +255,14 @@ def new_policy(config: ImitationConfig) -> PolicyNet:
 
 
 def finish(
-    policy: Any, output: Path, log: RunLog, step: int, film: int, vision: Network | None
+    policy: Any, output: Path, log: RunLog, step: int, film: int, vision: Network | None, task: Task
 ) -> PolicyNet:
     """Write ``policy_model.pth`` and film an episode; return the policy."""
     save_policy(output / POLICY, policy)
     policy.eval()
     if film:
-        seen = pictures(torch_driver(policy, vision), (FILM,), max_episode_steps=film)
+        env = task.env(1, max_episode_steps=film, render_mode="rgb_array")
+        seen = pictures(torch_driver(policy, vision), (FILM,), env)
         log.film(step, "drive/film", seen, FRAME_RATE)
     return policy
 

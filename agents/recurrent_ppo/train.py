@@ -66,16 +66,18 @@ def make_driver_env(
     autoreset_mode: str,
     gamma: float = 1.0,
     ranges: Ranges | None = None,
+    make: Callable[..., KinematicDriverVectorEnv] = KinematicDriverVectorEnv,
     **risk: Any,
 ) -> CVaRVectorReward:
-    """Return the task with the budget and the time left in its observation.
+    """Return the task, which ``make`` makes, with the budget and the time left in its observation.
 
     The reward is the base reward, without shaping. With ``alpha=1`` the threshold stays above every
     return, so that the wrapper returns the plain reward.
     """
-    env: Any = KinematicDriverVectorEnv(
-        num_envs, episode_steps, ranges, reward={"shaping": 0.0}, autoreset_mode=autoreset_mode
-    )
+    env: Any = make(
+        num_envs, max_episode_steps=episode_steps, ranges=ranges, reward={"shaping": 0.0},
+        autoreset_mode=autoreset_mode,
+    )  # fmt: skip
     if risk.get("sampler"):
         env.use_sampler(risk["sampler"])
     if risk["alpha"] == 1.0:

@@ -1,11 +1,11 @@
 """Cloning a planner, and DAgger on it.
 
 First the planner drives, then the policy, and the planner says at every step what it would have done
-there; the policy learns from all drives so far (Ross et al. 2011). So it also learns how to come back
-from where only itself gets to.
+there; the policy learns from all drives so far (Ross et al. 2011). So it also learns to recover from
+its own mistakes, which the planner never makes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from steerlab.agents.supervised import FitConfig, fit
 from steerlab.agents.tinyphysics.controller import PolicyController
-from steerlab.agents.tinyphysics.exploration import Exploration, driven, explore
+from steerlab.agents.tinyphysics.exploration import Exploration, driven, explore, noise_levels
 from steerlab.agents.tinyphysics.model import ACTION_SCALE, AHEAD, Observation, PreviewPolicy
 from steerlab.agents.tinyphysics.moments import learn_plant
 from steerlab.agents.tinyphysics.planners import GradientPlans, LinearModel, PreviewRegulator
@@ -26,7 +26,7 @@ from steerlab.envs.tinyphysics.dynamics import STEPS
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import writable_folder
 from steerlab.options import option
-from steerlab.readers.arrays import read_arrays, require, write_arrays
+from steerlab.readers.arrays import ArrayRecord
 from steerlab.seeds import generator_seed
 from steerlab.surrogates.plants.base import CONTEXT, Plant
 from steerlab.surrogates.plants.moments import Transitions
@@ -73,8 +73,10 @@ def train_by_cloning(
         folder = writable_folder(output / f"round_{number + 1}")
         seed = generator_seed("imitation", bench.seed, number)
         last = policies[-1] if policies else None
-        school = School(bench.plant, bench.train, config.rollouts, seed, planner, last)
-        paths += explore(school, folder / "lessons", bench.processes)
+        labelled = LabelledExploration(
+            bench.plant, bench.train, config.rollouts, seed, planner, last
+        )
+        paths += explore(labelled, folder / "drives", bench.processes)
         policy = deepcopy(last) if last else bench.first_policy()
         policies.append(learn(policy, paths, config, bench.seed + number, folder / "policy"))
     return Trained(policies, STEPS * (config.identify + config.rounds * config.rollouts))
@@ -91,7 +93,7 @@ def make_planner(bench: Bench, config: CloningConfig, epochs: int, output: Path)
 
 
 @dataclass(frozen=True)
-class Lessons:
+class LabelledDrives(ArrayRecord):
     """R drives of 400 steps, and what a teacher would have done at each of them.
 
     Attributes:
@@ -106,28 +108,9 @@ class Lessons:
     lataccel: Singles
     label: Singles
 
-    def save(self, path: str | Path) -> None:
-        """Write to an .npz file."""
-        write_arrays(path, self.__dict__)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Lessons":
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: The file is absent, damaged, or another.
-        """
-        return cls(*require(read_arrays(path), tuple(cls.__annotations__), path))
-
-    @classmethod
-    def join(cls, parts: Iterable["Lessons"]) -> "Lessons":
-        """Return several as one."""
-        parts = list(parts)
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in cls.__annotations__))
-
 
 @dataclass(frozen=True)
-class School(Exploration):
+class LabelledExploration(Exploration):
     """How drives with a teacher's answers are made.
 
     Attributes:
@@ -135,18 +118,17 @@ class School(Exploration):
         policy: Drives; None for the teacher itself. Some drives have a little noise on top.
     """
 
-    planner: Planner = None  # type: ignore[assignment]  # a field before it has a default
-    policy: PreviewPolicy | None = None
+    planner: Planner
+    policy: PreviewPolicy | None
 
-    def record(self, rng: np.random.Generator, plant: Plant, segments: Segments) -> Lessons:
+    def record(self, rng: np.random.Generator, plant: Plant, segments: Segments) -> LabelledDrives:
         """Drive segments; return what was seen and the teacher's answers."""
-        kicks = rng.choice([0.0, 0.0, 0.02, 0.1], len(segments))
-        pupil = _Pupil(self.planner, self.policy)
-        driven(rng, plant, segments, PolicyController(pupil, kicks, rng))
-        return pupil.lessons()
+        labelled = _Labelled(self.planner, self.policy)
+        driven(rng, plant, segments, PolicyController(labelled, noise_levels(rng, segments), rng))
+        return labelled.drives()
 
 
-class _Pupil:
+class _Labelled:
     """A policy that drives and notes what the teacher says."""
 
     def __init__(self, planner: Planner, policy: PreviewPolicy | None) -> None:
@@ -162,20 +144,20 @@ class _Pupil:
         self._labels.append(label)
         return label if self.policy is None else self.policy(seen)
 
-    def lessons(self) -> Lessons:
+    def drives(self) -> LabelledDrives:
         label = torch.stack(self._labels, dim=1).numpy()
         seen = {
             n: torch.cat([getattr(s, n) for s in self._seen], dim=1).numpy()
             for n in Observation._fields
         }
-        return Lessons(**seen, label=label)
+        return LabelledDrives(**seen, label=label)
 
 
-class LessonData:
-    """Every step of lessons: a data set for :func:`steerlab.agents.supervised.fit`."""
+class LabelledSteps:
+    """Every step of labelled drives: a data set for :func:`steerlab.agents.supervised.fit`."""
 
-    def __init__(self, lessons: Lessons, rows: Sequence[int]) -> None:
-        self._parts = {n: torch.as_tensor(v[rows]) for n, v in lessons.__dict__.items()}
+    def __init__(self, drives: LabelledDrives, rows: Sequence[int]) -> None:
+        self._parts = {n: torch.as_tensor(v[rows]) for n, v in vars(drives).items()}
 
     def __len__(self) -> int:
         return self._parts["label"].numel()
@@ -196,10 +178,10 @@ class LessonData:
 def learn(
     policy: PreviewPolicy, paths: Sequence[Path], config: CloningConfig, seed: int, output: Path
 ) -> PreviewPolicy:
-    """Return the policy that learned from all lessons; every twentieth drive validates it."""
-    lessons = Lessons.join(map(Lessons.load, paths))
-    valid = range(0, len(lessons.label), 20)
-    train = [i for i in range(len(lessons.label)) if i % 20] or [0]
+    """Return the policy that learned from all drives; every twentieth drive validates it."""
+    drives = LabelledDrives.join(map(LabelledDrives.load, paths))
+    valid = range(0, len(drives.label), 20)
+    train = [i for i in range(len(drives.label)) if i % 20] or [0]
     options = FitConfig(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -208,7 +190,7 @@ def learn(
         seed=seed,
         device="cpu",
     )
-    train_data, valid_data = (LessonData(lessons, list(rows)) for rows in (train, valid))
+    train_data, valid_data = (LabelledSteps(drives, list(rows)) for rows in (train, valid))
     fit(policy, steer_loss, train_data, valid_data, options, output)
     return policy
 

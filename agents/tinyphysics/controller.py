@@ -50,8 +50,8 @@ class PolicyController:
         else:
             steer = self.policy(Observation(road, self._steer, self._lataccel))
             if self.rng is not None:
-                kick = self.exploration * self.rng.standard_normal(len(steer))
-                steer = (steer + torch.as_tensor(kick).float()).clamp(-2.0, 2.0)
+                noise = self.exploration * self.rng.standard_normal(len(steer))
+                steer = (steer + torch.as_tensor(noise).float()).clamp(-2.0, 2.0)
         self._steer = torch.cat([self._steer[:, 1:], steer[:, None]], dim=1)
         self._calls += 1
         return steer.numpy().astype(np.float64)

@@ -168,6 +168,7 @@ class Search:
             "verbose": -9,
         }
         self._strategy: Any = cma.CMAEvolutionStrategy(size * [0.0], config.sigma, options)
+        self._asked: list[Floats] = []
         self._told: list[Floats] = []
 
     def ask(self) -> Floats:

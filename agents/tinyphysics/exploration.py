@@ -60,10 +60,10 @@ class Explorer:
         count = len(target)
         ahead = plan.lataccel[:, 2] - state.roll_lataccel
         steer = self._pid.update(target, current, state, plan) + self._feedforward * ahead
-        kicks = self._noise * self.rng.standard_normal((2, count))
-        self._walk = 0.95 * self._walk + 0.3 * kicks[0]
+        noise = self._noise * self.rng.standard_normal((2, count))
+        self._walk = 0.95 * self._walk + 0.3 * noise[0]
         walk = 0.5 * (target - state.roll_lataccel) + 2 * self._walk
-        return np.where(self._blind, walk, steer + self._walk) + 0.5 * kicks[1]
+        return np.where(self._blind, walk, steer + self._walk) + 0.5 * noise[1]
 
 
 def vary(segments: Segments, rng: np.random.Generator) -> Segments:
@@ -148,8 +148,7 @@ class MomentExploration(Exploration):
         """Drive segments; return the rollouts with the moments of every prediction."""
         controller: Controller = Explorer(rng)
         if self.policy is not None:
-            kicks = rng.choice([0.0, 0.0, 0.02, 0.1], len(segments))
-            controller = PolicyController(self.policy, kicks, rng)
+            controller = PolicyController(self.policy, noise_levels(rng, segments), rng)
         recorder = MomentRecorder(plant)
         simulator = driven(rng, recorder, segments, controller)
         road = (segments.roll_lataccel, segments.v_ego, segments.a_ego)
@@ -161,6 +160,11 @@ class MomentExploration(Exploration):
             np.stack(recorder.mean, axis=1),
             np.stack(recorder.deviation, axis=1),
         )
+
+
+def noise_levels(rng: np.random.Generator, segments: Segments) -> Floats:
+    """Return the deviation (S,) of random steer on top of a policy's: none in half of the drives."""
+    return rng.choice([0.0, 0.0, 0.02, 0.1], len(segments))
 
 
 def driven(

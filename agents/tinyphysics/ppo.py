@@ -1,10 +1,10 @@
-"""PPO on TinyPhysics-v0 with the policy of the other recipes as its actor.
+"""PPO on TinyPhysics-v0, and the recipe by PPO with the policy of the other recipes as its actor.
 
 The actor's steer is the mean of a normal density, whose deviation is learned; a critic of its own sees
 the same observation. Episodes run natively batched, with fresh noise in each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from torch import Tensor, nn
 
 from steerlab.agents.sb3 import train_sb3
@@ -26,13 +26,27 @@ from steerlab.envs.tinyphysics.env import OBSERVATION
 from steerlab.errors import InputError
 from steerlab.options import option
 from steerlab.seeds import unchanged_generators
-from steerlab.surrogates.plants.base import CONTEXT
+from steerlab.surrogates.plants.base import CONTEXT, Plant
 from steerlab.surrogates.plants.load import load_plant
-from steerlab.surrogates.segments.data import CONTROL_START
+from steerlab.surrogates.segments.data import CONTROL_START, Segments
 
 
 @dataclass(frozen=True)
-class PPOConfig:
+class PPOOptions:
+    """Options of :func:`make_ppo`."""
+
+    total_steps: int = option(400_000, "control steps in all")
+    num_envs: int = option(16, "rows of the task; each drives one episode an iteration")
+    batch_size: int = option(800, "steps a gradient step")
+    epochs: int = option(10, "passes over the steps of an iteration")
+    learning_rate: float = option(1e-3, "step size at the start; falls linearly to zero")
+    gamma: float = option(0.95, "discount")
+    gae_lambda: float = option(0.9, "decay of the advantage estimate")
+    log_std: float = option(-2.0, "initial log of the steer's standard deviation")
+
+
+@dataclass(frozen=True)
+class PPOConfig(PPOOptions):
     """Options of :func:`train_by_ppo`."""
 
     total_steps: int = option(1_000_000, "control steps in all")
@@ -40,11 +54,9 @@ class PPOConfig:
     batch_size: int = option(1600, "steps a gradient step")
     epochs: int = option(5, "passes over the steps of an iteration")
     learning_rate: float = option(3e-4, "step size at the start; falls linearly to zero")
-    gamma: float = option(0.95, "discount")
-    gae_lambda: float = option(0.9, "decay of the advantage estimate")
+    log_std: float = option(-3.5, "initial log of the steer's standard deviation")
     target_kl: float = option(0.03, "divergence from the drive's policy that ends an iteration")
     critic: int = option(128, "units of the critic's two layers")
-    log_std: float = option(-3.5, "initial log of the steer's standard deviation")
 
 
 def train_by_ppo(bench: Bench, config: PPOConfig, output: Path) -> Trained:
@@ -53,38 +65,56 @@ def train_by_ppo(bench: Bench, config: PPOConfig, output: Path) -> Trained:
     Raises:
         InputError: An option is out of range.
     """
-    check(config)
-    venv = make_sb3_vec(
-        "TinyPhysics-v0",
-        config.num_envs,
-        plant=load_plant(bench.plant, "fast"),
-        segments=bench.train,
-        seeds="random",
+    check(config, "ppo.")
+    if config.critic < 1:
+        raise InputError(f"ppo.critic={config.critic} must be at least 1")
+    venv = make_episodes(config, load_plant(bench.plant, "fast"), bench.train)
+    model = make_ppo(
+        PreviewActorCritic,
+        VecNormalize(NotedSteers(venv), norm_obs=False, gamma=config.gamma),
+        config,
+        bench.seed,
+        {"make_actor": bench.first_policy, "critic": config.critic},
+        target_kl=config.target_kl,
     )
-    env = VecNormalize(NotedSteers(venv), norm_obs=False, gamma=config.gamma)
-    with unchanged_generators():
-        model = PPO(
-            PreviewActorCritic,
-            env,
-            n_steps=STEPS,
-            batch_size=config.batch_size,
-            n_epochs=config.epochs,
-            learning_rate=lambda left: config.learning_rate * left,
-            gamma=config.gamma,
-            gae_lambda=config.gae_lambda,
-            target_kl=config.target_kl,
-            seed=bench.seed,
-            device="cpu",
-            policy_kwargs={
-                "make_actor": bench.first_policy,
-                "critic": config.critic,
-                "log_std_init": config.log_std,
-            },
-        )
     settings = {**asdict(config), **asdict(bench.shape), "seed": bench.seed}
     train_sb3(model, output, config.total_steps, settings, seed=bench.seed)
     actor: Any = model.policy.action_net
     return Trained([actor.policy.requires_grad_(False)], model.num_timesteps)
+
+
+def make_episodes(options: PPOOptions, plant: Plant, routes: Segments) -> VecEnv:
+    """Return the task natively batched, with a random route and fresh noise in every episode."""
+    return make_sb3_vec(
+        "TinyPhysics-v0", options.num_envs, plant=plant, segments=routes, seeds="random"
+    )
+
+
+def make_ppo(
+    policy: str | type[ActorCriticPolicy],
+    env: VecEnv,
+    options: PPOOptions,
+    seed: int,
+    policy_kwargs: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    target_kl: float | None = None,
+) -> PPO:
+    """Return stable-baselines3's PPO, untrained, whose iteration is one whole episode of every row."""
+    with unchanged_generators():
+        return PPO(
+            policy,
+            env,
+            n_steps=STEPS,
+            batch_size=options.batch_size,
+            n_epochs=options.epochs,
+            learning_rate=lambda left: options.learning_rate * left,
+            gamma=options.gamma,
+            gae_lambda=options.gae_lambda,
+            target_kl=target_kl,
+            seed=seed,
+            device=device,
+            policy_kwargs={**policy_kwargs, "log_std_init": options.log_std},
+        )
 
 
 class NotedSteers(VecEnvWrapper):
@@ -189,19 +219,24 @@ class _Actor(nn.Module):
         return self.policy(observed(seen))[:, None]
 
 
-def check(config: PPOConfig) -> None:
+def check(options: PPOOptions, group: str = "") -> None:
     """Check the options.
+
+    Args:
+        options: What is checked.
+        group: Stands before the names of the options in a message.
 
     Raises:
         InputError: One is out of range.
     """
-    for name in ("num_envs", "batch_size", "epochs", "critic"):
-        if getattr(config, name) < 1:
-            raise InputError(f"ppo.{name}={getattr(config, name)} must be at least 1")
-    if config.total_steps < config.num_envs * STEPS:
+    for name in ("num_envs", "batch_size", "epochs"):
+        if getattr(options, name) < 1:
+            raise InputError(f"{group}{name}={getattr(options, name)} must be at least 1")
+    if options.total_steps < options.num_envs * STEPS:
         raise InputError(
-            f"ppo.total_steps={config.total_steps} is less than one iteration of "
-            f"ppo.num_envs={config.num_envs} episodes ({config.num_envs * STEPS} steps); raise it"
+            f"{group}total_steps={options.total_steps} is less than one iteration of "
+            f"{group}num_envs={options.num_envs} episodes ({options.num_envs * STEPS} steps); "
+            "raise it"
         )
-    if config.learning_rate <= 0:
-        raise InputError(f"ppo.learning_rate={config.learning_rate} must be positive")
+    if options.learning_rate <= 0:
+        raise InputError(f"{group}learning_rate={options.learning_rate} must be positive")

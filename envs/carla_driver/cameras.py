@@ -48,10 +48,6 @@ class Cameras:
         #: The newest pictures of both cameras first, as many as are needed.
         self.seen = np.zeros((env.num_envs, depth, 2, *shape), np.uint8)
         self.at = np.full(env.num_envs, -1)  # step of the newest picture, -1 for none
-        self.shields: dict[int, Windshield] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "shields": {}}  # made again from the episode's values
 
     def space(self, state: gym.Space[Any]) -> gym.spaces.Dict:
         """Return the space of observations whose ``state`` is of this space."""
@@ -62,14 +58,6 @@ class Cameras:
     def begin(self, rows: NDArray[np.intp]) -> None:
         """Forget the past: new episodes begin in ``rows``."""
         self.seen[rows], self.at[rows] = 0, -1
-        for row in rows.tolist():
-            self.shields.pop(row, None)
-
-    def shield(self, row: int) -> Windshield:
-        """Return the cameras of a row."""
-        if row not in self.shields:
-            self.shields[row] = self.env.windshield(row)
-        return self.shields[row]
 
     def observe(self, rows: NDArray[np.intp], state: NDArray[np.float32]) -> dict[str, Any]:
         """Return the observations of ``rows`` whose state is given."""
@@ -87,7 +75,7 @@ class Cameras:
         now = int(self.env.simulator.time[row])
         if self.at[row] == now:
             return
-        scene, shield = self.env.scene(row), self.shield(row)
+        scene, shield = self.env.scene(row), self.env.windshield(row)
         both = shield.pictures(scene) if self.kind == "rgb" else shield.planes(scene)
         self.seen[row, 1:] = self.seen[row, :-1].copy()
         self.seen[row, 0] = np.stack(both)
@@ -95,7 +83,7 @@ class Cameras:
 
     def picture(self, row: int, above: Bytes) -> Bytes:
         """Return both cameras with lane lines, road edges and lead drawn in, and the view ``above``."""
-        scene, shield = self.env.scene(row), self.shield(row)
+        scene, shield = self.env.scene(row), self.env.windshield(row)
         recorder = Recorder(self.env, row)
         recorder.add(scene, (0.0, 0.0), np.inf)
         label = current(recorder.finish(shield.mount))

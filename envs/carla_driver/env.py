@@ -45,6 +45,7 @@ from steerlab.envs.layout import Layout
 from steerlab.envs.maps import load_map
 from steerlab.envs.maps.road_map import RoadMap
 from steerlab.errors import InputError, unknown_name
+from steerlab.types import Bytes
 
 #: How an episode can fail, by number; 0 means it did not.
 VIOLATIONS = (*KINEMATIC_VIOLATIONS, "collision", "red_light", "stop_sign")
@@ -115,7 +116,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
             there is no server.
     """
 
-    layout = LAYOUT
+    layout, violations = LAYOUT, VIOLATIONS
     reset_options = PINS
     uniforms = KinematicDriverVectorEnv.uniforms + len(OWN)
 
@@ -172,6 +173,7 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         self.cars, self.rows = others.empty(self.num_envs, self.traffic + 1)
         self._wish = np.zeros(self.num_envs, np.intp)  # number of the row's desire on its route
         self.own = np.zeros((len(OWN), self.num_envs), np.float32)
+        self._shields: dict[int, Windshield] = {}
         self.cameras = None if camera == "none" else Cameras(self, camera)
         if self.cameras is not None:
             self.single_observation_space = self.cameras.space(self.single_observation_space)
@@ -203,7 +205,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {name: part for name, part in state.items() if name not in ("routes", "tables")}
+        kept = {name: part for name, part in state.items() if name not in ("routes", "tables")}
+        return kept | {"_shields": {}}  # made again from the episode's values
 
     def _action_space(self) -> gym.spaces.Box:
         low = [-1.0, -1.0] if self.actions == "curvature" else [-1.0, 0.0, 0.0]
@@ -390,6 +393,8 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
         ):  # fmt: skip
             self.rows[rows, column] = own[name]
         self._wish[rows] = 0
+        for row in rows.tolist():
+            self._shields.pop(row, None)
         if self.cameras is not None:
             self.cameras.begin(rows)
         self.world.begin(self, rows, own)
@@ -440,9 +445,16 @@ class CarlaDriverVectorEnv(KinematicDriverVectorEnv):
     @after_reset
     def windshield(self, row: int) -> Windshield:
         """Return how the cameras of a row are mounted and how its world looks in this episode."""
-        weather = {name: float(self.own[OWN.index(name), row]) for name in WEATHER}
-        seed = int(self.own[OWN.index("traffic_seed"), row])
-        return self.world.windshield(row, seed, weather)
+        if row not in self._shields:
+            weather = {name: float(self.own[OWN.index(name), row]) for name in WEATHER}
+            seed = int(self.own[OWN.index("traffic_seed"), row])
+            self._shields[row] = self.world.windshield(row, seed, weather)
+        return self._shields[row]
+
+    @after_reset
+    def planes(self, row: int) -> tuple[Bytes, Bytes]:
+        """Return what openpilot's network takes of this moment, narrow and wide (6, 128, 256)."""
+        return self.windshield(row).planes(self._scene(row))
 
     def _observe(self, rows: Rows) -> Any:
         state = self._states(rows)

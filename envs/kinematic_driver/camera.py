@@ -11,14 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from steerlab.envs.cameras.geometry import Pinhole
+from steerlab.envs.cameras.geometry import NARROW, WIDE, Pinhole
 from steerlab.envs.kinematic_driver import roads
 from steerlab.envs.kinematic_driver.render import GRASS, LINE, PATH, ROAD, SKY, VERGE, Scene
 from steerlab.envs.kinematic_driver.simulator import Simulator
-from steerlab.types import Floats
+from steerlab.openpilot.images import pack_rgb
+from steerlab.types import Bytes, Floats
 
 CAMERA_HEIGHT, CAMERA_FORWARD = 1.22, 1.5  # m above the road, m ahead of the rear axle
 NEAREST = 2.0  # m ahead of the camera, where drawing begins
+
+
+def planes(simulator: Simulator, row: int) -> tuple[Bytes, Bytes]:
+    """Return what openpilot's network takes of the pictures of a row, narrow and wide (6, 128, 256)."""
+    narrow, wide = (pack_rgb(picture(simulator, row, camera)) for camera in (NARROW, WIDE))
+    return narrow, wide
 
 
 def picture(simulator: Simulator, row: int, camera: Pinhole) -> NDArray[np.uint8]:

@@ -28,8 +28,10 @@ from steerlab.envs.kinematic_driver.reward import Reward, as_reward
 from steerlab.envs.kinematic_driver.roads import Roads, knots
 from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.kinematic_driver.threads import share
+from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.envs.wrappers.risk_sampler import RiskSampler
 from steerlab.errors import InputError, unknown_name
+from steerlab.types import Bytes
 
 BACKENDS = ("auto", "numba", "numpy")
 VIEWS = ("both", "bird", "camera")
@@ -92,6 +94,8 @@ class KinematicDriverVectorEnv(BatchEnv):
     reset_options = NAMES
     #: Parts of the observation, and uniform numbers that an episode is made from.
     layout, uniforms = LAYOUT, episodes.UNIFORMS
+    #: How an episode can fail, by number; 0 means it did not.
+    violations: tuple[str, ...] = VIOLATIONS
     view = Setting(_view)
     max_episode_steps: int
     _window: Any = None  # the picture in it
@@ -280,6 +284,13 @@ class KinematicDriverVectorEnv(BatchEnv):
             found = sim.offset_percentiles(self.row_indices(rows)[ended])
             info["cte_p50"][ended], info["cte_p95"][ended] = found
         return info
+
+    @after_reset
+    def planes(self, row: int) -> tuple[Bytes, Bytes]:
+        """Return what openpilot's network takes of this moment, narrow and wide (6, 128, 256)."""
+        from steerlab.envs.kinematic_driver.camera import planes
+
+        return planes(self.simulator, row)
 
     @after_reset
     def render_row(self, row: int) -> NDArray[np.uint8]:

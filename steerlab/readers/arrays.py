@@ -3,9 +3,10 @@
 import hashlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -61,6 +62,30 @@ def require(arrays: Mapping[str, Array], names: tuple[str, ...], path: str | Pat
             f"{str(path)!r} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'no array'}"
         )
     return [arrays[name] for name in names]
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """Arrays with a common first axis that are one npz file; a subclass names them as its fields."""
+
+    def save(self, path: str | Path) -> None:
+        """Write to an npz file."""
+        write_arrays(path, vars(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: The file is absent, damaged, or holds other arrays.
+        """
+        return cls(*require(read_arrays(path), tuple(f.name for f in fields(cls)), path))
+
+    @classmethod
+    def join(cls, parts: Iterable[Self]) -> Self:
+        """Return several as one, along the first axis."""
+        parts = list(parts)
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
 def _parse(data: bytes, where: str) -> Array:

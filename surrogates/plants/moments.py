@@ -6,16 +6,15 @@ cheaper than the plant, forward and backward. It is taught by the plant itself: 
 rollout gives one window with the exact two numbers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from steerlab.readers.arrays import read_arrays, require, write_arrays
+from steerlab.readers.arrays import ArrayRecord
 from steerlab.surrogates.plants.base import CONTEXT, Plant, probabilities
 from steerlab.surrogates.plants.tokens import BINS
 from steerlab.types import Singles
@@ -50,7 +49,7 @@ class MomentRecorder(Plant):
 
 
 @dataclass(frozen=True)
-class Transitions:
+class Transitions(ArrayRecord):
     """R rollouts of T steps, the last K of which have labels.
 
     Attributes:
@@ -66,25 +65,6 @@ class Transitions:
     road: Singles
     mean: Singles
     deviation: Singles
-
-    def save(self, path: str | Path) -> None:
-        """Write to an .npz file."""
-        write_arrays(path, self.__dict__)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Transitions":
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            InputError: The file is absent, damaged, or another.
-        """
-        return cls(*require(read_arrays(path), tuple(cls.__annotations__), path))
-
-    @classmethod
-    def join(cls, parts: Iterable["Transitions"]) -> "Transitions":
-        """Return several as one."""
-        parts = list(parts)
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in cls.__annotations__))
 
 
 class MomentData:

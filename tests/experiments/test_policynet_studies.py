@@ -12,11 +12,13 @@ from torch import nn
 from steerlab.agents.policynet.closed_loop import PolicyFile, drive_preview
 from steerlab.agents.policynet.evaluate import figures
 from steerlab.agents.policynet.model import PolicyNet, PolicySize, Supercombo
-from steerlab.agents.policynet.train import load_policy
+from steerlab.agents.policynet.train import load_policy, save_policy
 from steerlab.agents.recurrent_ppo.train import DriverConfig
+from steerlab.agents.visionnet.network import VisionNet
 from steerlab.errors import InputError
 from steerlab.experiments import (
     compare_policynet,
+    evaluate_driving,
     evaluate_policy,
     quickstart,
     train_policynet,
@@ -140,6 +142,21 @@ def test_ppo_after_the_dry_run(trained: Path, tmp_path: Path) -> None:
         (["teacher=me"], "neither preview nor"),
         (["recipe=ppo", "start=no.pth"], "no checkpoint"),
         (["recipe=ppo", "ppo.keep=2"], "keep=2"),
+        (["env=Other-v0"], "unknown env"),
+        (["env=CarlaDriver-v0"], "shows pictures: give vision="),
+        (["env=CarlaDriver-v0", "vision=v.onnx", "teacher=me"], "teacher='me' knows"),
+        (
+            [
+                "env=CarlaDriver-v0",
+                "vision=v.onnx",
+                "recipe=ppo",
+                "scenario=[country_road,highway_follow]",
+            ],
+            "one scenario",
+        ),
+        (["env=CarlaDriver-v0", "vision=v.onnx", "scenario=[a]"], "unknown scenario"),
+        (["traffic=3"], "traffic= is for env=CarlaDriver-v0"),
+        (["vision_model=v.onnx"], "is called 'vision' now"),
     ],
 )
 def test_train_refuses(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -157,6 +174,9 @@ def test_train_refuses(arguments: list[str], words: str, tmp_path: Path) -> None
         (["beside=[me]"], "unknown driver"),
         (["processes=0"], "processes=0"),
         (["contract=mine"], "unknown contract"),
+        (["env=CarlaDriver-v0", "models=[a.onnx]"], "shows pictures: give vision="),
+        (["env=CarlaDriver-v0", "hard=true"], "hard=true names episodes"),
+        (["map=Town06.xodr"], "map= is for env=CarlaDriver-v0"),
     ],
 )
 def test_evaluate_refuses(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -244,12 +264,77 @@ def test_training_with_a_vision_model(tmp_path: Path) -> None:
     done = export_model(SampleNetwork(model), release, model, tmp_path, half=False, tinygrad=False)
     train_policynet.main(
         [
-            "dry_run=true", f"vision_model={done.onnx}", "reduced=8", "hidden=8", "trunk=8",
+            "dry_run=true", f"vision={done.onnx}", "reduced=8", "hidden=8", "trunk=8",
             "tinygrad=false", "num_envs=2", "steps=12", f"output={tmp_path / 'run'}",
         ]
     )  # fmt: skip
     assert (tmp_path / "run" / "driving_policy.onnx").exists()
     assert "hidden_state" in load_network(done.onnx).slices
+
+
+def test_what_zero_stands_for() -> None:
+    """KinematicDriver trains as before there were pictures; with pictures rows and steps are few."""
+    usual = train_policynet.settled(train_policynet.Config())
+    assert (usual.num_envs, usual.total_steps, usual.epochs) == (128, 768_000, 4.0)
+    assert (usual.roads, usual.ppo.num_envs) == (1000, 64)
+    config = train_policynet.Config(env="CarlaDriver-v0", vision="v.onnx")
+    few = train_policynet.settled(config)
+    assert (few.num_envs, few.total_steps, few.roads, few.ppo.num_envs) == (4, 48_000, 10, 4)
+
+
+def test_drivers_beside_on_a_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table is that of evaluate-driving."""
+    evaluate_policy.main(
+        ["env=CarlaDriver-v0", "beside=[preview]", "traffic=0", "episodes=2", "steps=60",
+         "processes=1", f"output={tmp_path}"]
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    for word in ("metres per violation", "CTE P95, start", "CTE P95, steady", "preview"):
+        assert word in text
+    ((course, found),) = json.loads((tmp_path / "driving.json").read_text()).items()
+    assert course.startswith("country_road on ")
+    assert found["preview"]["violations"] == 0
+    assert found["preview"]["cte_p95_steady"] < 0.3
+
+
+@pytest.mark.exhaustive
+def test_training_on_pictures_of_a_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a vision file to a pair that is driven, evaluated again, and set beside another policy."""
+    model = VisionNet("tiny").eval()
+    release = model.contract
+    seen = export_model(model, release, model.model, tmp_path, half=False, tinygrad=False).onnx
+    monkeypatch.setattr(train_policynet, "EPISODE", 60)
+    run = tmp_path / "run"
+    where = ["env=CarlaDriver-v0", "traffic=0", f"vision={seen}", "processes=1"]
+    train_policynet.main(
+        [*where, "reduced=8", "hidden=8", "trunk=8", "num_envs=1", "steps=10", "total_steps=20",
+         "epochs=4", "batch_size=4", "roads=1", "film=20", "tinygrad=false", f"output={run}"]
+    )  # fmt: skip
+    text = " ".join(capsys.readouterr().out.split())
+    assert "has seen rendered roads only" in text
+    assert "must not steer a car" in text
+    for name in ("driving_policy.onnx", "driving_vision.onnx", "plan.png", "policy_model.pth"):
+        assert (run / name).stat().st_size > 0
+    properties = onnx.load(run / "driving_policy.onnx").metadata_props
+    assert any("must not steer a car" in p.value for p in properties)
+    evaluate_policy.main(
+        [*where, f"models=[{run / 'policy_model.pth'}]", "beside=[]", "episodes=1", "steps=50",
+         "video=true", f"output={tmp_path / 'again'}"]
+    )  # fmt: skip
+    ((_, found),) = json.loads((tmp_path / "again" / "driving.json").read_text()).items()
+    assert set(found) == {"policy_model"}
+    assert list((tmp_path / "again").glob("country_road_0.*"))
+    other = PolicyNet(release.id, PolicySize(8, 8, 8))
+    save_policy(tmp_path / "features.pth", other)
+    evaluate_driving.main(
+        [f"policy={run / 'driving_policy.onnx'}", f"vision={run / 'driving_vision.onnx'}",
+         f"policynet={tmp_path / 'features.pth'}", "traffic=0", "episodes=1", "steps=50",
+         f"output={tmp_path / 'beside'}"]
+    )  # fmt: skip
+    ((_, found),) = json.loads((tmp_path / "beside" / "driving.json").read_text()).items()
+    assert set(found) == {"pair", "PolicyNet", "preview", "straight"}
 
 
 @pytest.mark.exhaustive

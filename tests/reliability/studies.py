@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ def make_small(put: Callable[[Any, str, Any], None]) -> None:
     from steerlab.agents.policynet.train import ImitationConfig
     from steerlab.agents.recurrent_ppo import train
     from steerlab.agents.recurrent_ppo.train import DriverConfig
-    from steerlab.agents.tinyphysics import exploration
+    from steerlab.agents.tinyphysics import cloning, exploration
+    from steerlab.agents.tinyphysics.planners import GradientPlans
     from steerlab.agents.visionnet import network, training
     from steerlab.experiments import compare_policynet, quickstart, train_surrogate
 
@@ -178,6 +180,7 @@ def make_small(put: Callable[[Any, str, Any], None]) -> None:
     put(training, "_SHOWN", 1)
     put(train, "PASSES", 1)
     put(exploration, "CHUNK", 3)
+    put(cloning, "GradientPlans", partial(GradientPlans, horizon=2, iterations=1))
     put(train_surrogate, "_WATCHED", 1)
     put(train_surrogate, "_DRIVES", 3)
     teacher = DriverConfig(total_steps=80, num_envs=2, episode_steps=40, batch_size=80, hidden=8)

@@ -136,7 +136,9 @@ def test_two_runs_in_one_folder(warm: Warm, name: str, tally: Tally) -> None:
 def renamed(path: Path) -> None:
     """Rename a weight, with a checksum that is right."""
     contents = load_checkpoint(path)
-    part = contents.get("model") or contents["learner"]["policy"]
+    places = ("model", "network", "search", "learner")  # what trainings call their weights
+    part = next(contents[name] for name in places if name in contents)
+    part = part.get("policy", part)
     first = next(iter(part))
     part[first + "x"] = part.pop(first)
     kind = contents.pop("kind")

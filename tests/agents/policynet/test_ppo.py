@@ -17,11 +17,11 @@ from steerlab.agents.policynet.losses import plan_error, window_batch
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
 from steerlab.agents.policynet.ppo import (
     HISTORY,
-    INPUTS,
     Critic,
     PPOConfig,
     advantages,
     counting,
+    critic_inputs,
     moves,
     policy_losses,
     train_ppo,
@@ -30,6 +30,7 @@ from steerlab.agents.policynet.ppo import (
 from steerlab.agents.policynet.rollout import FRAME, BehaviorMix, Rollout, collect
 from steerlab.agents.policynet.train import ImitationConfig, train_imitation
 from steerlab.agents.recurrent_ppo.train import make_driver_env
+from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.observation import LAYOUT
 from steerlab.errors import InputError
 
@@ -141,8 +142,9 @@ def test_advantages(seed: int, gamma: float) -> None:
 
 
 def test_the_critic(drive: Rollout) -> None:
-    assert drive.critic_obs.shape == (131, 16, INPUTS)
-    critic = Critic(INPUTS)
+    inputs = critic_inputs(KinematicDriverVectorEnv(1))
+    assert drive.critic_obs.shape == (131, 16, inputs)
+    critic = Critic(inputs)
     critic.normalize_by(drive.critic_obs[:50])
     critic.normalize_by(drive.critic_obs[50:])
     whole = drive.critic_obs.flatten(0, 1).double()

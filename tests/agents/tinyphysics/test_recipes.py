@@ -118,7 +118,7 @@ def test_stopped_evolution_ends_with_the_same_weights(
     assert torch.equal(one, other)
 
 
-def test_lessons_are_what_the_policy_saw_and_what_the_teacher_said(
+def test_labelled_drives_are_what_the_policy_saw_and_what_the_teacher_said(
     bench: Bench, tmp_path: Path
 ) -> None:
     seen: list[Observation] = []
@@ -128,9 +128,9 @@ def test_lessons_are_what_the_policy_saw_and_what_the_teacher_said(
         return steering(now)
 
     policy = bench.first_policy()
-    school = cloning.School("analytic", bench.train, 3, 0, teacher, policy)
-    school.chunk(0, AnalyticPlant()).save(tmp_path / "lessons.npz")
-    data = cloning.LessonData(cloning.Lessons.load(tmp_path / "lessons.npz"), [0, 1, 2])
+    labelled = cloning.LabelledExploration("analytic", bench.train, 3, 0, teacher, policy)
+    labelled.chunk(0, AnalyticPlant()).save(tmp_path / "drives.npz")
+    data = cloning.LabelledSteps(cloning.LabelledDrives.load(tmp_path / "drives.npz"), [0, 1, 2])
     assert len(data) == 3 * 400
     assert len(seen) == 400
     for row, step in ((0, 0), (2, 7), (1, 399)):
@@ -249,8 +249,8 @@ def test_processor_time_adds_up_over_interruptions(tmp_path: Path) -> None:
         (lambda: cloning.check(cloning.CloningConfig(rounds=0)), "cloning.rounds=0"),
         (lambda: evolution.check(evolution.EvolutionConfig(weights="some")), "some"),
         (lambda: evolution.check(evolution.EvolutionConfig(population=3)), "cma.population=3"),
-        (lambda: ppo.check(ppo.PPOConfig(total_steps=10)), "ppo.total_steps=10"),
-        (lambda: ppo.check(ppo.PPOConfig(learning_rate=0.0)), "ppo.learning_rate=0.0"),
+        (lambda: ppo.check(ppo.PPOConfig(total_steps=10), "ppo."), "ppo.total_steps=10"),
+        (lambda: ppo.check(ppo.PPOConfig(learning_rate=0.0), "ppo."), "ppo.learning_rate=0.0"),
     ],
 )
 def test_options_of_recipes_out_of_range(make: object, message: str) -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -479,10 +480,25 @@ def test_pickles_are_built_with_the_targets_tinygrad(tmp_path: Path, networks: N
 
 @pytest.mark.skipif("OPENPILOT_ROOT" not in os.environ, reason="set OPENPILOT_ROOT to a checkout")
 def test_a_real_checkout(tmp_path: Path, networks: Networks) -> None:
-    """A dry run: nothing of the checkout changes."""
-    target = recognise(os.environ["OPENPILOT_ROOT"])
+    """A dry run in the checkout itself, then installation and restoration in a copy of its code."""
+    root = Path(os.environ["OPENPILOT_ROOT"])
+    target = recognise(root)
+    files = networks(target.accepts[0])
     listed = sorted(target.models.iterdir())
-    done = put(Path(os.environ["OPENPILOT_ROOT"]), networks(target.accepts[0]),
-               tmp_path / "staging", dry_run=True)  # fmt: skip
+    done = put(root, files, tmp_path / "staging", dry_run=True)
     assert any("heads as they were written" in line for line in done.smoke)
     assert sorted(target.models.iterdir()) == listed
+
+    parts = ("common", "openpilot", "selfdrive/modeld", "sunnypilot", "SConstruct")
+    for part in (*parts, "launch_openpilot.sh"):
+        if (root / part).is_dir():
+            shutil.copytree(root / part, tmp_path / "copy" / part, symlinks=True)
+        elif (root / part).is_file():
+            shutil.copy(root / part, tmp_path / "copy" / part)
+    models = tmp_path / "copy" / target.models.relative_to(root)
+    before = contents(models)
+    put(tmp_path / "copy", files, tmp_path / "staging")
+    written = {path.read_bytes() for path in models.glob("*.onnx")}
+    assert {Path(path).read_bytes() for path in files.values()} <= written
+    restore(models)
+    assert contents(models) == before
