@@ -148,8 +148,9 @@ def true_state(
     return np.concatenate([*parts, observation[:, width:]], 1, dtype=np.float32)
 
 
-def critic_inputs(task: KinematicDriverVectorEnv) -> int:
+def critic_inputs(env: CVaRVectorReward) -> int:
     """Return how many values :func:`true_state` has in a row."""
+    task: Any = env.unwrapped
     return task.layout.size + len(TRUE_STATE) + 2 * len(AHEAD) + len(EXTRA)
 
 
@@ -182,8 +183,7 @@ def train_ppo(
     device = torch_device(config.device)
     network = first_policy(config, start, vision, task).to(device)
     env = _environment(ppo, ranges, task)
-    with initial_weights(config.seed):
-        critic = Critic(critic_inputs(env.unwrapped)).to(device)
+    critic = _critic(env, config.seed).to(device)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
@@ -192,9 +192,8 @@ def train_ppo(
         "critic_optimizer": critic_optimizer, "risk": env.risk,
     }  # fmt: skip
     settings = {**asdict(config), "ppo": asdict(ppo)}
-    with TrainingLoop(
-        output, KIND, iterations, parts, settings, unit="drive", device=device
-    ) as loop:
+    drives = TrainingLoop(output, KIND, iterations, parts, settings, unit="drive", device=device)
+    with drives as loop:
         for iteration in loop:
             env.risk.set_progress(iteration / iterations)
             seed = episode_seed(STREAM, config.seed, iteration * ppo.num_envs, ppo.num_envs)
@@ -211,11 +210,16 @@ def train_ppo(
                 critic, critic_optimizer, drive.critic_obs[:-1], targets, ppo.critic_epochs, generator
             )  # fmt: skip
             scalars |= {f"drive/{name}": value for name, value in drive.figures.items()}
-            scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
+            scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
             loop.done(scalars, {name: drive.figures[name] for name in ("return", "violations")})
-        policy = average.module.cpu()
-        return finish(policy, loop.output, loop.log, iterations, config.film, vision, task)
+        policy, log = average.module.cpu(), loop.log
+        return finish(policy, loop.output, log, iterations, config.film, vision, task)
+
+
+def _critic(env: CVaRVectorReward, seed: int) -> Critic:
+    with initial_weights(seed):
+        return Critic(critic_inputs(env))
 
 
 def _environment(ppo: PPOConfig, ranges: Ranges | None, task: Task) -> CVaRVectorReward:

@@ -82,7 +82,8 @@ class Drives:
         for name in ("features", "frames", "first", "last"):
             fresh = getattr(drive, name).cpu()
             self.kept[name] = torch.cat([self.kept.get(name, fresh[:, :0]), fresh], 1)
-        return replace(drive, **self.kept).to(drive.features.device)
+        kept: dict[str, Any] = self.kept
+        return replace(drive, **kept).to(drive.features.device)
 
 
 class Teacher(Protocol):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
@@ -150,7 +151,6 @@ def train_imitation(
     make_teacher = make_teacher or choose_teacher(config, task)
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=1e-4)
-    updates = _updates(config)
     parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
     so_far = Drives()
     if task.aggregates:
@@ -160,21 +160,14 @@ def train_imitation(
     with drives as loop:
         for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
-            shares = () if start else TEACHER_SHARES[iteration : iteration + 1]
-            noise = config.noise + (config.calm - config.noise) * iteration / iterations
-            mixture = BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
+            mixture = _mixture(config, iteration / iterations, iteration, bool(start))
             drive = _drive(
                 config, network, iteration, make_teacher, mixture, task.hard if hard else ranges,
                 vision, task,
             )  # fmt: skip
             drive = so_far.add(drive) if task.aggregates else drive
             generator = step_generator("training", config.seed, iteration)
-            means: dict[str, float] = {}
-            for update in range(iteration * updates, (iteration + 1) * updates):
-                set_rate(optimizer, _rate(config.learning_rate, update, updates * iterations))
-                losses = _update(network, optimizer, drive, config.batch_size, generator)
-                average.update_parameters(network)
-                means = {k: means.get(k, 0.0) + v / updates for k, v in losses.items()}
+            means = _learn(network, average, optimizer, drive, config, iteration, generator)
             scalars = {f"loss/{k}": v for k, v in means.items()}
             scalars |= {f"{'hard' if hard else 'drive'}/{k}": v for k, v in drive.figures.items()}
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
@@ -184,6 +177,31 @@ def train_imitation(
             )
         policy = average.module.cpu()
         return finish(policy, loop.output, loop.log, iterations, config.film, vision, task)
+
+
+def _mixture(
+    config: ImitationConfig, progress: float, iteration: int, started: bool
+) -> BehaviorMix:
+    """Return who drives in an iteration: the teacher only while a network with random weights is new."""
+    shares = () if started else TEACHER_SHARES[iteration : iteration + 1]
+    noise = config.noise + (config.calm - config.noise) * progress
+    return BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
+
+
+def _learn(
+    network: PolicyNet, average: AveragedModel, optimizer: torch.optim.Optimizer, drive: Rollout,
+    config: ImitationConfig, iteration: int, generator: torch.Generator,
+) -> dict[str, float]:  # fmt: skip
+    """Make the gradient steps of an iteration; return the mean losses."""
+    updates = _updates(config)
+    total = updates * check(config)
+    means: dict[str, float] = {}
+    for update in range(iteration * updates, (iteration + 1) * updates):
+        set_rate(optimizer, _rate(config.learning_rate, update, total))
+        losses = _update(network, optimizer, drive, config.batch_size, generator)
+        average.update_parameters(network)
+        means = {k: means.get(k, 0.0) + v / updates for k, v in losses.items()}
+    return means
 
 
 def first_policy(

@@ -1,5 +1,6 @@
 """PolicyNet on CarlaDriver-v0: one rollout for both tasks, features of pictures, all drives kept."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Brightness:
 
     calls = 0
 
-    def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         self.calls += 1
         bright = inputs["img"].astype(np.float32).mean((1, 2, 3)) / 255
         return {"outputs": bright[:, None] ** np.linspace(0.1, 2, 512, dtype=np.float32)}

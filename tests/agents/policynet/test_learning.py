@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from steerlab.agents.policynet import train
+from steerlab.agents.policynet.evaluate import HARD
 from steerlab.agents.policynet.losses import hindsight, imitation_loss
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
 from steerlab.agents.policynet.rollout import FRAME, BehaviorMix, Rollout, collect
@@ -117,7 +118,7 @@ def test_a_share_of_the_drives_is_hard_and_disturbances_fade(
     config = replace(TINY, total_steps=4 * 6 * 50, noise=0.8, calm=0.0, film=0)
     train_imitation(config, tmp_path / "some")
     # The estimate of delay and smoothing, and the contract's own smoothing of 0.1 s.
-    easiest = train.HARD.lateral_delay[0] + train.HARD.smoothing[0] - 0.05 + 0.1
+    easiest = HARD.lateral_delay[0] + HARD.smoothing[0] - 0.05 + 0.1
     assert [delay > easiest - 1e-6 for delay in delays] == [False, True, False, True]
     np.testing.assert_allclose(noises, [0.8, 0.6, 0.4, 0.2])
     lines = [
