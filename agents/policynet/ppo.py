@@ -187,10 +187,8 @@ def train_ppo(
     average = moving_average(network, 0.99)
     optimizer = torch.optim.AdamW(network.parameters(), ppo.learning_rate, weight_decay=1e-4)
     critic_optimizer = torch.optim.Adam(critic.parameters(), ppo.critic_rate)
-    parts: dict[str, Stateful] = {
-        "model": network, "average": average, "optimizer": optimizer, "critic": critic,
-        "critic_optimizer": critic_optimizer, "risk": env.risk,
-    }  # fmt: skip
+    parts: dict[str, Stateful] = {"model": network, "average": average, "optimizer": optimizer}
+    parts |= {"critic": critic, "critic_optimizer": critic_optimizer, "risk": env.risk}
     settings = {**asdict(config), "ppo": asdict(ppo)}
     drives = TrainingLoop(output, KIND, iterations, parts, settings, unit="drive", device=device)
     with drives as loop:
@@ -213,8 +211,8 @@ def train_ppo(
             scalars |= {f"plan/{k}": v for k, v in plan_error(network, drive, generator).items()}
             scalars |= {"risk/threshold": env.risk.threshold, "risk/alpha": env.risk.alpha}
             loop.done(scalars, {name: drive.figures[name] for name in ("return", "violations")})
-        policy, log = average.module.cpu(), loop.log
-        return finish(policy, loop.output, log, iterations, config.film, vision, task)
+        policy = average.module.cpu()
+        return finish(policy, loop.output, loop.log, iterations, config.film, vision, task)
 
 
 def _critic(env: CVaRVectorReward, seed: int) -> Critic:

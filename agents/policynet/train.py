@@ -160,7 +160,7 @@ def train_imitation(
     with drives as loop:
         for iteration in loop:
             hard = ranges is None and _is_hard(iteration, config.hard)
-            mixture = _mixture(config, iteration / iterations, iteration, bool(start))
+            mixture = _mixture(config, iteration, iterations, bool(start))
             drive = _drive(
                 config, network, iteration, make_teacher, mixture, task.hard if hard else ranges,
                 vision, task,
@@ -180,11 +180,11 @@ def train_imitation(
 
 
 def _mixture(
-    config: ImitationConfig, progress: float, iteration: int, started: bool
+    config: ImitationConfig, iteration: int, iterations: int, started: bool
 ) -> BehaviorMix:
     """Return who drives in an iteration: the teacher only while a network with random weights is new."""
     shares = () if started else TEACHER_SHARES[iteration : iteration + 1]
-    noise = config.noise + (config.calm - config.noise) * progress
+    noise = config.noise + (config.calm - config.noise) * iteration / iterations
     return BehaviorMix(teacher=shares[0] if shares else 0.0, noise=noise)
 
 
