@@ -148,9 +148,8 @@ def true_state(
     return np.concatenate([*parts, observation[:, width:]], 1, dtype=np.float32)
 
 
-def critic_inputs(env: CVaRVectorReward) -> int:
+def critic_inputs(task: KinematicDriverVectorEnv) -> int:
     """Return how many values :func:`true_state` has in a row."""
-    task: Any = env.unwrapped
     return task.layout.size + len(TRUE_STATE) + 2 * len(AHEAD) + len(EXTRA)
 
 
@@ -216,8 +215,9 @@ def train_ppo(
 
 
 def _critic(env: CVaRVectorReward, seed: int) -> Critic:
+    task: Any = env.unwrapped
     with initial_weights(seed):
-        return Critic(critic_inputs(env))
+        return Critic(critic_inputs(task))
 
 
 def _environment(ppo: PPOConfig, ranges: Ranges | None, task: Task) -> CVaRVectorReward:
