@@ -47,10 +47,11 @@ def lines(
         boxes: Other vehicles.
     """
     reach = X_IDXS[-1] + BEHIND + 15.0
-    part = slice(*np.searchsorted(way.path.s, [s - BEHIND, s + reach]))
+    start, near, end = np.searchsorted(way.path.s, [s - BEHIND, s + BEHIND, s + reach])
+    part = slice(start, end)
     world = np.concatenate([way.lines[:, part], way.edges[:, part]])
     local = (world - origin) @ calibrated_from_world.T
-    values, valid = zip(*(_at_knots(line) for line in local), strict=True)
+    values, valid = zip(*(_at_knots(line, near - start) for line in local), strict=True)
     shown = np.array(
         [_shown(local[i], world[i], way.painted[i, part], origin, boxes) for i in range(4)]
     )
@@ -58,8 +59,12 @@ def lines(
     return Lines(at[:4], there[:4], shown, at[4:], there[4:])
 
 
-def _at_knots(line: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return y, z of a line (n, 3) at ``X_IDXS``, linear between its points, and where it exists."""
+def _at_knots(line: Floats, near: int) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return y, z of a line (n, 3) at ``X_IDXS``, linear between its points, and where it exists.
+
+    Only the first ``near`` points may lie behind the car. Later ones with a negative x belong to a road
+    that comes back.
+    """
     values, valid = np.zeros((len(X_IDXS), 2)), np.zeros(len(X_IDXS), bool)
     there = np.flatnonzero(~np.isnan(line[:, 0]))
     if len(there) < 2:
@@ -67,7 +72,7 @@ def _at_knots(line: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     kept = line[there]
     x = kept[:, 0]
     turns = np.flatnonzero(np.diff(x) <= 0)
-    behind = turns[x[turns] < 0]  # what turns behind the car is no matter
+    behind = turns[(x[turns] < 0) & (there[turns] < near)]  # what turns behind the car is no matter
     kept = kept[behind[-1] + 1 if len(behind) else 0 :]
     there = there[behind[-1] + 1 if len(behind) else 0 :]
     forward = np.diff(kept[:, 0]) > 0

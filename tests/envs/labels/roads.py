@@ -16,6 +16,8 @@ SHAPES = {
     "arc": [(400.0, 1 / 300, 1 / 300)],
     "clothoid": [(400.0, 0.0, 1 / 250)],
 }
+#: A road that turns round and comes back past where it began.
+HORSESHOE = [(60.0, 0.0, 0.0), (80.0, 1 / 25, 1 / 25), (150.0, 0.0, 0.0)]
 
 
 @cache
@@ -30,7 +32,7 @@ def road(shape: str) -> RoadMap:
             LaneSpec(3 * sign, "shoulder", narrow),
         ]
     drawing = Drawing(shape)
-    pieces = chain((10.0, -5.0, 0.4), SHAPES[shape])
+    pieces = chain((10.0, -5.0, 0.4), HORSESHOE if shape == "horseshoe" else SHAPES[shape])
     drawing.add(Road(1, pieces, [Section(0.0, lanes, "solid_solid", "yellow")], 20.0))
     return sample(drawing)
 

@@ -83,6 +83,23 @@ def test_lines_end_with_the_map() -> None:
     assert (found.lane_lines[1, ~found.lane_lines_valid[1]] == 0).all()
 
 
+def test_lines_of_a_road_that_comes_back_behind_the_car() -> None:
+    """The far end has a negative x too; the lines ahead are there all the same."""
+    m = roads.road("horseshoe")
+    way = corridor(m, [roads.lane_of(m, -1)])
+    place = int(np.searchsorted(way.path.s, 30.0))
+    pose = pose_on(way, place)
+    to_frame = Mount().calibrated_from_car @ pose.world_from_car.T
+    found = lines(way, way.path.s[place], device_origin(pose, Mount()), to_frame, NO_CARS)
+    straight = X_IDXS < 28
+    assert found.lane_lines_valid[:, straight].all()
+    assert found.road_edges_valid[:, straight].all()
+    for i, right in enumerate((-1.5, -0.5, 0.5, 1.5)):
+        error = found.lane_lines[i, straight, 0] - right * roads.WIDTH
+        assert np.abs(error).max() < 0.02
+    assert not found.lane_lines_valid[:, X_IDXS > 90].any()
+
+
 def test_a_car_hides_the_line_behind_it() -> None:
     # 20 m ahead and 2 m right: from 1.22 m up, the road up to far behind it is hidden.
     box = Boxes(np.array([[20.0, 2.0, -0.8]]), np.zeros(1), np.array([[4.0, 1.8, 1.6]]))
