@@ -38,7 +38,7 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert "LOADED []" in done.stdout
-    for words in ("total_steps", "768000", "ppo.alpha", "share of the worst returns"):
+    for words in ("total_steps", "768,000", "ppo.alpha", "share of the worst returns"):
         assert words in done.stdout
 
 
