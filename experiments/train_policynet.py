@@ -63,7 +63,7 @@ from steerlab.options import option
 from steerlab.study import study
 
 EPISODE = 500  # steps
-#: What 0 stands for. A frame with pictures costs a hundred times as much as one without.
+#: What 0 stands for. With pictures a step costs far more, so few are driven.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     KINEMATIC_DRIVER: {"num_envs": 128, "total_steps": 768_000, "epochs": 4.0, "roads": 1000},
     CARLA_DRIVER: {"num_envs": 4, "total_steps": 48_000, "epochs": 64.0, "roads": 10},
@@ -78,10 +78,12 @@ class Config(ImitationConfig, CourseOptions):
     total_steps: int = option(
         0, "steps of 0.05 s that are driven in all; 0 = 768,000, with CarlaDriver-v0 48,000"
     )
-    num_envs: int = option(0, "rows of the task; 0 = 128, with CarlaDriver-v0 4")
+    num_envs: int = option(
+        0, "environments that are driven at once; 0 = 128, with CarlaDriver-v0 4"
+    )
     epochs: float = option(
         0.0,
-        "how often an iteration goes over as many frames as it drove; 0 = 4, with CarlaDriver-v0 64",
+        "gradient steps of an iteration, in passes over the frames that it drove; 0 = 4, with CarlaDriver-v0 64",
     )
     recipe: str = option(
         "dagger", "dagger (imitate the teacher) or ppo (fine-tune by reinforcement)"

@@ -342,8 +342,8 @@ def see_surfaces(
             g *= np.float32(texels[m, q, 1]) * _PER_LEVEL
             b *= np.float32(texels[m, q, 2]) * _PER_LEVEL
         before = o
-        mist: Any = min(np.int64(z * length[u] * _PER_STEP), last)
-        left = share * clear[np.uint64(mist)]
+        distance: Any = min(np.int64(z * length[u] * _PER_STEP), last)
+        left = share * clear[np.uint64(distance)]
         lost = share - left
         row[u, 0] += left * r + lost * fog[0]
         row[u, 1] += left * g + lost * fog[1]
