@@ -57,13 +57,17 @@ _SHOWN = 3  # frames that TensorBoard shows after each epoch
 class DatasetOptions:
     """Options on the frames."""
 
-    train_path: str = option("", "folder of shards to learn from, of steerlab collect")
-    val_path: str = option("", "folder of shards by which the best epoch is chosen; '' = a part of "
-                           "the others")  # fmt: skip
-    test_path: str = option("", "folder of shards that are looked at once, at the end")
-    val_share: float = option(0.1, "share of the episodes for validation, without val_path=")
-    val_maps: tuple[str, ...] = option((), "maps whose episodes are for validation instead")
-    augmentations: tuple[str, ...] = option(AUGMENTATIONS, "what happens to frames in training: "
+    train_path: str = option("", "folder of training shards, made by steerlab collect")
+    val_path: str = option("", "folder of validation shards, which select the best epoch; '' = some of "
+                           "the training episodes")  # fmt: skip
+    test_path: str = option("", "folder of test shards, evaluated once, at the end")
+    val_share: float = option(
+        0.1, "share of the training episodes kept for validation if val_path= is empty"
+    )
+    val_maps: tuple[str, ...] = option(
+        (), "maps whose episodes are kept for validation, in place of a share"
+    )
+    augmentations: tuple[str, ...] = option(AUGMENTATIONS, "random changes of training frames: "
                                             "photometric, noise, temporal, mirror")  # fmt: skip
 
 
@@ -71,8 +75,8 @@ class DatasetOptions:
 class OptimOptions:
     """Options on the learning rate over time."""
 
-    scheduler: str = option("cosine", "learning rate over time: cosine, linear or constant")
-    warmup_epochs: float = option(0.5, "epochs in which the learning rate rises")
+    scheduler: str = option("cosine", "schedule of the learning rate: cosine, linear or constant")
+    warmup_epochs: float = option(0.5, "epochs over which the learning rate rises linearly")
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,22 @@ class VisionTraining:
     """Options of :func:`train_vision`; a study's options inherit from it."""
 
     size: str = option("tiny", "vision network: tiny (trains on a processor), small or base")
-    contract: str = option("openpilot-0.10.0", "the release whose heads are trained")
-    likelihood: str = option("laplace", "of the Gaussian heads' errors: laplace or gaussian")
+    contract: str = option("openpilot-0.10.0", "the release whose output heads are trained")
+    likelihood: str = option(
+        "laplace", "density in the loss of heads with a mean and a deviation: laplace or gaussian"
+    )
     epochs: int = option(20, "passes over the frames")
-    batch_size: int = option(32, "frame pairs a step of each process")
+    batch_size: int = option(32, "frame pairs in each gradient step of each process")
     val_batch_size: int = option(32, "frame pairs at once in validation")
     learning_rate: float = option(2e-3, "largest step size of AdamW")
     weight_decay: float = option(1e-2, "decoupled weight decay")
     gradient_clip: float = option(5.0, "largest norm of the gradient; 0 = no limit")
     ema_decay: float = option(0.99, "decay of the averaged weights that are kept; 0 = no average")
-    num_workers: int = option(0, "processes that read frames; 0 = the training's own")
-    log_interval: int = option(20, "steps between two lines of the log")
-    checkpoint_interval: int = option(100, "steps between two states from which a run can go on")
+    num_workers: int = option(0, "processes that read frames; 0 = the training process itself")
+    log_interval: int = option(20, "gradient steps between two lines of the log")
+    checkpoint_interval: int = option(
+        100, "gradient steps between two saved states, from which a run can continue"
+    )
     mixed_precision: str = option("none", "none, bf16 or fp16")
     device: str = option("auto", "auto, cpu or cuda; several processes: start it with torchrun")
     seed: int = option(0, "seed of weights, order and augmentation")
