@@ -25,6 +25,7 @@ from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
 from steerlab.experiments.train_tinyphysics_controller import RESULT, WORK
 from steerlab.files import atomic_path, write_json
+from steerlab.line_styles import line_styles
 from steerlab.options import option
 from steerlab.readers.text import entry, read_json
 from steerlab.study import CONFIG_FILE, study
@@ -123,14 +124,15 @@ def _plot(path: Path, pid: float, figures: dict[str, Any]) -> None:
     """Draw cost over processor seconds, a point a run."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    styles = line_styles(figures)
     for name, found in figures.items():
         low, high = found["interval"]
         cost, seconds = found["total_cost"], found["seconds"]
-        axes.errorbar(seconds, cost, yerr=[[cost - low], [high - cost]], fmt="o", capsize=3)
+        axes.errorbar(seconds, cost, [[cost - low], [high - cost]], capsize=3, **styles[name])
         axes.annotate(name, (seconds, cost), xytext=(6, 4), textcoords="offset points")
     axes.margins(x=0.15)  # room for the last name
     axes.axhline(pid, color="grey", linestyle=":", label="pid")
-    axes.set(xlabel="processor seconds", ylabel="total_cost, selection routes", yscale="log")
+    axes.set(xlabel="processor time (s)", ylabel="total_cost, selection routes", yscale="log")
     axes.legend()
     axes.grid(alpha=0.3, which="both")
     with atomic_path(path) as temporary:
