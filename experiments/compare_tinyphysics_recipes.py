@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -128,11 +129,13 @@ def _plot(path: Path, pid: float, figures: dict[str, Any]) -> None:
     for name, found in figures.items():
         low, high = found["interval"]
         cost, seconds = found["total_cost"], found["seconds"]
-        axes.errorbar(seconds, cost, [[cost - low], [high - cost]], capsize=3, **styles[name])
-        axes.annotate(name, (seconds, cost), xytext=(6, 4), textcoords="offset points")
-    axes.margins(x=0.15)  # room for the last name
+        error = [[cost - low], [high - cost]]
+        axes.errorbar(seconds, cost, error, capsize=3, label=name, **styles[name])
     axes.axhline(pid, color="grey", linestyle=":", label="pid")
     axes.set(xlabel="processor time (s)", ylabel="total_cost, selection routes", yscale="log")
+    # Costs of recipes lie within one or two powers of ten.
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
     axes.legend()
     axes.grid(alpha=0.3, which="both")
     with atomic_path(path) as temporary:

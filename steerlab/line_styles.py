@@ -29,7 +29,11 @@ _PLACES = {
     "linear map": 3,
     "pid": 4,
     "zero": 5,
+    "lqr": 5,
+    "lqr, rolled out": 12,  # the same colour in another dash
     "optimum": 6,
+    "mpc": 6,
+    "mpc, rolled out": 13,
 }
 
 

@@ -10,6 +10,7 @@ FIGURES = [
     ["PolicyNet", "preview", "untrained", "mine", "other"],
     ["pi0", "pi0-FAST", "MLP", "linear map"],
     ["TRC", "MLP", "clipped LQR", "optimum"],
+    ["PID", "LQR", "MPC", "LQR, rolled out", "MPC, rolled out", "linear map", "MLP", "pi0"],
     ["preview", "MLP", "trc", "PolicyNet"],  # two and two have the same place
     [f"run {i}" for i in range(15)],
 ]
