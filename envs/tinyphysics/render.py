@@ -53,7 +53,7 @@ def plot_rollout(
     below.plot(seconds[:now], steer, color=VERMILION, linewidth=1.0, label="steer")
     if roll_lataccel is not None:
         below.plot(seconds[:now], roll_lataccel, color=GREEN, linewidth=1.0, label="roll, m/s²")
-    label = "steer command" if roll_lataccel is None else "steer command\nroll, m/s²"
+    label = "steer" if roll_lataccel is None else "steer\nroll, m/s²"
     below.set(xlabel="time, s", ylabel=label, xlim=(0, seconds[-1]))
     for axes in (above, below):
         axes.axvspan(0, CONTROL_START * DT, color="#eeeeee", zorder=0)
