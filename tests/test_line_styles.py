@@ -3,8 +3,9 @@
 import ast
 import re
 
-from steerlab.line_styles import line_styles
 from tests.house import ROOMS, ROOT
+
+from steerlab.line_styles import line_styles
 
 FIGURES = [
     ["PolicyNet", "preview", "untrained", "mine", "other"],
