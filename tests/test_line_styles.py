@@ -3,7 +3,7 @@
 import ast
 import re
 
-from tests.house import ROOMS, ROOT
+from tests.structure import FOLDERS, ROOT
 
 from steerlab.line_styles import line_styles
 
@@ -36,7 +36,7 @@ def test_no_figure_takes_what_matplotlib_happens_to_choose() -> None:
     drawing = {"plot", "errorbar", "bar", "barh", "fill_between", "stairs", "scatter", "hist"}
     drawing |= {"axhline", "axvline", "axvspan", "axhspan", "quiver"}
     found = 0
-    for path in sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
+    for path in sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
         modules = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
         if not any(module.startswith("matplotlib") for module in modules):
