@@ -3,9 +3,8 @@
 import ast
 import re
 
-from tests.structure import FOLDERS, ROOT
-
 from steerlab.line_styles import line_styles
+from tests.structure import FOLDERS, ROOT
 
 FIGURES = [
     ["PolicyNet", "preview", "untrained", "mine", "other"],
