@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from steerlab.files import atomic_path
+from steerlab.line_styles import line_styles
 
 #: By quantity the values (roads,) of one training's episodes.
 Episodes = dict[str, NDArray[Any]]
@@ -75,14 +76,17 @@ def plot_returns(results: Mapping[str, Sequence[Episodes]], path: Path) -> None:
     """Draw the share of episodes below each return, a line a seed."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for (name, runs), colour in zip(results.items(), ("#0072b2", "#d55e00"), strict=True):
+    styles = line_styles(results)
+    labels = {"mean": "for the mean", "cvar": "for CVaR"}
+    for name, runs in results.items():
         for i, found in enumerate(runs):
             ordered = np.sort(found["returns"])
             share = (np.arange(len(ordered)) + 1) / len(ordered)
             axes.plot(
-                ordered, share, color=colour, lw=1, label=f"for the {name}" if not i else None
-            )
-    axes.set(xlabel="return", ylabel="share of episodes below", yscale="log")
+                ordered, share, label=labels[name] if not i else None, linewidth=1,
+                markevery=0.2, markersize=3, **styles[name],
+            )  # fmt: skip
+    axes.set(xlabel="return (% of a perfect drive)", ylabel="share of episodes below", yscale="log")
     axes.legend()
     axes.grid(alpha=0.3)
     with atomic_path(path) as temporary:

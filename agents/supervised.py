@@ -17,6 +17,7 @@ from steerlab.agents.training_loop import BEST, Stateful, TrainingLoop, moving_a
 from steerlab.devices import torch_device
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import transaction
+from steerlab.line_styles import line_styles
 from steerlab.options import option
 
 #: Kind of the checkpoints of :func:`fit`.
@@ -376,9 +377,12 @@ def plot_curves(history: list[dict[str, Any]], path: Path, best_epoch: int) -> N
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     epochs = [record["step"] + 1 for record in history]
-    for key, label in (("train/loss", "training"), ("valid/loss", "validation")):
-        # The points show a training of one epoch, too.
-        axes.plot(epochs, [record[key] for record in history], marker=".", label=label)
+    labels = {"train/loss": "training", "valid/loss": "validation"}
+    styles = line_styles(labels)
+    for key, label in labels.items():
+        # The markers show a training of one epoch, too.
+        losses = [record[key] for record in history]
+        axes.plot(epochs, losses, markersize=3, label=label, **styles[key])
     axes.axvline(best_epoch + 1, color="grey", linestyle=":", label=f"best ({best_epoch + 1})")
     if all(record[k] > 0 for record in history for k in ("train/loss", "valid/loss")):
         axes.set_yscale("log")

@@ -25,7 +25,6 @@ Example:
   steerlab ablate-tinyphysics-controller run=runs/train_tinyphysics_controller/...
 """
 
-import itertools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -50,6 +49,7 @@ from steerlab.agents.tinyphysics.train import GradientConfig, check, improve, re
 from steerlab.agents.training_loop import BEST, LAST
 from steerlab.errors import InputError, unknown_name
 from steerlab.files import atomic_path, writable_folder, write_json
+from steerlab.line_styles import line_styles
 from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, require, write_arrays
 from steerlab.study import CONFIG_FILE, study
@@ -224,11 +224,10 @@ def _plot(output: Path, variants: Iterable[str]) -> None:
     """Draw the cost in the model over the gradient steps, a line a variant."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    styles = itertools.cycle(itertools.product(("-", "--"), (f"C{i}" for i in range(10))))
-    for name, (style, colour) in zip(variants, styles, strict=False):
+    for name, style in line_styles(variants).items():
         records = read_log(output / _slug(name))
         x, y = ([r[k] for r in records] for k in ("step", "valid/soft_cost"))
-        axes.plot(x, y, style, color=colour, label=name, linewidth=1.2)
+        axes.plot(x, y, label=name, linewidth=1.2, markersize=4, **style)
     axes.set(xlabel="gradient steps", ylabel="total_cost in the model, selection routes")
     axes.set_yscale("log")
     axes.legend(fontsize="small", ncols=2)

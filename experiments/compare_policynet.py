@@ -47,6 +47,7 @@ from steerlab.envs.kinematic_driver.roads import START
 from steerlab.envs.wrappers.cvar import cvar
 from steerlab.errors import InputError
 from steerlab.files import atomic_path, transaction, writable_folder, write_json
+from steerlab.line_styles import line_styles
 from steerlab.options import option
 from steerlab.readers.arrays import read_arrays, write_arrays
 from steerlab.readers.text import read_json
@@ -241,13 +242,14 @@ def _check(config: Config) -> None:
 
 def _plot(found: dict[str, Figures], path: Path) -> None:
     """Draw a bar for each recipe: offset, return of the worst, violations."""
-    panels = (("cte_p95", "CTE P95 (m)"), ("return_cvar", "return, worst 5 %"),
+    panels = (("cte_p95", "CTE P95 (m)"), ("return_cvar", "mean of the worst 5 % of returns (%)"),
               ("violations", "episodes with a violation"))  # fmt: skip
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     axes = figure.subplots(1, len(panels))
+    colours = [style["color"] for style in line_styles(found).values()]
     for axis, (name, words) in zip(axes, panels, strict=True):
-        axis.bar(list(found), [getattr(f, name) for f in found.values()], color="tab:blue")
-        axis.set_title(words)
+        axis.bar(list(found), [getattr(f, name) for f in found.values()], color=colours)
+        axis.set_ylabel(words)
         axis.tick_params(axis="x", rotation=20)
         if name in TARGETS and TARGETS[name][0]:
             axis.axhline(TARGETS[name][0], color="grey", linestyle=":")

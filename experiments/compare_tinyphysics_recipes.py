@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +26,7 @@ from steerlab.envs.tinyphysics.rollout import evaluate
 from steerlab.errors import InputError
 from steerlab.experiments.train_tinyphysics_controller import RESULT, WORK
 from steerlab.files import atomic_path, write_json
+from steerlab.line_styles import line_styles
 from steerlab.options import option
 from steerlab.readers.text import entry, read_json
 from steerlab.study import CONFIG_FILE, study
@@ -123,14 +125,17 @@ def _plot(path: Path, pid: float, figures: dict[str, Any]) -> None:
     """Draw cost over processor seconds, a point a run."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    styles = line_styles(figures)
     for name, found in figures.items():
         low, high = found["interval"]
         cost, seconds = found["total_cost"], found["seconds"]
-        axes.errorbar(seconds, cost, yerr=[[cost - low], [high - cost]], fmt="o", capsize=3)
-        axes.annotate(name, (seconds, cost), xytext=(6, 4), textcoords="offset points")
-    axes.margins(x=0.15)  # room for the last name
+        error = [[cost - low], [high - cost]]
+        axes.errorbar(seconds, cost, error, capsize=3, label=name, **styles[name])
     axes.axhline(pid, color="grey", linestyle=":", label="pid")
-    axes.set(xlabel="processor seconds", ylabel="total_cost, selection routes", yscale="log")
+    axes.set(xlabel="processor time (s)", ylabel="total_cost, selection routes", yscale="log")
+    # Costs of recipes lie within one or two powers of ten.
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
     axes.legend()
     axes.grid(alpha=0.3, which="both")
     with atomic_path(path) as temporary:

@@ -150,7 +150,7 @@ def _plot(results: dict[str, Record], path: Path) -> None:
             share = np.linspace(0, 1, len(values))
             axis.plot(values, share, label=name, markevery=0.1, markersize=4, **styles[name])
     axes[0].set(xlabel="P95 of the offset in an episode (m)", ylabel="share of episodes below")
-    axes[1].set(xlabel="return")
+    axes[1].set(xlabel="return (% of a perfect drive)")
     for axis in axes:
         axis.grid(alpha=0.3)
     axes[1].legend()

@@ -36,6 +36,7 @@ from steerlab.envs.tracking.changes import ProblemChanges, given_changes
 from steerlab.envs.tracking.problem import TrackingProblem
 from steerlab.errors import InputError
 from steerlab.files import atomic_path, write_json
+from steerlab.line_styles import line_styles
 from steerlab.options import option
 from steerlab.study import latest_result, study
 from steerlab.tables import percent, print_table
@@ -230,9 +231,13 @@ def _plot_iterates(path: Path, data: PlanData, plans: Floats) -> None:
     axes = figure.subplots()
     numbers = np.arange(len(plans))
     low, median, high = 100 * np.quantile(all_gaps, (0.05, 0.5, 0.95), axis=1)
-    axes.fill_between(numbers, low, high, alpha=0.25, label="5 to 95 % of the cases")
-    axes.plot(numbers, median, "-o", label="median")
-    axes.plot(numbers, 100 * all_gaps.mean(axis=1), "--s", label="mean")
+    styles = line_styles(("median", "mean"))
+    colour = styles["median"]["color"]
+    axes.fill_between(
+        numbers, low, high, color=colour, linewidth=0, alpha=0.25, label="5 to 95 % of the cases"
+    )
+    axes.plot(numbers, median, label="median", **styles["median"])
+    axes.plot(numbers, 100 * all_gaps.mean(axis=1), label="mean", **styles["mean"])
     axes.set(
         yscale="log", xticks=numbers, xlabel="correction", ylabel="cost above the optimum, % (log)"
     )

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
-# Colours of Okabe and Ito (2008), which colour-blind people tell apart; without their yellow, which
-# is pale on white. Dashes change with every round of colours.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+#: Colours of Okabe and Ito (2008), which colour-blind people tell apart; without their yellow, which
+#: is pale on white. The three are for what is no method: plan and target, success and failure, signals.
+BLUE, VERMILION, GREEN = "#0072b2", "#d55e00", "#009e73"
+# Dashes change with every round of colours.
+_COLOURS = (BLUE, VERMILION, GREEN, "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKERS = "osv^DPX"
 _DASHES = ("-", "--", ":")
 _STYLES = [
@@ -27,7 +29,11 @@ _PLACES = {
     "linear map": 3,
     "pid": 4,
     "zero": 5,
+    "lqr": 5,
+    "lqr, rolled out": 12,  # the same colour in another dash
     "optimum": 6,
+    "mpc": 6,
+    "mpc, rolled out": 13,
 }
 
 

@@ -11,7 +11,7 @@ from steerlab.agents.inverted_pendulum.episodes import OBSTACLE, Rollouts
 from steerlab.agents.inverted_pendulum.evaluate import Cell, interval, rates
 from steerlab.envs.inverted_pendulum.dynamics import STEP_SECONDS
 from steerlab.files import atomic_path
-from steerlab.line_styles import line_styles
+from steerlab.line_styles import BLUE, VERMILION, line_styles
 
 
 def table(cells: list[Cell], variant: str, key: str) -> Table:
@@ -80,7 +80,7 @@ def _panel(axes: Any, cells: list[Cell], key: str) -> None:
 def plot_paths(
     runs: dict[str, Rollouts], goals: tuple[float, ...], path: Path, most: int = 40
 ) -> None:
-    """Draw where the cart goes, a panel a controller: ``most`` episodes, red those that fail."""
+    """Draw where the cart goes, a panel a controller: ``most`` episodes, orange those that fail."""
     figure = Figure(figsize=(2.6 * len(runs), 3.2), layout="constrained")
     panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)
     width, first = OBSTACLE
@@ -92,7 +92,7 @@ def plot_paths(
         for end, good, states in zip(
             played.steps[:most], played.survived, played.states, strict=False
         ):
-            colour = "#0072b2" if good else "#d55e00"
+            colour = BLUE if good else VERMILION
             axes.plot(seconds[: end + 1], states[: end + 1, 0], color=colour, linewidth=0.7)
             if not good:
                 axes.plot(seconds[end], states[end, 0], "x", color=colour, markersize=4)

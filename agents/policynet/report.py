@@ -23,7 +23,7 @@ from steerlab.envs.kinematic_driver.env import KinematicDriverVectorEnv
 from steerlab.envs.kinematic_driver.record import CTE_CAPTION, Record
 from steerlab.envs.kinematic_driver.violations import VIOLATIONS
 from steerlab.files import atomic_path, write_json
-from steerlab.line_styles import line_styles
+from steerlab.line_styles import BLUE, VERMILION, line_styles
 
 PLAN_STEPS = (20, 140, 260)  # of an episode, whose plans are drawn
 
@@ -180,7 +180,7 @@ def plot_plan(
         for j, plan in enumerate(hypotheses):
             label = "plan (best hypothesis)" if not j else "other hypotheses"
             axis.plot(
-                plan[:, 1], plan[:, 0], color="C0" if not j else "C1", zorder=3 - min(j, 1),
+                plan[:, 1], plan[:, 0], color=BLUE if not j else VERMILION, zorder=3 - min(j, 1),
                 alpha=1.0 if not j else 0.5, linewidth=1.2, label=label if i == 0 and j < 2 else None,
             )  # fmt: skip
     axis.set(xlabel="right (m)", ylabel="forward (m)")

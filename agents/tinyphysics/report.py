@@ -15,6 +15,7 @@ from steerlab.agents.run_log import read_log
 from steerlab.envs.tinyphysics.render import plot_rollout
 from steerlab.envs.tinyphysics.rollout import Evaluation, evaluate
 from steerlab.files import atomic_path
+from steerlab.line_styles import line_styles
 from steerlab.seeds import generator_seed
 from steerlab.surrogates.segments.data import Segments
 from steerlab.types import Floats
@@ -107,6 +108,7 @@ def plot_curves(output: Path, rounds: int) -> None:
         "valid/soft_cost": "selection, model",
         "valid/total_cost": "selection, plant",
     }
+    styles = line_styles(labels)
     for key, label in labels.items():
         before, x, y = 0, [], []
         for number in range(rounds):
@@ -114,7 +116,7 @@ def plot_curves(output: Path, rounds: int) -> None:
             x += [before + r["step"] for r in records]
             y += [r[key] for r in records]
             before = x[-1]
-        axes.plot(x, y, marker=".", label=label)
+        axes.plot(x, y, markersize=4, label=label, **styles[key])
     axes.set(xlabel="gradient steps", ylabel="total_cost")
     axes.legend()
     axes.grid(alpha=0.3)

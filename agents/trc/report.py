@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from steerlab.agents.trc.data import PlanData
 from steerlab.files import atomic_path
-from steerlab.line_styles import line_styles
+from steerlab.line_styles import VERMILION, line_styles
 from steerlab.tables import percent
 from steerlab.types import Floats
 
@@ -83,7 +83,7 @@ def plot_paths(path: Path, data: PlanData, plans: Mapping[str, Floats], count: i
             axes[1, i].stairs(controls[i, :, 0], time_axis, baseline=None, label=name, **style)
     for i in range(count):
         axes[0, i].plot(*initial[i], "s", color="grey", markersize=5)
-        axes[0, i].plot(*targets[i], "*", color="tab:red", markersize=10)
+        axes[0, i].plot(*targets[i], "*", color=VERMILION, markersize=10)
         axes[0, i].set(xlabel="position", title=f"case {i}")
         axes[1, i].set(xlabel="time (s)", ylim=(-1.1 * problem.limit, 1.1 * problem.limit))
     axes[0, 0].set_ylabel("velocity")

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from steerlab.line_styles import BLUE, GREEN, VERMILION
 from steerlab.surrogates.segments.data import CONTROL_START, DT
 from steerlab.types import Floats
 
@@ -47,12 +48,13 @@ def plot_rollout(
     seconds = np.arange(len(target)) * DT
     now = len(lataccel)
     above.plot(seconds, target, color="#888888", label="target")
-    above.plot(seconds[:now], lataccel, color="#0072b2", linewidth=1.2, label="response")
+    above.plot(seconds[:now], lataccel, color=BLUE, linewidth=1.2, label="response")
     above.set(title=f"segment {name}", ylabel="lateral acceleration\nm/s²")
-    below.plot(seconds[:now], steer, color="#d55e00", linewidth=1.0, label="steer")
+    below.plot(seconds[:now], steer, color=VERMILION, linewidth=1.0, label="steer")
     if roll_lataccel is not None:
-        below.plot(seconds[:now], roll_lataccel, color="#009e73", linewidth=1.0, label="roll, m/s²")
-    below.set(xlabel="time, s", xlim=(0, seconds[-1]))
+        below.plot(seconds[:now], roll_lataccel, color=GREEN, linewidth=1.0, label="roll, m/s²")
+    label = "steer" if roll_lataccel is None else "steer\nroll, m/s²"
+    below.set(xlabel="time, s", ylabel=label, xlim=(0, seconds[-1]))
     for axes in (above, below):
         axes.axvspan(0, CONTROL_START * DT, color="#eeeeee", zorder=0)
         axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
@@ -80,11 +82,11 @@ def animate_rollout(path: Path, name: str, steps: Mapping[str, NDArray[Any]]) ->
     }
     lines = {}
     seconds = np.arange(len(steps["action"])) * DT
-    colors = {"target_lataccel": "#888888", "action": "#d55e00", "roll_lataccel": "#009e73"}
+    colors = {"target_lataccel": "#888888", "action": VERMILION, "roll_lataccel": GREEN}
     for axes, (label, columns) in zip(figure.subplots(4, sharex=True), panels.items(), strict=True):
         for column in columns:
             # Drawn whole once, so that the limits of the axes do not move.
-            color = colors.get(column, "#0072b2")
+            color = colors.get(column, BLUE)
             (lines[column],) = axes.plot(seconds, steps[column], color=color, label=column)
         axes.axvline(CONTROL_START * DT, color="black", linestyle="--", linewidth=0.8, alpha=0.5)
         axes.set_ylabel(label)

@@ -11,10 +11,11 @@ import steerlab
 from steerlab.envs.tinyphysics.rollout import Evaluation
 from steerlab.envs.tinyphysics.svg import Axis, Panel, image, text
 from steerlab.files import atomic_path
+from steerlab.line_styles import BLUE, VERMILION
 from steerlab.surrogates.segments.data import CONTROL_START, DT
 
 _SAMPLES = 5
-_COLORS = ("#0072b2", "#d55e00")
+_COLORS = (BLUE, VERMILION)
 _WIDTH = 560  # of a picture: its text is about as large as the page's on a phone of 390 pixels
 _LABELS = {
     "lataccel_cost": "tracking cost",

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from steerlab.envs.tracking.problem import TrackingProblem
+from steerlab.line_styles import BLUE, VERMILION
 from steerlab.types import Floats
 
 
@@ -26,9 +27,9 @@ def draw(
     reach = 1.5 * max(problem.spread, problem.target_spread)
     low = np.minimum(states.min(axis=0), target)
     high = np.maximum(states.max(axis=0), target)
-    plane.plot(*states.T, "-o", markersize=3, color="tab:blue")
-    plane.plot(*states[0], "s", color="tab:grey", label="start")
-    plane.plot(*target, "*", markersize=12, color="tab:red", label="target")
+    plane.plot(*states.T, "-o", markersize=3, color=BLUE)
+    plane.plot(*states[0], "s", color="grey", label="start")
+    plane.plot(*target, "*", markersize=12, color=VERMILION, label="target")
     plane.set(
         xlim=(min(-reach, low[0] - 0.2), max(reach, high[0] + 0.2)),
         ylim=(min(-reach, low[1] - 0.2), max(reach, high[1] + 0.2)),
@@ -37,7 +38,8 @@ def draw(
     )
     plane.legend(loc="upper right", fontsize="small")
     plane.grid(alpha=0.3)
-    strip.stairs(controls[:, 0], np.arange(len(controls) + 1) * problem.dt, baseline=None)
+    times = np.arange(len(controls) + 1) * problem.dt
+    strip.stairs(controls[:, 0], times, baseline=None, color=BLUE)
     strip.set(
         xlim=(0, problem.horizon),
         ylim=(-1.1 * problem.limit, 1.1 * problem.limit),
