@@ -65,6 +65,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_as_one_that_was_not(
     small: VisionTraining, parts: tuple[list[Shard], list[Shard]], tmp_path: Path
 ) -> None:
