@@ -1,4 +1,4 @@
-# The public names of this room; each is imported when it is first used.
+# The public names of this package; each is imported when it is first used.
 from .checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
 from .classical.comma import controller_factory as controller_factory
 from .classical.lqr import lqr_gain as lqr_gain

@@ -34,8 +34,8 @@ Metrics = Callable[[nn.Module], Mapping[str, float]]
 class FitConfig:
     """Options of :func:`fit`; a study's options inherit from it."""
 
-    epochs: int = option(100, "passes over the training data at the most")
-    batch_size: int = option(256, "examples a step")
+    epochs: int = option(100, "largest number of passes over the training data")
+    batch_size: int = option(256, "examples in each gradient step")
     learning_rate: float = option(1e-3, "largest step size of AdamW")
     weight_decay: float = option(0.0, "decoupled weight decay")
     schedule: str = option("cosine", "learning rate over time: cosine, step, plateau or none")

@@ -41,9 +41,11 @@ def moving_average(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
-def step_generator(stream: str, seed: int, step: int) -> torch.Generator:
+def step_generator(
+    stream: str, seed: int, step: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """Return the random generator of one step of a training; see :mod:`steerlab.seeds`."""
-    return torch.Generator().manual_seed(generator_seed(stream, seed, step))
+    return torch.Generator(device).manual_seed(generator_seed(stream, seed, step))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

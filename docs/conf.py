@@ -27,7 +27,7 @@ html_title = f"steerlab {version}"
 nb_execution_mode = "off"
 myst_heading_anchors = 4  # links to headings, as GitHub makes them
 
-# A room lists its public names in __all__ and imports each when it is first used.
+# A subpackage lists its public names in __all__ and imports each when it is first used.
 autosummary_imported_members = True
 autosummary_ignore_module_all = False
 autodoc_member_order = "bysource"

@@ -1,4 +1,4 @@
-# The public names of this room; each is imported when it is first used.
+# The public names of this package; each is imported when it is first used.
 from .batch import BatchEnv as BatchEnv, SingleEnv as SingleEnv
 from .carla_driver.env import (
     CarlaDriverEnv as CarlaDriverEnv,

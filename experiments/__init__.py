@@ -1,1 +1,1 @@
-"""Runnable studies, one a file: each wires the rooms below and holds nothing else."""
+"""Runnable studies, one a file: each connects the other subpackages and holds nothing else."""

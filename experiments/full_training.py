@@ -14,11 +14,9 @@ Examples:
   steerlab full-training output=runs/mine install_models=true confirm=true openpilot_root=~/openpilot
 """
 
-import json
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,18 +30,15 @@ from steerlab.agents.driving import load_driving, newest
 from steerlab.envs.carla_driver.scenarios import as_scenario
 from steerlab.errors import InputError
 from steerlab.experiments import collect, export_policy, export_vision, train_driving
-from steerlab.exporters.archive import sha256, write_archive
+from steerlab.exporters.archive import write_archive
 from steerlab.exporters.install import Given, install, prepare, recognise
 from steerlab.exporters.safety import INTERFACE_ONLY, TRAINED_IN_SIMULATION
 from steerlab.exporters.written import ChecksFailed
-from steerlab.files import atomic_path, writable_folder
+from steerlab.files import writable_folder
 from steerlab.openpilot.contracts import Contract, contract
 from steerlab.options import option
-from steerlab.readers.text import read_json
+from steerlab.stages import Stages
 from steerlab.study import options_of, study, within
-
-#: In output=: what each stage made, with its hashes.
-DONE = "done.json"
 
 
 @dataclass(frozen=True)
@@ -167,29 +162,11 @@ class Pipeline:
         return self.once("export", work, checkpoint)
 
     def once(self, stage: str, work: Callable[[], list[Path]], *inputs: Path) -> list[Path]:
-        """Return what a stage made from inputs: what it made before, while all that is as it was.
-
-        A stage whose files failed a check counts as not done.
-        """
-        path = self.output / DONE
-        done: dict[str, Any] = read_json(path, dict) if path.is_file() else {}
-        before, known = self._hashes(inputs), done.get(stage, {})
-        files = [self.output / name for name in known.get("files", ())]
-        whole = all(file.is_file() for file in files) and self._hashes(files) == known.get("files")
-        if whole and known["inputs"] == before:
+        """Return what a stage made, now or before; one whose files failed a check counts as not done."""
+        made, before = Stages(self.output).once(stage, lambda: (work(), not self.failed), *inputs)
+        if before:
             self.console.print("done before")
-            return files
-        made = work()
-        if self.failed:
-            return made
-        done[stage] = {"inputs": before, "files": self._hashes(made)}
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(done, indent=1), encoding="utf-8")
         return made
-
-    def _hashes(self, files: Iterable[Path]) -> dict[str, str]:
-        """Return hashes by paths as seen from the folder of the run, which may move."""
-        return {os.path.relpath(file, self.output): sha256(file) for file in files}
 
     def archive(self, checkpoint: Path, files: list[Path]) -> Path:
         """Keep what made the files."""

@@ -1,9 +1,10 @@
 """Train a vision network and a driving policy on shards, for the files that openpilot loads.
 
 stage=vision trains openpilot's vision heads, and with them the 512 features, on the labels of steerlab
-collect. stage=policy trains a policy on the features of a checkpoint=. stage=dagger runs dagger.rounds=
-rounds, in which the pair of a checkpoint= drives and learns from the teacher's labels. stage=all runs
-one after the other. Stop with Ctrl-C, and the same command with the same output= continues with the
+collect. stage=joint goes on with a checkpoint=, while a policy learns from the features and shapes them.
+stage=policy trains a policy on the features of a checkpoint=. stage=dagger runs dagger.rounds= rounds, in
+which the pair of a checkpoint= drives and learns from the teacher's labels. stage=all runs one after the
+other; joint and dagger only if joint.epochs and dagger.rounds are not 0. Stop with Ctrl-C, and the same command with the same output= continues with the
 numbers of an uninterrupted run. The shards of dataset.test_path= are evaluated once, at the end: use maps
 that were never trained on. On several GPUs: torchrun --nproc-per-node=N -m steerlab train-driving ... output=DIR.
 
@@ -28,6 +29,7 @@ from rich.console import Console
 
 from steerlab.agents.driving import load_driving, load_vision
 from steerlab.agents.drivingpolicy.dagger import check_dagger, dagger_stage
+from steerlab.agents.drivingpolicy.joint import JointOptions, check_joint, joint_stage
 from steerlab.agents.drivingpolicy.network import Diffusion
 from steerlab.agents.drivingpolicy.training import DaggerOptions, PolicyOptions, policy_stage
 from steerlab.agents.training_loop import LAST
@@ -41,7 +43,7 @@ from steerlab.options import option
 from steerlab.processes import process_rank
 from steerlab.study import study
 
-STAGES = ("vision", "policy", "dagger", "all")
+STAGES = ("vision", "joint", "policy", "dagger", "all")
 FIGURES = "figures.json"
 
 
@@ -56,9 +58,10 @@ class ResumeOptions:
 class Config(VisionTraining):
     """Options of the study."""
 
-    stage: str = option("vision", "vision, policy, dagger, or all (one after the other)")
+    stage: str = option("vision", "vision, joint, policy, dagger, or all (one after the other)")
     checkpoint: str = option("", "epoch_NNNN.pt to begin with: the weights of vision, the vision "
-                             "network of stage=policy, or the pair of stage=dagger")  # fmt: skip
+                             "network of stage=joint and policy, or the pair of stage=dagger")  # fmt: skip
+    joint: JointOptions = option(JointOptions(), "")
     policy: PolicyOptions = option(PolicyOptions(), "")
     diffusion: Diffusion = option(Diffusion(), "")
     dagger: DaggerOptions = option(DaggerOptions(), "")
@@ -78,22 +81,27 @@ def run(config: Config, output: Path) -> Path:
         raise InputError(
             f"{str(output)!r} holds a run and training.resume=false: choose another output="
         )
-    if config.stage in ("policy", "dagger") and not config.checkpoint:
+    if config.stage in ("joint", "policy", "dagger") and not config.checkpoint:
         raise InputError(f"stage={config.stage} needs checkpoint= with a trained vision network")
+    if config.stage in ("joint", "all"):
+        check_joint(config.joint, at_least=int(config.stage == "joint"))
     if config.stage in ("dagger", "all"):
         check_dagger(config.dagger, at_least=int(config.stage == "dagger"))
     torch.set_num_threads(config.threads)
     start = load_driving(config.checkpoint) if config.checkpoint else None
     console = Console(quiet=process_rank() > 0)
     train, valid, test = _shards(config, console)
-    if config.stage in ("policy", "dagger"):
+    if config.stage in ("joint", "policy", "dagger"):
         path = Path(config.checkpoint)
     else:
         vision, policy = (start[n] if start else None for n in ("vision", "policy"))
         path = train_vision(config, train, valid, output, vision, policy)
     if process_rank():
         return path
-    if config.stage in ("vision", "all"):
+    if config.stage in ("joint", "all") and config.joint.epochs:
+        design = config.policy, config.diffusion
+        path = joint_stage(config, config.joint, design, path, train, valid, output)
+    if config.stage in ("vision", "joint", "all"):
         _report(config, path, {"validation": valid, "test": test}, output, console)
     if config.stage in ("policy", "all"):
         path = policy_stage(config, path, train, valid, output)

@@ -1,4 +1,4 @@
-# The public names of this room; each is imported when it is first used.
+# The public names of this package; each is imported when it is first used.
 from .onnx import export_onnx as export_onnx
 from .openpilot import export_model as export_model
 from .planner import export_planner as export_planner

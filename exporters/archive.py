@@ -1,6 +1,5 @@
 """What made a set of files, in one folder: checkpoint, settings, data, versions, hashes."""
 
-import hashlib
 import json
 import platform
 import shutil
@@ -16,19 +15,13 @@ import steerlab
 from steerlab.doctor.packages import requirements
 from steerlab.envs.carla_driver.collecting import commit
 from steerlab.envs.shards.read import open_all
-from steerlab.files import transaction, writable_folder
+from steerlab.files import file_hash, transaction, writable_folder
 
 #: Of a shard's attributes, those that say where it comes from.
 _TOLD = (
     "scenario_hash", "map", "map_hash", "seed", "weather", "backend", "hz", "ended", "schema",
     "package", "commit",
 )  # fmt: skip
-
-
-def sha256(path: str | Path) -> str:
-    """Return the hash of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_archive(
@@ -58,7 +51,7 @@ def write_archive(
         tables = {
             "data.json": {use: manifest(path) for use, path in data.items()},
             "versions.json": versions(),
-            "files.json": {path.name: sha256(path) for path in (checkpoint, *files)},
+            "files.json": {path.name: file_hash(path) for path in (checkpoint, *files)},
         }
         for name, table in tables.items():
             archive.path(name).write_text(json.dumps(table, indent=1), encoding="utf-8")

@@ -7,9 +7,9 @@ Importing the package registers its tasks with gymnasium::
 
     env = gym.make("TinyPhysics-v0")
 
-The five rooms are ``surrogates``, ``exporters``, ``envs``, ``agents`` and ``experiments``; a room
-imports only rooms before it in that list. :mod:`steerlab.errors` and :mod:`steerlab.files` are the
-ground they all stand on.
+The five subpackages are ``surrogates``, ``envs``, ``agents``, ``exporters`` and ``experiments``; each
+imports only those before it in this list. What all of them need, such as :mod:`steerlab.errors`,
+:mod:`steerlab.files` and :mod:`steerlab.openpilot`, imports none of them.
 """
 
 __version__ = "0.1.0"

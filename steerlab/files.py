@@ -6,6 +6,7 @@ them belongs, and only after it the files move. Whoever is stopped in between le
 the next owner of the folder finishes what it says.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -126,6 +127,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with transaction(path.parent) as files:
         yield files.path(path.name)
+
+
+def file_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | Path, value: Any) -> None:

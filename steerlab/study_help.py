@@ -93,7 +93,7 @@ class _Module:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    """Return the syntax tree of one of our modules; of a room, that of its public names."""
+    """Return the syntax tree of one of our modules; of a package, that of its public names."""
     if file := _file(module):
         return ast.parse(file.read_text(encoding="utf-8"))
     raise Unreadable(f"no module {module}")
@@ -131,7 +131,7 @@ def _imported(module: str, node: ast.Import | ast.ImportFrom, name: str) -> Any:
     if isinstance(node, ast.Import):
         return _import(name)
     source = node.module or ""
-    if node.level:  # as the public names of a room are written
+    if node.level:  # as the public names of a package are written
         source = ".".join([module, source] if source else [module])
     if source.startswith("steerlab") and source not in _LIGHT:
         return _Module(f"{source}.{name}") if _file(f"{source}.{name}") else _value(source, name)

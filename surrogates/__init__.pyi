@@ -1,4 +1,4 @@
-# The public names of this room; each is imported when it is first used.
+# The public names of this package; each is imported when it is first used.
 from .logs.extract import extract_log as extract_log
 from .logs.pipeline import extract_all as extract_all
 from .logs.reader import read_log as read_log

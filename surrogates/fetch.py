@@ -1,6 +1,5 @@
 """Downloads: resumable, checked, never half there."""
 
-import hashlib
 import os
 import queue
 import re
@@ -18,7 +17,7 @@ from filelock import FileLock
 from urllib3.exceptions import HTTPError
 
 from steerlab.errors import InputError
-from steerlab.files import HIDDEN, visible_change, writable_folder
+from steerlab.files import HIDDEN, file_hash, visible_change, writable_folder
 from steerlab.readers.text import LARGEST_TEXT, parse_json
 
 LARGEST_DOWNLOAD = 2**33  # bytes
@@ -334,12 +333,6 @@ def fetch(
     with visible_change(destination):
         os.replace(arrived, destination)
     return destination
-
-
-def file_hash(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def without_query(url: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("agents", "envs", "experiments", "exporters", "steerlab", "surrogates", "tests")
+FOLDERS = ("agents", "envs", "experiments", "exporters", "steerlab", "surrogates", "tests")
 #: A part of the suites, what was tried in it, and the counts by name.
 Row = tuple[str, str, dict[str, float]]
 Tally = Callable[..., None]
@@ -94,6 +94,6 @@ def _line(first: str, cells: Iterable[str]) -> str:
 def _sources() -> str:
     """Return a hash of all source files."""
     digest = hashlib.sha256()
-    for path in sorted(path for room in ROOMS for path in (ROOT / room).glob("**/*.py")):
+    for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("**/*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -5,6 +5,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import steerlab
 
 # Run in a fresh process: what is global there before and after all modules are imported.
@@ -53,6 +55,7 @@ def modules() -> list[str]:
     return [module.name for module in found if not module.name.endswith("__main__")]
 
 
+@pytest.mark.slow
 def test_no_module_changes_global_state() -> None:
     names = modules()
     assert len(names) > 100

@@ -1,4 +1,4 @@
-"""The five root folders are the package, and each room imports only the rooms below it."""
+"""The five root folders are the package, and each imports only those of lower levels."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
-FLOORS = ("surrogates", "envs", "agents", "exporters", "experiments")
+LEVELS = ("surrogates", "envs", "agents", "exporters", "experiments")
 #: Longest function, docstring included, and those that may be longer, with the reason.
 LINES = 60
 LONG = {
@@ -22,7 +22,7 @@ LONG = {
     "envs/kinematic_driver/compiled.py:step": "the whole step in one compiled loop, row by row",
     "exporters/policy.py:export_policy": "a keyword for each of its files, and what each means",
 }
-ABOVE = {room: set(FLOORS[i + 1 :]) for i, room in enumerate(FLOORS)}
+ABOVE = {folder: set(LEVELS[i + 1 :]) for i, folder in enumerate(LEVELS)}
 
 
 @pytest.mark.parametrize("folder", ABOVE)
@@ -40,7 +40,7 @@ def test_every_package_has_an_init(folder: str) -> None:
 
 
 def test_studies_hold_no_library() -> None:
-    """What several studies share belongs to a room; every file here is a study or the package."""
+    """What several studies share belongs to another folder; every file here is a study or the package."""
     for path in (ROOT / "experiments").glob("*.py"):
         if path.name != "__init__.py":
             assert not path.name.startswith("_"), path
@@ -49,10 +49,10 @@ def test_studies_hold_no_library() -> None:
 
 def test_no_function_is_too_long() -> None:
     lengths: dict[str, int] = {}
-    for path in (p for folder in ("steerlab", *FLOORS) for p in (ROOT / folder).rglob("*.py")):
+    for path in (p for folder in ("steerlab", *LEVELS) for p in (ROOT / folder).rglob("*.py")):
         place = path.relative_to(ROOT)
-        if len(place.parts) > 1 and place.parts[0] == "steerlab" and place.parts[1] in FLOORS:
-            continue  # the link to a room
+        if len(place.parts) > 1 and place.parts[0] == "steerlab" and place.parts[1] in LEVELS:
+            continue  # a link to one of the five
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno is not None
@@ -63,8 +63,8 @@ def test_no_function_is_too_long() -> None:
     assert {name for name in LONG if lengths.get(name, 0) <= LINES} == set(), "no longer needed"
 
 
-def imported_rooms(path: Path) -> set[str]:
-    rooms = set()
+def imported_subpackages(path: Path) -> set[str]:
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -72,21 +72,21 @@ def imported_rooms(path: Path) -> set[str]:
             names = [alias.name for alias in node.names]
         else:
             continue
-        rooms |= {n.split(".")[1] for n in names if n.startswith("steerlab.")}
-    return rooms
+        found |= {n.split(".")[1] for n in names if n.startswith("steerlab.")}
+    return found
 
 
 @pytest.mark.parametrize("folder", ABOVE)
 def test_no_import_runs_up(folder: str) -> None:
     for path in (ROOT / folder).rglob("*.py"):
-        assert not imported_rooms(path) & ABOVE[folder], path
+        assert not imported_subpackages(path) & ABOVE[folder], path
 
 
-def test_ground_knows_no_room() -> None:
-    ground = [*(ROOT / "steerlab").glob("*.py"), *(ROOT / "steerlab" / "openpilot").rglob("*.py")]
-    for path in ground:
+def test_level_0_imports_no_other() -> None:
+    lowest = [*(ROOT / "steerlab").glob("*.py"), *(ROOT / "steerlab" / "openpilot").rglob("*.py")]
+    for path in lowest:
         allowed = {"__init__.py": {"envs"}, "__main__.py": {"experiments"}}.get(path.name, set())
-        assert not imported_rooms(path) & (set(FLOORS) - allowed), path
+        assert not imported_subpackages(path) & (set(LEVELS) - allowed), path
 
 
 def test_no_import_circle() -> None:
@@ -117,6 +117,6 @@ def test_import_is_light() -> None:
 def test_types_of_arrays_have_one_place() -> None:
     """No module gives a type of arrays a name of its own; ``steerlab/types.py`` does."""
     alias = re.compile(r"^[A-Z]\w+ = (NDArray\[|np\.ndarray\b|Any$)", re.MULTILINE)
-    places = [path for folder in ("steerlab", *FLOORS) for path in (ROOT / folder).rglob("*.py")]
+    places = [path for folder in ("steerlab", *LEVELS) for path in (ROOT / folder).rglob("*.py")]
     own = [p.name for p in places if alias.search(p.read_text(encoding="utf-8"))]
     assert own == ["types.py"]

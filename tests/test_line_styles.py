@@ -4,7 +4,7 @@ import ast
 import re
 
 from steerlab.line_styles import line_styles
-from tests.house import ROOMS, ROOT
+from tests.structure import FOLDERS, ROOT
 
 FIGURES = [
     ["PolicyNet", "preview", "untrained", "mine", "other"],
@@ -35,7 +35,7 @@ def test_no_figure_takes_what_matplotlib_happens_to_choose() -> None:
     drawing = {"plot", "errorbar", "bar", "barh", "fill_between", "stairs", "scatter", "hist"}
     drawing |= {"axhline", "axvline", "axvspan", "axhspan", "quiver"}
     found = 0
-    for path in sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py")):
+    for path in sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
         modules = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
         if not any(module.startswith("matplotlib") for module in modules):

@@ -35,22 +35,22 @@ class Diffusion:
     """Options of the plan head ``anchored``; ``steps`` counts for ``flow`` too."""
 
     steps: int = option(
-        2, "rounds of denoising (anchored: 0 to 8) or of integration (flow: 1 to 16)"
+        2, "steps of denoising (head anchored: 0 to 8) or of integration (flow: 1 to 16)"
     )
-    schedule: str = option("cosine", "how the noise grows: cosine or linear")
-    truncation: float = option(0.2, "share of the schedule that is used, in (0, 1]")
+    schedule: str = option("cosine", "growth of the noise in training: cosine or linear")
+    truncation: float = option(0.2, "share of the noise schedule that is used, in (0, 1]")
 
 
 @dataclass(frozen=True)
 class PolicyDesign:
     """What the network is made of."""
 
-    reduced: int = option(128, "values to which a frame's features are reduced")
-    hidden: int = option(128, "units of the state")
-    trunk: int = option(128, "units of the layers before the heads")
-    encoder: str = option("gru", "over the window of features: gru or attention")
-    head: str = option("anchored", "the plan: anchored, mdn, regression or flow")
-    diffusion: Diffusion = option(Diffusion(), "of the plan head")
+    reduced: int = option(128, "width to which each frame's 512 features are reduced")
+    hidden: int = option(128, "width of the encoder's state")
+    trunk: int = option(128, "width of the hidden layers before the heads")
+    encoder: str = option("gru", "encoder of the window of features: gru or attention")
+    head: str = option("anchored", "kind of plan head: anchored, mdn, regression or flow")
+    diffusion: Diffusion = option(Diffusion(), "options of the plan head")
 
 
 class PolicyOutputs(NamedTuple):

@@ -30,15 +30,15 @@ class PolicyOptions:
     """Options of the policy stage of steerlab train-driving."""
 
     epochs: int = option(40, "passes over the windows")
-    batch_size: int = option(64, "windows of 25 frames a step")
+    batch_size: int = option(64, "windows of 25 frames in each gradient step")
     learning_rate: float = option(1e-3, "largest step size of AdamW; falls along a cosine")
     weight_decay: float = option(1e-3, "decoupled weight decay")
     ema_decay: float = option(0.98, "decay of the averaged weights that are kept; 0 = no average")
-    reduced: int = option(128, "values to which a frame's features are reduced")
-    hidden: int = option(128, "units of the state")
-    trunk: int = option(128, "units of the layers before the heads")
-    encoder: str = option("gru", "over the window of features: gru or attention")
-    head: str = option("anchored", "the plan: anchored, mdn, regression or flow")
+    reduced: int = option(128, "width to which each frame's 512 features are reduced")
+    hidden: int = option(128, "width of the encoder's state")
+    trunk: int = option(128, "width of the hidden layers before the heads")
+    encoder: str = option("gru", "encoder of the window of features: gru or attention")
+    head: str = option("anchored", "kind of plan head: anchored, mdn, regression or flow")
 
 
 @dataclass(frozen=True)
@@ -46,24 +46,26 @@ class PolicyTraining(FitConfig):
     """Settings of :func:`train_policy`."""
 
     contract: str = option("openpilot-0.10.0", "the release whose rule reads commands from plans")
-    design: PolicyDesign = option(PolicyDesign(), "of the network")
+    design: PolicyDesign = option(PolicyDesign(), "widths and kinds of its parts")
 
 
 @dataclass(frozen=True)
 class DaggerOptions:
     """Options of the rounds in which the pair drives and the teacher labels."""
 
-    rounds: int = option(0, "how many; 0 = none")
+    rounds: int = option(0, "rounds of driving and learning; 0 = none")
     scenario: tuple[str, ...] = option(
         ("urban_intersection", "suburban_four_way_stop", "highway_follow", "country_road",
-         "highway_merge"), "where it drives, by name or .yaml",
+         "highway_merge"), "scenarios in which the pair drives, by name or as .yaml files",
     )  # fmt: skip
-    map: str | None = option(None, "a shipped map or an .xodr file, instead of the scenario's")
+    map: str | None = option(
+        None, "a map of the package or an .xodr file, instead of the scenario's"
+    )
     episodes: int = option(4, "episodes of each scenario in a round")
     steps: int = option(500, "length of an episode in steps of 0.05 s")
-    teacher: float = option(0.5, "share of the time that the teacher drives in the first round; in "
-                            "the last it does not")  # fmt: skip
-    disturbed: float = option(0.1, "share of the time that commands are disturbed")
+    teacher: float = option(0.5, "share of the time that the teacher drives in the first round; falls to "
+                            "0 in the last")  # fmt: skip
+    disturbed: float = option(0.1, "share of the time in which noise is added to the commands")
 
 
 class StageOptions(Protocol):

@@ -80,22 +80,35 @@ class PPOConfig:
     """Options of :func:`train_ppo` besides those it shares with the imitation."""
 
     alpha: float = option(1.0, "share of the worst returns that counts; 1 = the mean")
-    soften: float = option(0.5, "share of the training over which alpha falls from 1")
-    num_envs: int = option(64, "rows of the task; each drives one episode an iteration, or more")
+    soften: float = option(0.5, "share of the training over which alpha falls from 1 to alpha=")
+    num_envs: int = option(
+        64, "parallel environments; each drives at least one episode in an iteration"
+    )
     steps: int = option(500, "steps of an episode")
-    epochs: float = option(4.0, "how often an iteration goes over the frames of its drive")
-    batch_size: int = option(64, "windows of 25 frames a gradient step")
+    epochs: float = option(4.0, "passes over the frames of an iteration")
+    batch_size: int = option(64, "windows of 25 frames in each gradient step")
     learning_rate: float = option(3e-5, "largest step size of AdamW; falls linearly to a tenth")
-    lateral: float = option(0.3, "m/s^2, standard deviation of the exploration in steering")
-    pedal: float = option(0.3, "m/s^2, standard deviation of the exploration with the pedals")
-    keep: float = option(0.95, "share of the exploration that stays from step to step")
-    clip: float = option(0.2, "change of the ratio beyond which the gradient is zero")
-    target_kl: float = option(0.03, "divergence from the drive's policy that ends an iteration")
-    gamma: float = option(1.0, "discount of the learner, and of the return whose CVaR is meant")
+    lateral: float = option(
+        0.3, "standard deviation of the exploration in lateral acceleration, m/s^2"
+    )
+    pedal: float = option(0.3, "standard deviation of the exploration in acceleration, m/s^2")
+    keep: float = option(0.95, "correlation of the exploration between one step and the next")
+    clip: float = option(
+        0.2,
+        "PPO's clipping range: change of the probability ratio beyond which there is no gradient",
+    )
+    target_kl: float = option(
+        0.03, "KL divergence from the policy that drove, after which an iteration ends"
+    )
+    gamma: float = option(1.0, "discount factor, also of the return whose CVaR is maximised")
     gae_lambda: float = option(0.95, "decay of the advantage estimate")
-    hindsight: float = option(1.0, "weight of the plan's other columns, learned from the drive")
-    critic_first: int = option(1, "iterations that train only the critic; they count as driven")
-    critic_rate: float = option(1e-3, "step size of the critic")
+    hindsight: float = option(
+        1.0, "weight of the loss that fits the rest of the plan to the path driven"
+    )
+    critic_first: int = option(
+        1, "iterations at the start that train only the critic; their steps count, too"
+    )
+    critic_rate: float = option(1e-3, "learning rate of the critic")
     critic_epochs: int = option(6, "passes of the critic over the steps of an iteration")
 
 

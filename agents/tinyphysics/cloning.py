@@ -42,13 +42,20 @@ Planner = Callable[[Observation], Tensor]
 class CloningConfig:
     """Options of :func:`train_by_cloning`."""
 
-    teacher: str = option("regulator", "regulator, or gradient: plans improved by gradient")
-    identify: int = option(300, "drives of random controllers that the planner's model is made of")
+    teacher: str = option(
+        "regulator",
+        "planner that is imitated: regulator, or gradient (plans improved by gradient steps)",
+    )
+    identify: int = option(
+        300, "drives of random controllers to which the planner's model is fitted"
+    )
     rounds: int = option(4, "rounds of driving and learning; the planner drives in the first")
-    rollouts: int = option(150, "drives a round, 50 s each")
-    epochs: int = option(6, "passes over the drives so far that the policy makes in a round")
-    batch_size: int = option(512, "steps of drives a gradient step")
-    learning_rate: float = option(2e-3, "step size at the start of a round; falls as a cosine")
+    rollouts: int = option(150, "drives in each round, 50 s each")
+    epochs: int = option(6, "passes over all drives so far, in each round")
+    batch_size: int = option(512, "driven steps in each gradient step")
+    learning_rate: float = option(
+        2e-3, "learning rate at the start of a round; falls along a cosine"
+    )
 
 
 def train_by_cloning(

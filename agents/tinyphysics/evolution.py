@@ -40,11 +40,13 @@ LARGEST = 2000  # weights, whose covariance takes a second a generation
 class EvolutionConfig:
     """Options of :func:`train_by_evolution`."""
 
-    generations: int = option(100, "generations")
-    population: int = option(16, "policies a generation")
+    generations: int = option(100, "number of generations")
+    population: int = option(16, "policies in each generation")
     routes: int = option(16, "routes that each policy of a generation drives, the same for all")
-    sigma: float = option(0.002, "deviation of the weights at the start")
-    weights: str = option("output", "output: the last layer and the linear path; or all")
+    sigma: float = option(0.002, "standard deviation of the weights at the start")
+    weights: str = option(
+        "output", "weights that are searched: output (last layer and linear path) or all"
+    )
 
 
 def train_by_evolution(bench: Bench, config: EvolutionConfig, output: Path) -> Trained:

@@ -36,13 +36,13 @@ class PPOOptions:
     """Options of :func:`make_ppo`."""
 
     total_steps: int = option(400_000, "control steps in all")
-    num_envs: int = option(16, "rows of the task; each drives one episode an iteration")
-    batch_size: int = option(800, "steps a gradient step")
+    num_envs: int = option(16, "parallel environments; each drives one episode in an iteration")
+    batch_size: int = option(800, "steps in each gradient step")
     epochs: int = option(10, "passes over the steps of an iteration")
-    learning_rate: float = option(1e-3, "step size at the start; falls linearly to zero")
-    gamma: float = option(0.95, "discount")
+    learning_rate: float = option(1e-3, "learning rate at the start; falls linearly to zero")
+    gamma: float = option(0.95, "discount factor")
     gae_lambda: float = option(0.9, "decay of the advantage estimate")
-    log_std: float = option(-2.0, "initial log of the steer's standard deviation")
+    log_std: float = option(-2.0, "logarithm of the steer's standard deviation at the start")
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,15 @@ class PPOConfig(PPOOptions):
     """Options of :func:`train_by_ppo`."""
 
     total_steps: int = option(1_000_000, "control steps in all")
-    num_envs: int = option(32, "rows of the task; each drives one episode an iteration")
-    batch_size: int = option(1600, "steps a gradient step")
+    num_envs: int = option(32, "parallel environments; each drives one episode in an iteration")
+    batch_size: int = option(1600, "steps in each gradient step")
     epochs: int = option(5, "passes over the steps of an iteration")
-    learning_rate: float = option(3e-4, "step size at the start; falls linearly to zero")
-    log_std: float = option(-3.5, "initial log of the steer's standard deviation")
-    target_kl: float = option(0.03, "divergence from the drive's policy that ends an iteration")
-    critic: int = option(128, "units of the critic's two layers")
+    learning_rate: float = option(3e-4, "learning rate at the start; falls linearly to zero")
+    log_std: float = option(-3.5, "logarithm of the steer's standard deviation at the start")
+    target_kl: float = option(
+        0.03, "KL divergence from the policy that drove, after which an iteration ends"
+    )
+    critic: int = option(128, "width of the critic's two hidden layers")
 
 
 def train_by_ppo(bench: Bench, config: PPOConfig, output: Path) -> Trained:

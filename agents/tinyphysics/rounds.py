@@ -25,9 +25,9 @@ class RoundsConfig(GradientConfig):
     """Options of :func:`train_by_gradient`."""
 
     rounds: int = option(2, "rounds of driving, modelling and improving")
-    rollouts: int = option(600, "drives in the plant a round, 50 s each")
-    plant_epochs: int = option(10, "passes over the drives that the model makes in a round")
-    updates: int = option(600, "gradient steps a round")
+    rollouts: int = option(600, "drives in the plant in each round, 50 s each")
+    plant_epochs: int = option(10, "passes of the model over the drives, in each round")
+    updates: int = option(600, "gradient steps in each round")
 
 
 def train_by_gradient(bench: Bench, config: RoundsConfig, output: Path) -> Trained:

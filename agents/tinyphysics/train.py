@@ -34,16 +34,18 @@ class GradientConfig:
     """Options of :func:`improve`."""
 
     updates: int = option(2000, "gradient steps")
-    rows: int = option(256, "rollouts side by side")
-    horizon: int = option(50, "steps of a gradient; divides 400")
-    lookahead: int = option(5, "last actions of a horizon that are not learned from")
+    rows: int = option(256, "rollouts in parallel")
+    horizon: int = option(50, "control steps in each gradient step; divides 400")
+    lookahead: int = option(5, "last actions of a horizon that get no gradient")
     learning_rate: float = option(
-        1.5e-3, "step size of Adam at the start; falls to zero as a cosine"
+        1.5e-3, "learning rate of Adam at the start; falls to zero along a cosine"
     )
     gradient_clip: float = option(1.0, "largest norm of the gradient")
     ema_decay: float = option(0.99, "decay of the averaged weights that are kept")
-    varied: float = option(0.5, "share of routes that are mirrored, sharper or gentler at random")
-    noise: bool = option(True, "draw the plant's noise; without it the mean is driven")
+    varied: float = option(
+        0.5, "share of routes that are mirrored, or made sharper or gentler, at random"
+    )
+    noise: bool = option(True, "draw the plant's noise; false = its mean lateral acceleration")
     evaluate_every: int = option(200, "updates between evaluations")
     seed: int = option(0, "seed of the weights, the routes and the noise")
 

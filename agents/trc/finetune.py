@@ -33,7 +33,7 @@ class GradientConfig(FitConfig):
     """Options of :func:`tune_by_gradient`."""
 
     epochs: int = option(20, "passes over the cases")
-    batch_size: int = option(128, "cases a step")
+    batch_size: int = option(128, "cases in each gradient step")
     learning_rate: float = option(1e-4, "largest step size of AdamW")
     supervision: float = option(0.3, "weight of every plan before the last; 0 = only the last")
 
@@ -43,15 +43,15 @@ class PlanPPOConfig:
     """Options of :func:`tune_by_ppo`."""
 
     total_plans: int = option(200_000, "plans that are tried in all")
-    num_envs: int = option(512, "plans side by side")
-    rounds: int = option(4, "plans of each row in an iteration")
-    batch_size: int = option(512, "plans in a gradient step")
+    num_envs: int = option(512, "parallel environments, each with one plan")
+    rounds: int = option(4, "plans of each environment in an iteration")
+    batch_size: int = option(512, "plans in each gradient step")
     epochs: int = option(4, "passes over the plans of an iteration")
-    learning_rate: float = option(1e-4, "step size of Adam")
+    learning_rate: float = option(1e-4, "learning rate of Adam")
     exploration: float = option(
         0.05, "standard deviation of the plans that are tried, in well-conditioned coordinates"
     )
-    target_kl: float = option(0.02, "divergence after which an iteration's gradient steps end")
+    target_kl: float = option(0.02, "KL divergence after which an iteration ends")
 
 
 def cases_from(problem: TrackingProblem, count: int, seed: int, device: Any) -> tuple[Tensor, ...]:

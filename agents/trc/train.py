@@ -24,11 +24,12 @@ LOSSES = ("cost", "hessian", "mse")
 class TrainConfig(FitConfig):
     """Options of :func:`train`."""
 
-    batch_size: int = option(128, "examples a step")
+    batch_size: int = option(128, "examples in each gradient step")
     loss: str = option("cost", "cost (true cost, through the plant), hessian (du'Hdu/2) or mse")
     supervision: float = option(0.3, "weight of every plan before the last; 0 = only the last")
     tails: float | None = option(
-        None, "part of the examples that start in the middle of a plan; null = 0.3, for the mlp 0"
+        None,
+        "share of the examples that start in the middle of a plan; null = 0.3, with model=mlp 0",
     )
 
 

@@ -97,8 +97,8 @@ def split_by_map(shards: Sequence[Shard], maps: Sequence[str]) -> tuple[list[Sha
 class FramePairs(Dataset[dict[str, Array]]):
     """All frames of shards, each with the frame before it and its labels.
 
-    An example has ``img`` and ``big_img`` (12, 128, 256) uint8, and the arrays of :data:`LABELS`. The
-    older frame is zero where there is none, as openpilot's queues begin.
+    An example has ``img`` and ``big_img`` (12, 128, 256) uint8, the arrays of :data:`LABELS`, and its
+    ``number`` among all frames. The older frame is zero where there is none, as openpilot's queues begin.
 
     Args:
         shards: The episodes.
@@ -133,7 +133,8 @@ class FramePairs(Dataset[dict[str, Array]]):
             if "mirror" in self.augmentations and rng.random() < 0.5:
                 pairs, labels = [mirror_pictures(p) for p in pairs], mirror_labels(labels)
             pairs = augment(pairs, self.augmentations, rng)
-        return {**dict(zip(CAMERAS, pairs, strict=True)), **labels}
+        number = np.asarray(index)
+        return {"number": number, **dict(zip(CAMERAS, pairs, strict=True)), **labels}
 
     def place(self, index: int) -> tuple[int, int]:
         """Return the number of the shard of a pair, and of its frame there."""

@@ -57,13 +57,17 @@ _SHOWN = 3  # frames that TensorBoard shows after each epoch
 class DatasetOptions:
     """Options on the frames."""
 
-    train_path: str = option("", "folder of shards to learn from, of steerlab collect")
-    val_path: str = option("", "folder of shards by which the best epoch is chosen; '' = a part of "
-                           "the others")  # fmt: skip
-    test_path: str = option("", "folder of shards that are looked at once, at the end")
-    val_share: float = option(0.1, "share of the episodes for validation, without val_path=")
-    val_maps: tuple[str, ...] = option((), "maps whose episodes are for validation instead")
-    augmentations: tuple[str, ...] = option(AUGMENTATIONS, "what happens to frames in training: "
+    train_path: str = option("", "folder of training shards, made by steerlab collect")
+    val_path: str = option("", "folder of validation shards, which select the best epoch; '' = some of "
+                           "the training episodes")  # fmt: skip
+    test_path: str = option("", "folder of test shards, evaluated once, at the end")
+    val_share: float = option(
+        0.1, "share of the training episodes kept for validation if val_path= is empty"
+    )
+    val_maps: tuple[str, ...] = option(
+        (), "maps whose episodes are kept for validation, in place of a share"
+    )
+    augmentations: tuple[str, ...] = option(AUGMENTATIONS, "random changes of training frames: "
                                             "photometric, noise, temporal, mirror")  # fmt: skip
 
 
@@ -71,8 +75,8 @@ class DatasetOptions:
 class OptimOptions:
     """Options on the learning rate over time."""
 
-    scheduler: str = option("cosine", "learning rate over time: cosine, linear or constant")
-    warmup_epochs: float = option(0.5, "epochs in which the learning rate rises")
+    scheduler: str = option("cosine", "schedule of the learning rate: cosine, linear or constant")
+    warmup_epochs: float = option(0.5, "epochs over which the learning rate rises linearly")
 
 
 @dataclass(frozen=True)
@@ -80,23 +84,41 @@ class VisionTraining:
     """Options of :func:`train_vision`; a study's options inherit from it."""
 
     size: str = option("tiny", "vision network: tiny (trains on a processor), small or base")
-    contract: str = option("openpilot-0.10.0", "the release whose heads are trained")
-    likelihood: str = option("laplace", "of the Gaussian heads' errors: laplace or gaussian")
+    contract: str = option("openpilot-0.10.0", "the release whose output heads are trained")
+    likelihood: str = option(
+        "laplace", "density in the loss of heads with a mean and a deviation: laplace or gaussian"
+    )
     epochs: int = option(20, "passes over the frames")
-    batch_size: int = option(32, "frame pairs a step of each process")
+    batch_size: int = option(32, "frame pairs in each gradient step of each process")
     val_batch_size: int = option(32, "frame pairs at once in validation")
     learning_rate: float = option(2e-3, "largest step size of AdamW")
     weight_decay: float = option(1e-2, "decoupled weight decay")
     gradient_clip: float = option(5.0, "largest norm of the gradient; 0 = no limit")
     ema_decay: float = option(0.99, "decay of the averaged weights that are kept; 0 = no average")
-    num_workers: int = option(0, "processes that read frames; 0 = the training's own")
-    log_interval: int = option(20, "steps between two lines of the log")
-    checkpoint_interval: int = option(100, "steps between two states from which a run can go on")
+    num_workers: int = option(0, "processes that read frames; 0 = the training process itself")
+    log_interval: int = option(20, "gradient steps between two lines of the log")
+    checkpoint_interval: int = option(
+        100, "gradient steps between two saved states, from which a run can continue"
+    )
     mixed_precision: str = option("none", "none, bf16 or fp16")
     device: str = option("auto", "auto, cpu or cuda; several processes: start it with torchrun")
     seed: int = option(0, "seed of weights, order and augmentation")
     dataset: DatasetOptions = option(DatasetOptions(), "")
     optim: OptimOptions = option(OptimOptions(), "")
+
+
+class Follower(nn.Module):
+    """What learns from the features beside the heads; its gradient reaches the vision network."""
+
+    def forward(self, numbers: Tensor, features: Tensor, step: int) -> dict[str, Tensor]:
+        """Return losses to report, and ``loss``, which is added to that of the heads.
+
+        Args:
+            numbers: Of the frames among all frames of the training, (B,).
+            features: Of these frames, (B, 512).
+            step: Number of the step, from which all random draws follow.
+        """
+        raise NotImplementedError
 
 
 @dataclass
@@ -109,10 +131,20 @@ class _Learning:
     learner: Any  # of Fabric, around the network and its losses
     optimizer: Any
     average: AveragedModel | None
+    follower: Follower | None
     batches: EpochBatches
     frames: DataLoader[Any]
     valid: FramePairs
     valid_frames: DataLoader[Any]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What has a state, by name."""
+        there = {"average": self.average, "follower": self.follower}
+        return {
+            "network": self.network, "optimizer": self.optimizer.optimizer,
+            **{name: part for name, part in there.items() if part is not None},
+        }  # fmt: skip
 
     @property
     def kept(self) -> VisionNet:
@@ -125,13 +157,18 @@ class _Learning:
 class _Learner(nn.Module):
     """A network with its losses, so that one call is a step's whole forward pass."""
 
-    def __init__(self, network: VisionNet, likelihood: str) -> None:
+    def __init__(self, network: VisionNet, likelihood: str, follower: Follower | None) -> None:
         super().__init__()
-        self.network, self.likelihood = network, likelihood
+        self.network, self.likelihood, self.follower = network, likelihood, follower
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         said = self.network.tensors(batch["img"], batch["big_img"])
-        return vision_losses(self.network.model, said, batch, self.network.units, self.likelihood)
+        losses = vision_losses(self.network.model, said, batch, self.network.units, self.likelihood)
+        if self.follower is not None:
+            more = self.follower(batch["number"], said["hidden_state"], step)
+            losses["loss"] = losses["loss"] + more.pop("loss")
+            losses |= more
+        return losses
 
 
 def train_vision(
@@ -141,6 +178,7 @@ def train_vision(
     output: str | Path,
     start: Part | None = None,
     policy: Part | None = None,
+    follower: Follower | None = None,
 ) -> Path:
     """Train a vision network on shards, or go on where a run in ``output`` was stopped.
 
@@ -154,6 +192,7 @@ def train_vision(
         output: Folder of the run.
         start: Vision part of a checkpoint to begin with, of the same size and contract.
         policy: Policy part, which the checkpoints carry on as it is.
+        follower: Learns from the features at the same time; its state is kept for a resume only.
 
     Returns:
         The checkpoint of the epoch with the lowest :func:`~.metrics.relative_error` in validation.
@@ -164,21 +203,18 @@ def train_vision(
     """
     check(config)
     fabric = _fabric(config)
-    run = _begin(config, fabric, train, valid, start)
-    parts: dict[str, Any] = {"network": run.network, "optimizer": run.optimizer.optimizer}
-    if run.average:
-        parts["average"] = run.average
+    run = _begin(config, fabric, train, valid, start, follower)
     total, per_epoch = config.epochs * len(run.batches), len(run.batches)
     with _own_folder(fabric, Path(output)) as folder:
         loop = TrainingLoop(
-            folder, KIND, total, parts, _settings(config), unit="step", device=fabric.device
+            folder, KIND, total, run.parts, _settings(config), unit="step", device=fabric.device
         )
         sums = {n: torch.tensor(v) for n, v in loop.values.get("sums", {}).items()}
         counted = loop.values.get("counted", 0)
         best = {n: loop.values.get(n, v) for n, v in (("error", math.inf), ("epoch", 0))}
         with loop:
             for step, batch in zip(loop, _stream(run, loop.first), strict=False):
-                losses = _step(run, batch, rate(config, step, total, per_epoch))
+                losses = _step(run, batch, step, rate(config, step, total, per_epoch))
                 sums = {n: sums.get(n, 0.0) + v.detach().cpu() for n, v in losses.items()}
                 counted += 1
                 if (step + 1) % config.log_interval == 0 or step + 1 == total:
@@ -266,6 +302,7 @@ def _begin(
     train: Sequence[Shard],
     valid: Sequence[Shard],
     start: Part | None,
+    follower: Follower | None,
 ) -> _Learning:
     """Return what a run consists of, as it is before the first step."""
     with initial_weights(config.seed):
@@ -278,14 +315,15 @@ def _begin(
     batches = EpochBatches(
         len(pairs), config.batch_size, config.seed, fabric.global_rank, fabric.world_size
     )
+    learning = _Learner(network, config.likelihood, follower)
     optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+        learning.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    learner, wrapped = fabric.setup(_Learner(network, config.likelihood), optimizer)
+    learner, wrapped = fabric.setup(learning, optimizer)
     average = moving_average(network, config.ema_decay) if config.ema_decay else None
     pin, held_out = fabric.device.type == "cuda", FramePairs(valid)
     return _Learning(
-        config, fabric, network, learner, wrapped, average, batches,
+        config, fabric, network, learner, wrapped, average, follower, batches,
         loader(pairs, batches, config.num_workers, pin), held_out,
         loader(held_out, in_order(held_out, config.val_batch_size), config.num_workers, pin),
     )  # fmt: skip
@@ -328,11 +366,11 @@ def _stream(run: _Learning, first: int) -> Iterator[Batch]:
             yield run.fabric.to_device(batch)
 
 
-def _step(run: _Learning, batch: Batch, rate: float) -> dict[str, Tensor]:
+def _step(run: _Learning, batch: Batch, step: int, rate: float) -> dict[str, Tensor]:
     """Take one step of the optimiser; return the losses before it."""
     run.learner.train()
     set_rate(run.optimizer.optimizer, rate)
-    losses: dict[str, Tensor] = run.learner(batch)
+    losses: dict[str, Tensor] = run.learner(batch, step)
     run.fabric.backward(losses["loss"])
     if run.config.gradient_clip:
         run.fabric.clip_gradients(

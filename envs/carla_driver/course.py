@@ -37,10 +37,12 @@ class CourseOptions:
     """Where CarlaDriver-v0 is driven; a study's options inherit from it."""
 
     scenario: tuple[str, ...] = option(
-        ("country_road",), "of CarlaDriver-v0, by name, or paths of .yaml files"
+        ("country_road",), "scenarios of CarlaDriver-v0, by name or as .yaml files"
     )
-    map: str | None = option(None, "a shipped map or an .xodr file, instead of the scenario's")
-    traffic: int | None = option(None, "other vehicles, instead of the scenario's")
+    map: str | None = option(
+        None, "a map of the package or an .xodr file, instead of the scenario's"
+    )
+    traffic: int | None = option(None, "number of other vehicles, instead of the scenario's")
 
 
 def courses(options: CourseOptions, steps: int = 500) -> list[Course]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerlab.errors import InputError, unknown_name
+from steerlab.options import option
 
 KINDS = ("lane", "laneless", "intersection", "chicane")
 LANE, LANELESS, INTERSECTION, CHICANE = range(4)
@@ -44,36 +45,54 @@ class Ranges:
     The drawn values are in ``info`` under the same names, and ``reset(options=...)`` pins them.
     """
 
-    lateral_delay: Range = (0.1, 0.5)  # s, pure delay between curvature command and actuator
-    actuator_lag: Range = (0.05, 0.3)  # s, first-order lag of the actuator
-    smoothing: Range = (0.0, 0.2)  # s, first-order smoothing of both commands before the delay
-    friction: Range = (0.3, 1.1)  # friction coefficient of tyre and road
-    mass: Range = (0.8, 1.4)  # mass over nominal mass; divides the acceleration
-    drive_lag: Range = (0.1, 0.4)  # s, first-order lag of the engine
-    brake_lag: Range = (0.05, 0.4)  # s, first-order lag of the brakes
-    superelevation: Range = (-0.06, 0.06)  # slope across the road; positive falls to the right
-    lane_width: Range = (2.7, 3.9)  # m
-    shoulder: Range = (0.4, 0.9)  # m that a car may reach over the lane's edge
-    speed_lane: Range = (8.0, 35.0)  # m/s, set speed on lane roads
-    speed_laneless: Range = (5.0, 20.0)  # m/s, set speed on roads without lanes
-    speed_intersection: Range = (3.0, 15.0)  # m/s, set speed at intersections
-    speed_chicane: Range = (6.0, 22.0)  # m/s, set speed in chicanes
-    turn_radius: Range = (8.0, 25.0)  # m, at intersections
-    start_offset: Range = (-0.5, 0.5)  # m from the path
-    start_heading: Range = (-math.radians(3), math.radians(3))  # rad from the path
-    start_speed: Range = (0.7, 1.0)  # initial speed over planned speed
-    speed_bias: Range = (-0.2, 0.2)  # m/s, of the speed sensor
-    speed_noise: Range = (0.0, 0.1)  # m/s, standard deviation
-    acceleration_noise: Range = (0.0, 0.2)  # m/s^2, standard deviation
-    curvature_bias: Range = (-2e-4, 2e-4)  # 1/m, of the measured curvature
-    curvature_noise: Range = (0.0, 2e-4)  # 1/m, standard deviation
-    delay_error: Range = (-0.05, 0.05)  # s, of the lat_delay estimate that the agent sees
-    geometry_noise: Range = (0.0, 1.5)  # scale of the error of seen lines; 1 is 0.5 m at 100 m
-    brightness: Range = (0.4, 2.5)  # image gain; seen lines err more the further it is from 1
-    vision_latency: Range = (0.0, 0.15)  # s, age of the seen lines
-    dropout: Range = (0.0, 0.05)  # share of frames lost, in bursts of 1 to 5
-    left_hand_traffic: float = 0.5  # share of episodes with traffic on the left
-    kinds: tuple[float, float, float, float] = (0.4, 0.2, 0.25, 0.15)  # shares, see KINDS
+    lateral_delay: Range = option(
+        (0.1, 0.5), "pure delay between curvature command and actuator, s"
+    )
+    actuator_lag: Range = option((0.05, 0.3), "first-order lag of the steering actuator, s")
+    smoothing: Range = option(
+        (0.0, 0.2), "first-order smoothing of both commands before the delay, s"
+    )
+    friction: Range = option((0.3, 1.1), "friction coefficient of tyre and road")
+    mass: Range = option((0.8, 1.4), "mass over nominal mass; divides the acceleration")
+    drive_lag: Range = option((0.1, 0.4), "first-order lag of the engine, s")
+    brake_lag: Range = option((0.05, 0.4), "first-order lag of the brakes, s")
+    superelevation: Range = option(
+        (-0.06, 0.06), "slope across the road; positive falls to the right"
+    )
+    lane_width: Range = option((2.7, 3.9), "width of a lane, m")
+    shoulder: Range = option((0.4, 0.9), "how far a car may reach over the lane's edge, m")
+    speed_lane: Range = option((8.0, 35.0), "set speed on roads with lanes, m/s")
+    speed_laneless: Range = option((5.0, 20.0), "set speed on roads without lanes, m/s")
+    speed_intersection: Range = option((3.0, 15.0), "set speed at intersections, m/s")
+    speed_chicane: Range = option((6.0, 22.0), "set speed in chicanes, m/s")
+    turn_radius: Range = option((8.0, 25.0), "radius of turns at intersections, m")
+    start_offset: Range = option((-0.5, 0.5), "distance from the path at the start, m")
+    start_heading: Range = option(
+        (-math.radians(3), math.radians(3)), "angle to the path at the start, rad"
+    )
+    start_speed: Range = option((0.7, 1.0), "speed at the start over the planned speed")
+    speed_bias: Range = option((-0.2, 0.2), "constant error of the speed sensor, m/s")
+    speed_noise: Range = option((0.0, 0.1), "standard deviation of the speed sensor's noise, m/s")
+    acceleration_noise: Range = option(
+        (0.0, 0.2), "standard deviation of the acceleration sensor's noise, m/s^2"
+    )
+    curvature_bias: Range = option((-2e-4, 2e-4), "constant error of the measured curvature, 1/m")
+    curvature_noise: Range = option((0.0, 2e-4), "standard deviation of the curvature's noise, 1/m")
+    delay_error: Range = option(
+        (-0.05, 0.05), "error of the delay that the agent is told (lat_delay), s"
+    )
+    geometry_noise: Range = option(
+        (0.0, 1.5), "scale of the error of the observed lines; 1 is 0.5 m at 100 m"
+    )
+    brightness: Range = option(
+        (0.4, 2.5), "image gain; the observed lines err more the further it is from 1"
+    )
+    vision_latency: Range = option((0.0, 0.15), "age of the observed lines, s")
+    dropout: Range = option((0.0, 0.05), "share of frames lost, in bursts of 1 to 5")
+    left_hand_traffic: float = option(0.5, "share of episodes with traffic on the left")
+    kinds: tuple[float, float, float, float] = option(
+        (0.4, 0.2, 0.25, 0.15), "shares of lane, laneless, intersection and chicane roads"
+    )
 
     def __post_init__(self) -> None:
         for name, (lowest, highest) in _LIMITS.items():

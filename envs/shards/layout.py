@@ -15,9 +15,9 @@ from steerlab.openpilot.contracts import DESIRES
 from steerlab.openpilot.images import HEIGHT, WIDTH
 
 SCHEMA = 2
-#: Grey levels between those that stored pictures have. Their finer half is textures and edges that
-#: a sensor's noise would drown, and it takes two thirds of the disk.
-STEP = 4
+#: Grey levels between those that stored pictures have. What is finer is textures and edges that a
+#: sensor's noise would drown, and it takes two thirds of the disk. An odd step rounds without a bias.
+STEP = 7
 KIND = "steerlab driving episode"
 #: Attribute with the SHA-256 over the other attributes and the descriptions of the arrays.
 DIGEST = "digest"

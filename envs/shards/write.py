@@ -23,7 +23,9 @@ PICTURE_LEVEL = 9  # of zstd, for frames
 #: Frames lie on the disk pixel by pixel, the six planes of each together: they are much alike.
 ORDER = (0, 2, 3, 1)
 #: Each grey level, rounded to a multiple of ``STEP``.
-ROUNDED = (np.minimum((np.arange(256) + STEP // 2) // STEP * STEP, 256 - STEP)).astype(np.uint8)
+ROUNDED = np.minimum((np.arange(256) + STEP // 2) // STEP * STEP, 255 // STEP * STEP).astype(
+    np.uint8
+)
 BLOCK = 64  # frames that share a file
 PENDING = ".part"  # begins the names of folders that are being written
 

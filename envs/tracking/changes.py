@@ -14,9 +14,9 @@ class ProblemChanges:
     position_weight: float | None = option(None, "weight of the squared position error, Q[0]")
     velocity_weight: float | None = option(None, "weight of the squared velocity error, Q[1]")
     input_weight: float | None = option(None, "weight of the squared input, R")
-    terminal_factor: float | None = option(None, "the final error costs this many times Q")
-    spread: float | None = option(None, "both initial states are drawn within +- this")
-    target_spread: float | None = option(None, "both target states are drawn within +- this")
+    terminal_factor: float | None = option(None, "factor on Q for the error at the end")
+    spread: float | None = option(None, "half-width of the range of both initial states")
+    target_spread: float | None = option(None, "half-width of the range of both target states")
     tolerance: float | None = option(None, "final error below which a case is a success")
     mu: float | None = option(None, "strength of the nonlinear damping (VanDerPol-v0)")
 

@@ -54,7 +54,7 @@ class ProblemOptions(ProblemChanges):
 
     task: str = option("DoubleIntegrator-v0", "DoubleIntegrator-v0 or VanDerPol-v0")
     preset: str = option("optimal", "optimal, or published: no terminal cost (DoubleIntegrator-v0)")
-    num_steps: int | None = option(None, "moves of the input in an episode")
+    num_steps: int | None = option(None, "control steps of an episode")
     time_horizon: float | None = option(None, "length of an episode in seconds")
 
 

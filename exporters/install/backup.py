@@ -1,6 +1,5 @@
 """What was in a folder of models before an installation, and how it gets back."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from steerlab.errors import InputError
-from steerlab.files import HIDDEN, settle, transaction
+from steerlab.files import HIDDEN, file_hash, settle, transaction
 from steerlab.readers.text import entry, read_json
 
 FOLDER = ".steerlab-backup"
@@ -21,10 +20,7 @@ LATEST = "latest"
 
 def fingerprint(path: Path) -> str | None:
     """Return SHA-256 of a file, None where there is none."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_hash(path) if path.is_file() else None
 
 
 def make_backup(models: Path, new: dict[str, str | None]) -> Path:

@@ -1,4 +1,4 @@
-# The public names of this room; each is imported when it is first used.
+# The public names of this package; each is imported when it is first used.
 from .commands import Command as Command, command as command
 from .contracts import Contract as Contract, contract as contract, contract_ids as contract_ids
 from .engines import (

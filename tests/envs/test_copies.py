@@ -191,6 +191,7 @@ sys.stdout.buffer.write(b"told:" + pickle.dumps(told))
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_goes_on_alike() -> None:
     """As with multiprocessing's spawn: the task travels as a pickle, and nothing else does."""
     envs = []

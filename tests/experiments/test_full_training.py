@@ -15,13 +15,11 @@ pytest.importorskip("zarr")
 pytest.importorskip("numba")
 
 import numpy as np
-from rich.console import Console
 
 from steerlab.envs.shards.read import find_shards, open_shard
 from steerlab.experiments import collect, export_policy, export_vision, full_training, train_driving
 from steerlab.experiments.full_training import (
     Config,
-    Pipeline,
     collecting,
     exporting,
     training,
@@ -139,34 +137,6 @@ def test_another_contract_than_that_of_the_checkout(
     make_checkout(tmp_path / "a", "openpilot-0.10.1")
     with pytest.raises(SystemExit, match=r"needs contract=openpilot-0\.10\.1"):
         full_training.main(["install_models=true", "openpilot_root=a", "confirm=true"])
-
-
-def test_a_stage_is_done_once_while_its_files_are_whole(tmp_path: Path) -> None:
-    line = Pipeline(Config(), tmp_path, Console(quiet=True))
-    given, made = tmp_path / "given", tmp_path / "made"
-    given.write_text("a")
-    calls = []
-
-    def work() -> list[Path]:
-        calls.append(given.read_text())
-        made.write_text(given.read_text() * 2)
-        return [made]
-
-    for _ in range(2):
-        assert line.once("stage", work, given) == [made]
-    assert calls == ["a"]
-    made.write_text("damaged")
-    line.once("stage", work, given)
-    given.write_text("b")
-    line.once("stage", work, given)
-    assert calls == ["a", "a", "b"]
-    made.unlink()
-    line.once("stage", work, given)
-    assert len(calls) == 4
-    moved = tmp_path.rename(tmp_path.with_name("moved"))
-    line = Pipeline(Config(), moved, Console(quiet=True))
-    assert line.once("stage", work, moved / "given") == [moved / "made"]
-    assert len(calls) == 4
 
 
 def test_failed_checks_cost_neither_files_nor_archive(

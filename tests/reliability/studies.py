@@ -154,7 +154,9 @@ CASES = {
         "train_driving",
         ["stage=all", "dataset.train_path={inputs}/shards", "dataset.val_maps=[south]", "epochs=1",
          "batch_size=12", "checkpoint_interval=2", "device=cpu", "policy.epochs=2",
-         "policy.batch_size=16", "policy.reduced=8", "policy.hidden=8", "policy.trunk=8"],
+         "policy.batch_size=16", "policy.reduced=8", "policy.hidden=8", "policy.trunk=8",
+         "joint.epochs=1", "dagger.rounds=2", "dagger.scenario=[country_road]",
+         "dagger.episodes=1", "dagger.steps=12"],
     ),
     "quickstart": Case(
         "quickstart",

@@ -48,9 +48,9 @@ def _write(path: Path, place: str, course: str, speed: float, seed: int) -> None
 
 def picture(seed: int, frame: int, camera: int) -> np.ndarray:
     """Return planes whose first value tells the frame."""
-    planes = np.full(layout.PLANES, 100 + 20 * camera, np.uint8)
-    planes[:4, :, : 10 + 10 * seed] = 30
-    planes[0, 0, 0] = 4 * (frame + 1)  # what shards keep: a multiple of 4
+    planes = np.full(layout.PLANES, 98 + 21 * camera, np.uint8)  # shards keep multiples of 7
+    planes[:4, :, : 10 + 10 * seed] = 28
+    planes[0, 0, 0] = 7 * (frame + 1)
     return planes
 
 

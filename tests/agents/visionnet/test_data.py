@@ -19,9 +19,10 @@ def test_pairs_are_the_frame_of_200_ms_ago_and_that_of_now(shards: Path) -> None
     assert len(pairs) == 3 * FRAMES
     fourth = pairs[3]
     assert fourth["img"].shape == fourth["big_img"].shape == (12, 128, 256)
-    # The first pixel of a picture is four times its frame, from 1: the older one is before the newer one.
-    assert (fourth["img"][0, 0, 0], fourth["img"][6, 0, 0]) == (12, 16)
-    assert (fourth["big_img"][5, 0, 0], fourth["img"][5, 0, 0]) == (120, 100)
+    # The first pixel of a picture is 7 times its frame, from 1: the older one is before the newer one.
+    assert (fourth["img"][0, 0, 0], fourth["img"][6, 0, 0]) == (21, 28)
+    assert (fourth["big_img"][5, 0, 0], fourth["img"][5, 0, 0]) == (119, 98)
+    assert fourth["number"] == 3
     assert pairs.place(FRAMES + 2) == (1, 2)
     np.testing.assert_array_equal(pairs[FRAMES + 2]["lane_lines"], found[1].read("lane_lines", 2))
 
@@ -30,7 +31,7 @@ def test_first_frame_of_an_episode_has_none_before_it(shards: Path) -> None:
     pairs = data.FramePairs(data.find(shards, "x")[0])
     for index in (0, FRAMES, 2 * FRAMES):
         assert not pairs[index]["img"][:6].any()
-        assert pairs[index]["img"][6, 0, 0] == 4
+        assert pairs[index]["img"][6, 0, 0] == 7
 
 
 def test_splits_keep_episodes_and_maps_apart(shards: Path) -> None:

@@ -1,8 +1,8 @@
 """Count the package, to compare two commits: files, lines, long functions, complex functions.
 
-    python -m tests.house [COMMIT ...]    # the working tree, or each of the commits
+    python -m tests.structure [COMMIT ...]    # the working tree, or each of the commits
 
-Lines are those of all Python files of the five rooms, and of the ground floor beside them. A long function has
+Lines are those of all Python files of the five subpackages, and of the folder steerlab/ without them. A long function has
 more than 60 lines, a complex one a cyclomatic complexity above 12 as ruff's C901 measures it.
 """
 
@@ -15,28 +15,28 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("surrogates", "envs", "agents", "exporters", "experiments")
+FOLDERS = ("surrogates", "envs", "agents", "exporters", "experiments")
 LONG, COMPLEX = 60, 12
 
 
 def count(root: Path) -> dict[str, int]:
     """Return the figures of a checkout."""
-    rooms = {room: sorted((root / room).rglob("*.py")) for room in ROOMS}
-    ground = [
+    files = {folder: sorted((root / folder).rglob("*.py")) for folder in FOLDERS}
+    level_0 = [
         path
         for path in sorted((root / "steerlab").rglob("*.py"))
-        if path.relative_to(root / "steerlab").parts[0] not in ROOMS
+        if path.relative_to(root / "steerlab").parts[0] not in FOLDERS
     ]
     tests = sorted((root / "tests").rglob("*.py"))
-    code = [path for paths in (*rooms.values(), ground) for path in paths]
-    in_rooms = [path for paths in rooms.values() for path in paths]
+    code = [path for paths in (*files.values(), level_0) for path in paths]
+    in_folders = [path for paths in files.values() for path in paths]
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*code, *tests)}
     return {
-        "files of the five rooms": len(in_rooms),
-        "lines of the five rooms": sum(lines[path] for path in in_rooms),
-        **{f"  {room}": sum(lines[p] for p in paths) for room, paths in rooms.items()},
-        "files of the ground floor": len(ground),
-        "lines of the ground floor": sum(lines[path] for path in ground),
+        "files of the five subpackages": len(in_folders),
+        "lines of the five subpackages": sum(lines[path] for path in in_folders),
+        **{f"- {folder}": sum(lines[p] for p in paths) for folder, paths in files.items()},
+        "files of steerlab/ (level 0)": len(level_0),
+        "lines of steerlab/ (level 0)": sum(lines[path] for path in level_0),
         "files of tests": len(tests),
         "lines of tests": sum(lines[path] for path in tests),
         "longest file": max(lines[path] for path in code),
@@ -56,7 +56,7 @@ def _complex_functions(root: Path) -> int:
     options = ["--isolated", "--ignore-noqa", "--select", "C901", "--output-format", "concise"]
     limit = ["--config", f"lint.mccabe.max-complexity={COMPLEX}"]
     found = subprocess.run(
-        ["ruff", "check", *options, *limit, *ROOMS, "steerlab"],
+        ["ruff", "check", *options, *limit, *FOLDERS, "steerlab"],
         cwd=root,
         capture_output=True,
         text=True,

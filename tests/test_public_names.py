@@ -1,4 +1,4 @@
-"""Each room lists its public names; they import, are described, and cost nothing before."""
+"""Each subpackage lists its public names; they import, are described, and cost nothing before."""
 
 import importlib
 import inspect
@@ -10,17 +10,17 @@ from types import ModuleType
 
 import pytest
 
-ROOMS = ("surrogates", "envs", "agents", "exporters", "openpilot")
+PACKAGES = ("surrogates", "envs", "agents", "exporters", "openpilot")
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_public_names(room: str) -> None:
-    package = importlib.import_module(f"steerlab.{room}")
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_public_names(folder: str) -> None:
+    package = importlib.import_module(f"steerlab.{folder}")
     assert package.__all__
     for name in package.__all__:
         found = getattr(package, name)
-        assert inspect.getdoc(found), f"{room}.{name} has no docstring"
-        assert found.__module__.startswith(f"steerlab.{room}."), name
+        assert inspect.getdoc(found), f"{folder}.{name} has no docstring"
+        assert found.__module__.startswith(f"steerlab.{folder}."), name
     assert set(package.__all__) <= set(dir(package))
     with pytest.raises(AttributeError, match="nothing_such"):
         package.nothing_such  # noqa: B018
@@ -32,7 +32,7 @@ SHAPE = re.compile(r"\(\*?[A-Z0-9]\w*[,)]|\(\.\.\.,|\(\*shape|shape")
 
 
 def described(package: ModuleType) -> Iterator[tuple[str, object, inspect.Signature]]:
-    """The public functions of a room and the methods of its public classes."""
+    """The public functions of a subpackage and the methods of its public classes."""
     for name in package.__all__:
         found = getattr(package, name)
         if not inspect.isclass(found):
@@ -44,10 +44,10 @@ def described(package: ModuleType) -> Iterator[tuple[str, object, inspect.Signat
                     yield f"{name}.{key}", method, inspect.signature(method)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_docstrings_give_shapes_of_arrays(room: str) -> None:
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_docstrings_give_shapes_of_arrays(folder: str) -> None:
     bare, arrays = [], 0
-    for name, found, signature in described(importlib.import_module(f"steerlab.{room}")):
+    for name, found, signature in described(importlib.import_module(f"steerlab.{folder}")):
         kinds = [str(a.annotation) for a in signature.parameters.values()]
         if ARRAY.search(" ".join([*kinds, str(signature.return_annotation)])):
             arrays += 1
@@ -57,10 +57,10 @@ def test_docstrings_give_shapes_of_arrays(room: str) -> None:
     assert bare == []
 
 
-def test_doors_are_lazy() -> None:
-    rooms = ", ".join(f"steerlab.{room}" for room in ROOMS)
+def test_packages_import_lazily() -> None:
+    names = ", ".join(f"steerlab.{folder}" for folder in PACKAGES)
     code = (
-        f"import sys, {rooms}; print([m for m in ('torch', 'onnx', 'numba') if m in sys.modules])"
+        f"import sys, {names}; print([m for m in ('torch', 'onnx', 'numba') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
