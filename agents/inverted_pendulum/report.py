@@ -45,7 +45,7 @@ def plot(cells: list[Cell], path: Path, most: int = 4) -> None:
     panels = list(dict.fromkeys((c.variant, c.noise) for c in cells))
     wide, high = min(len(panels), most), 2 * -(-len(panels) // most)
     figure = Figure(figsize=(3.6 * wide + 2, 3 * high), layout="constrained")
-    grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(high, wide, sharex=True, sharey="row", squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for number, panel in enumerate(panels):

@@ -14,8 +14,9 @@ from steerlab.openpilot.contracts import PLAN_COLUMNS, T_IDXS
 from steerlab.openpilot.plan import Near
 
 WINDOW, STRIDE = 25, 4
-#: Weights of the losses in their sum.
+#: Weights of the losses in their sum; of the steering unless a training says otherwise.
 SCALE = {"steer": 10.0, "pedal": 1.0, "now": 0.2, "desire": 0.1, "spread": 0.01, "plan": 0.1}
+STEER_KNEE = 0.5
 PLAN_ERRORS = (2.0, 5.0)  # s ahead
 #: Columns of the plan that a flat road moves.
 MOVING = [PLAN_COLUMNS.index(n) for n in ("x", "y", "vx", "vy", "ax", "ay", "yaw", "yaw_rate")]
@@ -78,22 +79,39 @@ def window_batch(network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor
 
 
 def imitation_loss(
-    network: PolicyNet, drive: Rollout, steps: Tensor, rows: Tensor, generator: torch.Generator
+    network: PolicyNet,
+    drive: Rollout,
+    steps: Tensor,
+    rows: Tensor,
+    generator: torch.Generator,
+    steer_weight: float = SCALE["steer"],
+    steer_knee: float = STEER_KNEE,
 ) -> dict[str, Tensor]:
     """Return the losses of the windows that end at ``steps`` (B,) of ``rows`` (B,).
 
     Every frame of a window counts, the last one more. The plan is learned at the last frame and at
     one other.
+
+    Args:
+        network: The policy.
+        drive: What was driven.
+        steps: Last steps of the windows.
+        rows: Their rows.
+        generator: Of the CPU.
+        steer_weight: Weight of the steering's loss in the sum.
+        steer_knee: Error of the steering, in units of :func:`lateral_bound`, from which its loss grows
+            linearly. Below, it is ``error^2 / (2 steer_knee)``.
     """
     seen = window_batch(network, drive, steps, rows)
     wanted = seen.given["wanted"]
     huber = nn.functional.smooth_l1_loss
     steer_error = (seen.curvature - wanted[..., 0]) / lateral_bound(network, seen)
-    steer = huber(steer_error, torch.zeros_like(steer_error), reduction="none", beta=0.5)
+    steer = huber(steer_error, torch.zeros_like(steer_error), reduction="none", beta=steer_knee)
     brake = huber(seen.pedal, wanted[..., 1], reduction="none", beta=0.5)
     losses = {"steer": (seen.weight * steer).sum(), "pedal": (seen.weight * brake).sum()}
     losses |= hindsight_losses(network, drive, seen, generator)
-    losses["loss"] = sum(SCALE[name] * value for name, value in losses.items())  # type: ignore
+    scale = SCALE | {"steer": steer_weight}
+    losses["loss"] = sum(scale[name] * value for name, value in losses.items())  # type: ignore
     return losses
 
 

@@ -20,7 +20,14 @@ from steerlab.agents.checkpoint import fitting, load_checkpoint, save_checkpoint
 from steerlab.agents.classical.preview import PreviewDriver
 from steerlab.agents.policynet.driver import torch_driver
 from steerlab.agents.policynet.evaluate import pictures
-from steerlab.agents.policynet.losses import WINDOW, imitation_loss, plan_error, random_windows
+from steerlab.agents.policynet.losses import (
+    SCALE,
+    STEER_KNEE,
+    WINDOW,
+    imitation_loss,
+    plan_error,
+    random_windows,
+)
 from steerlab.agents.policynet.model import VISION, PolicyNet, PolicySize, policy_from
 from steerlab.agents.policynet.rollout import BehaviorMix, Drives, Rollout, Teacher, collect
 from steerlab.agents.policynet.task import KINEMATIC, Task
@@ -71,6 +78,11 @@ class ImitationConfig:
         0.5,
         "share of DAgger's drives in hard conditions: long delay, noisy perception, mostly fast",
     )
+    steer_weight: float = option(SCALE["steer"], "weight of the steering in DAgger's loss")
+    steer_knee: float = option(
+        STEER_KNEE, "error of the steering, in units of 3.6 m/s^2, above which DAgger's loss is linear; a "
+        "smaller one makes small errors weigh more",
+    )  # fmt: skip
     lateral: float = option(1.7, "m/s^2 within which the preview teacher takes bends; it must not "
                             "use its knowledge of the grip, which the policy cannot see")  # fmt: skip
     teacher: str = option("preview", "who says what is right: preview (controller with the true "
@@ -198,7 +210,7 @@ def _learn(
     means: dict[str, float] = {}
     for update in range(iteration * updates, (iteration + 1) * updates):
         set_rate(optimizer, _rate(config.learning_rate, update, total))
-        losses = _update(network, optimizer, drive, config.batch_size, generator)
+        losses = _update(network, optimizer, drive, config, generator)
         average.update_parameters(network)
         means = {k: means.get(k, 0.0) + v / updates for k, v in losses.items()}
     return means
@@ -289,12 +301,14 @@ def _update(
     network: PolicyNet,
     optimizer: torch.optim.Optimizer,
     drive: Rollout,
-    windows: int,
+    config: ImitationConfig,
     generator: torch.Generator,
 ) -> dict[str, float]:
     """Take one gradient step on random windows of the drive; return the losses."""
-    ends, who = random_windows(drive, windows, generator)
-    losses = imitation_loss(network, drive, ends, who, generator)
+    ends, who = random_windows(drive, config.batch_size, generator)
+    losses = imitation_loss(
+        network, drive, ends, who, generator, config.steer_weight, config.steer_knee
+    )
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -351,6 +365,9 @@ def check(config: ImitationConfig) -> int:
             raise InputError(f"{name}={getattr(config, name)} must be at least 1")
     if config.epochs <= 0 or config.learning_rate <= 0:
         raise InputError("epochs and learning_rate must be positive")
+    for name in ("steer_weight", "steer_knee"):
+        if not 0 < getattr(config, name) < np.inf:
+            raise InputError(f"{name}={getattr(config, name)} must be positive and finite")
     for name in ("noise", "calm", "hard"):
         if not 0 <= getattr(config, name) <= 1:
             raise InputError(f"{name}={getattr(config, name)} must be in [0, 1]")

@@ -12,7 +12,12 @@ import torch
 
 from steerlab.agents.policynet import train
 from steerlab.agents.policynet.evaluate import HARD
-from steerlab.agents.policynet.losses import hindsight, imitation_loss
+from steerlab.agents.policynet.losses import (
+    hindsight,
+    imitation_loss,
+    lateral_bound,
+    window_batch,
+)
 from steerlab.agents.policynet.model import PolicyNet, PolicySize
 from steerlab.agents.policynet.rollout import FRAME, BehaviorMix, Rollout, collect
 from steerlab.agents.policynet.train import ImitationConfig, load_policy, train_imitation
@@ -84,6 +89,30 @@ def test_a_window_does_not_look_into_the_episode_before() -> None:
     assert loss() != before
 
 
+def test_a_smaller_knee_makes_small_errors_of_the_steering_weigh_more() -> None:
+    torch.manual_seed(0)
+    network = PolicyNet("openpilot-0.10.0", PolicySize(8, 8, 8))
+    drive = circle(200, 10.0, 0.1)
+    drive.features.normal_(generator=torch.Generator().manual_seed(0))
+    at, rows = torch.tensor([150]), torch.tensor([1])
+
+    def losses(off: float, weight: float, knee: float) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(0)
+        seen = window_batch(network, drive, at, rows)
+        changed = replace(drive, frames=drive.frames.clone())
+        there = changed.frames[seen.at, seen.rows[:, None]]
+        FRAME.split(there)["wanted"][..., 0] = seen.curvature + off * lateral_bound(network, seen)
+        changed.frames[seen.at, seen.rows[:, None]] = there.detach()
+        found = imitation_loss(network, changed, at, rows, generator, weight, knee)
+        return {name: float(value.detach()) for name, value in found.items()}
+
+    for knee in (0.5, 0.1):
+        assert losses(0.04, 10.0, knee)["steer"] == pytest.approx(0.04**2 / (2 * knee), rel=1e-2)
+        assert losses(2.0, 10.0, knee)["steer"] == pytest.approx(2.0 - knee / 2, rel=1e-3)
+    light, heavy = losses(0.3, 10.0, 0.5), losses(0.3, 40.0, 0.5)
+    assert heavy["loss"] - light["loss"] == pytest.approx(30.0 * light["steer"], rel=1e-3)
+
+
 def test_the_loss_goes_down_on_one_drive() -> None:
     torch.manual_seed(0)
     network = PolicyNet("openpilot-0.10.0", PolicySize(16, 16, 16))
@@ -94,7 +123,8 @@ def test_the_loss_goes_down_on_one_drive() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
     network.train()
-    found = [train._update(network, optimizer, drive, 16, generator) for _ in range(40)]
+    config = replace(TINY, batch_size=16)
+    found = [train._update(network, optimizer, drive, config, generator) for _ in range(40)]
     first, last = ({n: np.mean([f[n] for f in part]) for n in found[0]}
                    for part in (found[:4], found[-4:]))  # fmt: skip
     for name in ("steer", "pedal", "now", "plan", "desire"):
@@ -167,11 +197,11 @@ def test_training_resumes_to_the_same_weights(
         ({"hard": -0.5}, "hard=-0.5"),
         ({"lateral": math.nan}, "lateral"),
         ({"hidden": 0}, "hidden=0"),
+        ({"steer_weight": 0.0}, "steer_weight=0.0"),
+        ({"steer_knee": math.inf}, "steer_knee=inf"),
     ],
 )
 def test_bad_options(tmp_path: Path, change: dict[str, float], words: str) -> None:
-    from dataclasses import replace
-
     with pytest.raises(InputError, match=words):
         train_imitation(replace(TINY, **change), tmp_path)  # type: ignore[arg-type]
     assert not any(tmp_path.iterdir())
