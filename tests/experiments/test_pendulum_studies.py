@@ -158,6 +158,7 @@ def test_a_killed_ensemble_finishes_only_what_is_missing(
     assert first.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_evaluation_from_one_end_to_the_other(data: Path, ensemble: Path, tmp_path: Path) -> None:
     fast = tmp_path / "fast"
     train_pi0_fast.main(["epochs=1", f"data={data}", f"output={fast}", *SMALL])

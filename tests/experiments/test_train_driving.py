@@ -19,6 +19,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("driving") / "shards")
 
 
+@pytest.mark.slow
 def test_vision_from_shards_to_figures(
     shards: Path,
     tmp_path: Path,

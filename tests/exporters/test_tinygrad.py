@@ -60,6 +60,7 @@ def graph(tmp_path: Path) -> Path:
 
 
 @needs_clang
+@pytest.mark.slow
 def test_pickle_runs_in_a_fresh_process(graph: Path) -> None:
     path = graph.with_name("m_tinygrad.pkl")
     info = compile_tinygrad(graph, path)

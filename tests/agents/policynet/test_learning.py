@@ -162,6 +162,7 @@ def test_a_share_of_the_drives_is_hard_and_disturbances_fade(
     assert min(delays) < easiest - 0.05
 
 
+@pytest.mark.slow
 def test_training_resumes_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

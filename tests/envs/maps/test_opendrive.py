@@ -179,6 +179,7 @@ def test_shared_maps(name: str, shared: Path, tmp_path: Path) -> None:
 
 
 @with_carla
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [4, pytest.param(1000, marks=pytest.mark.exhaustive)])
 def test_mutated_maps_never_bring_us_down(count: int, tmp_path: Path) -> None:
     """``STEERLAB_MUTATIONS`` sets how many the exhaustive test takes."""
