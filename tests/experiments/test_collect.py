@@ -19,6 +19,7 @@ pytest.importorskip("numba")
 zarr = pytest.importorskip("zarr")
 
 
+@pytest.mark.slow
 def test_collect_resume_inspect_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = tmp_path / "shards"
     options = ["scenario=[country_road]", "steps=24", f"output={shards}"]

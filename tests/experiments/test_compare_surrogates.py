@@ -41,6 +41,7 @@ def test_likelihood_of_a_uniform_plant() -> None:
     assert likelihood(Uniform(), synthetic_segments(3)) == pytest.approx(np.log(1024))
 
 
+@pytest.mark.slow
 def test_a_plant_against_itself_and_another() -> None:
     figures, costs = compare(
         AnalyticPlant(), {"same": AnalyticPlant(), "wide": Wide()}, synthetic_segments(4)

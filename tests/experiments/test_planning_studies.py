@@ -166,6 +166,7 @@ def test_bad_options(tmp_path: Path, options: dict[str, Any], message: str) -> N
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_defaults_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command finds what the one before it writes, none being told where."""
     monkeypatch.chdir(tmp_path)

@@ -135,6 +135,7 @@ def test_fetch_study(here: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read(here / "out/costs.csv")[0]["total_cost"] == wanted["total_cost"]
 
 
+@pytest.mark.slow
 def test_ppo_study_trains_resumes_and_agrees(here: Path) -> None:
     options = ["total_steps=1600", "num_envs=2", "epochs=1", "num_segments=2", "hidden=8"]
     train_tinyphysics_ppo.main([*options, "output=ppo"])

@@ -33,6 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_resume_after_a_kill_equals_no_interruption(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

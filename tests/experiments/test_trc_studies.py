@@ -37,6 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_other_problems_from_data_to_evaluation(runs: Path, tmp_path: Path) -> None:
     problem = load_plans(runs / "cases" / "lqr_dataset.npz").problem
     assert (problem.limit, problem.spread, problem.input_weight) == (6.0, 4.0, 0.5)

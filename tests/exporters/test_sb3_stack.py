@@ -62,14 +62,29 @@ def joined(parts: list[Any]) -> Any:
     return np.concatenate(parts)[None]
 
 
-@pytest.mark.parametrize("around", [lambda venv: venv, VecMonitor])
-@pytest.mark.parametrize(("seen", "policy"), [(SEEN, "MlpPolicy"), (TWO, "MultiInputPolicy")])
-@pytest.mark.parametrize("stack", [1, 3])
+def case(seen: Any, stack: int, monitor: bool) -> Any:
+    """A fast test covers every pair of values; the other four of the eight cases are slow ones."""
+    fast = monitor == ((seen is TWO) != (stack == 1))
+    return pytest.param(seen, stack, monitor, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("seen", "stack", "monitor"),
+    [
+        case(seen, stack, monitor)
+        for seen in (SEEN, TWO)
+        for stack in (1, 3)
+        for monitor in (False, True)
+    ],
+)
 def test_a_stack_over_normalised_frames(
-    seen: Any, policy: str, stack: int, around: Any, tmp_path: Path
+    seen: Any, stack: int, monitor: bool, tmp_path: Path
 ) -> None:
     venv = normalized(seen)
-    model = PPO(policy, around(VecFrameStack(venv, stack)), n_steps=8, batch_size=8, device="cpu")
+    policy = "MultiInputPolicy" if seen is TWO else "MlpPolicy"
+    stacked: Any = VecFrameStack(venv, stack)
+    around = VecMonitor(stacked) if monitor else stacked
+    model = PPO(policy, around, n_steps=8, batch_size=8, device="cpu")
     actor = export_sb3(model, tmp_path / "p.onnx")
     run = session(tmp_path / "p.onnx")
     for _ in range(5):

@@ -71,6 +71,7 @@ def test_forms_that_do_not_fit_are_refused(network: VisionNet, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tinygrad", ["none", pytest.param("t.pkl", marks=pytest.mark.exhaustive)])
 def test_the_study_puts_files_where_it_is_told(
     network: VisionNet, tmp_path: Path, capsys: pytest.CaptureFixture[str], tinygrad: str

@@ -26,7 +26,7 @@ from steerlab.errors import InputError
 from steerlab.openpilot.contracts import T_IDXS, plan_column
 
 TINY = ImitationConfig(
-    num_envs=6, steps=50, total_steps=2 * 6 * 50, batch_size=8, epochs=2.0, reduced=8, hidden=8,
+    num_envs=6, steps=30, total_steps=2 * 6 * 30, batch_size=8, epochs=2.0, reduced=8, hidden=8,
     trunk=8,
 )  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_a_share_of_the_drives_is_hard_and_disturbances_fade(
         return drive
 
     monkeypatch.setattr(train, "collect", watch)
-    config = replace(TINY, total_steps=4 * 6 * 50, noise=0.8, calm=0.0, film=0)
+    config = replace(TINY, total_steps=4 * 6 * 30, noise=0.8, calm=0.0, film=0)
     train_imitation(config, tmp_path / "some")
     # The estimate of delay and smoothing, and the contract's own smoothing of 0.1 s.
     easiest = HARD.lateral_delay[0] + HARD.smoothing[0] - 0.05 + 0.1

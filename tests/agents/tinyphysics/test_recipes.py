@@ -140,6 +140,7 @@ def test_labelled_drives_are_what_the_policy_saw_and_what_the_teacher_said(
         assert float(batch["label"]) == pytest.approx(float(steering(seen[step])[row]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_clone_drives_like_its_teacher(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

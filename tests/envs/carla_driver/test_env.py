@@ -304,6 +304,7 @@ def test_length_of_an_episode_comes_from_the_scenario() -> None:
     assert short.max_episode_steps == 40
 
 
+@pytest.mark.slow
 def test_everything_works_without_carla(tmp_path: Path) -> None:
     """A fresh process in which the import of carla is blocked."""
     code = """
