@@ -61,6 +61,7 @@ def run(config: Config, output: Path | None) -> dict[str, float]:
     except ImportError as error:
         raise InputError("the official peer needs pandas: pip install pandas") from error
     plant = comma.fetched(comma.model_path()) if config.plant == "comma" else config.plant
+    load_plant(plant, "exact")  # says now what is wrong with the file
     segments = find_segments(config.segments, config.num_segments)
     few = segments[: config.peer_segments]
     runners: dict[str, Callable[[], Result]] = {

@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steerlab.experiments import evaluate_tinyphysics, fetch_tinyphysics, train_tinyphysics_ppo
+from steerlab.experiments import (
+    benchmark_tinyphysics,
+    evaluate_tinyphysics,
+    fetch_tinyphysics,
+    train_tinyphysics_ppo,
+)
 from steerlab.surrogates.segments.data import write_segment
 from steerlab.surrogates.segments.synthetic import synthetic_segment
 
@@ -154,3 +159,9 @@ def test_ppo_learns_and_its_return_is_minus_the_cost(here: Path) -> None:
     results = train_tinyphysics_ppo.run(config, here)
     assert results["gap"] < 1e-9
     assert results["ppo"] < 0.5 * results["zero"]
+
+
+def test_the_benchmark_names_a_missing_plant(here: Path) -> None:
+    pytest.importorskip("pandas")
+    with pytest.raises(SystemExit, match=r"plant 'none\.onnx' does not exist"):
+        benchmark_tinyphysics.main(["plant=none.onnx", "segments=routes"])
