@@ -53,8 +53,8 @@ def test_a_shard_from_a_server(duck: ducks.Server, scenario: str, tmp_path: Path
     narrow, wide = shard.read("img"), shard.read("big_img")
     for planes in (narrow, wide):
         assert all(len(np.unique(plane)) == 1 for plane in planes.reshape(24 * 6, -1))
-    # Each is of its own tick; the 24 of them have 13 brightnesses, rounded to levels of a shard.
-    assert len({int(frame[0, 0, 0]) for frame in narrow}) == 13
+    # Each is of its own tick; the 24 of them have 11 brightnesses, rounded to levels of a shard.
+    assert len({int(frame[0, 0, 0]) for frame in narrow}) == 11
     assert (wide[:, 4, 0, 0] > narrow[:, 4, 0, 0]).all()
     state, lines = shard.read("state"), shard.read("lane_lines")
     speed, x, y = (state[:, STATE.index(name)] for name in ("speed", "x", "y"))
