@@ -33,7 +33,7 @@ class JointOptions:
 
     epochs: int = option(0, "passes over the frames; stage=all leaves the stage out if it is 0")
     learning_rate: float = option(5e-4, "largest step size of AdamW for both networks")
-    weight: float = option(1.0, "of the policy's loss beside the loss of the vision heads")
+    weight: float = option(1.0, "weight of the policy's loss beside the loss of the vision heads")
 
 
 class PolicyFollower(Follower):

@@ -70,11 +70,17 @@ def test_hindsight_of_a_circle() -> None:
     np.testing.assert_array_equal(known[1], T_IDXS <= 0.95 + 1e-3)
 
 
-def test_a_window_does_not_look_into_the_episode_before() -> None:
+def small_network_on_a_circle() -> tuple[PolicyNet, Rollout]:
+    """Return a network with random weights, and a drive whose features are noise."""
     torch.manual_seed(0)
     network = PolicyNet("openpilot-0.10.0", PolicySize(8, 8, 8))
     drive = circle(200, 10.0, 0.1)
     drive.features.normal_(generator=torch.Generator().manual_seed(0))
+    return network, drive
+
+
+def test_a_window_does_not_look_into_the_episode_before() -> None:
+    network, drive = small_network_on_a_circle()
     at, rows = torch.tensor([70]), torch.tensor([1])
 
     def loss() -> float:
@@ -90,10 +96,7 @@ def test_a_window_does_not_look_into_the_episode_before() -> None:
 
 
 def test_a_smaller_knee_makes_small_errors_of_the_steering_weigh_more() -> None:
-    torch.manual_seed(0)
-    network = PolicyNet("openpilot-0.10.0", PolicySize(8, 8, 8))
-    drive = circle(200, 10.0, 0.1)
-    drive.features.normal_(generator=torch.Generator().manual_seed(0))
+    network, drive = small_network_on_a_circle()
     at, rows = torch.tensor([150]), torch.tensor([1])
 
     def losses(off: float, weight: float, knee: float) -> dict[str, float]:
