@@ -9,7 +9,6 @@ Example:
 """
 
 import dataclasses
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from steerlab.envs.shards.write import clear_pending, need_zarr
 from steerlab.errors import InputError, unknown_name
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
-from steerlab.processes import worker_pool
+from steerlab.processes import one_thread, worker_pool
 from steerlab.seeds import episode_seed
 from steerlab.study import study
 
@@ -68,6 +67,10 @@ class Config:
         None, "length of an episode in steps of 0.05 s; by default that of the scenario"
     )
     disturbed: float = option(0.5, "share of the time that the driver's commands are disturbed")
+    disturbance: float = option(
+        1.0,
+        "standard deviation of the lateral disturbance, m/s^2; the longitudinal one has 0.4 of it",
+    )
     pictures: bool = option(
         True,
         "false leaves frames black, which is several times faster: for studies on the true state",
@@ -130,19 +133,24 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
         raise InputError("episodes and processes must be at least 1")
     if not 0 <= config.disturbed <= 1:
         raise InputError(f"disturbed={config.disturbed} must be in [0, 1]")
+    if not 0 <= config.disturbance <= 10:
+        raise InputError(f"disturbance={config.disturbance} must be in [0, 10] m/s^2")
     if not config.scenario:
         raise InputError("scenario=[...] needs at least one name")
     contract(config.contract)
     _server_options(config)
     need_zarr()
     clear_pending(output)
+    disturbance = Disturbance(
+        config.disturbed, lateral=config.disturbance, longitudinal=0.4 * config.disturbance
+    )
     todo, kept = [], 0
     for name in config.scenario:
         scenario = as_scenario(name)
         for i in range(config.episodes):
             episode = Episode(
                 scenario, episode_seed(config.stream, config.seed, i), config.map, config.steps,
-                config.hz, Disturbance(share=config.disturbed), config.pictures, config.backend,
+                config.hz, disturbance, config.pictures, config.backend,
             )  # fmt: skip
             path = output / episode.name
             if not path.exists():
@@ -177,7 +185,7 @@ def _collected(config: Config, todo: list[Episode], output: Path) -> Iterator[Pa
         finally:
             _close_server()
         return
-    with worker_pool(config.processes, _quietly) as pool:
+    with worker_pool(config.processes, one_thread) as pool:
         running = {pool.submit(work, episode) for episode in todo}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -223,14 +231,6 @@ def _server(config: Config) -> Link:
 def _close_server() -> None:
     while _held:
         _held.pop().close()
-
-
-def _quietly() -> None:
-    """Let the parent share out the cores: a worker has one thread."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
 
 
 FREE = (

@@ -66,6 +66,7 @@ class Config(VisionTraining):
     diffusion: Diffusion = option(Diffusion(), "")
     dagger: DaggerOptions = option(DaggerOptions(), "")
     training: ResumeOptions = option(ResumeOptions(), "")
+    processes: int = option(1, "processes that drive in the rounds of stage=dagger")
     threads: int = option(1, "threads of torch")
 
 
@@ -171,7 +172,7 @@ def _finite(values: Any) -> Any:
     return values if math.isfinite(values) else None
 
 
-FREE = ("training", "num_workers", "val_batch_size", "threads")
+FREE = ("training", "num_workers", "val_batch_size", "frame_cache", "processes", "threads")
 main = study(Config, run, resumes=True, free=FREE)
 
 if __name__ == "__main__":

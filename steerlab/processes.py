@@ -77,6 +77,14 @@ def worker_pool(
         raise
 
 
+def one_thread() -> None:
+    """Initialise a worker: the pool shares out the cores, so torch uses one thread in it."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def process_rank() -> int:
     """Return the number of this process among those that ``torchrun`` started; 0 if it did not."""
     return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0

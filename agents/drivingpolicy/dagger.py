@@ -6,7 +6,7 @@ through openpilot's runner, as those of the exported files do. A round follows f
 and its number: what is stopped goes on with the episodes and epochs that are missing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from steerlab.envs.shards.read import Shard, open_shard
 from steerlab.envs.shards.write import clear_pending
 from steerlab.errors import InputError
 from steerlab.files import writable_folder
+from steerlab.openpilot.contracts import CommandRule
+from steerlab.processes import one_thread, worker_pool
 from steerlab.seeds import episode_seed
 
 
@@ -56,6 +58,8 @@ def check_dagger(options: DaggerOptions, at_least: int = 0) -> None:
     for name in ("teacher", "disturbed"):
         if not 0 <= getattr(options, name) <= 1:
             raise InputError(f"dagger.{name}={getattr(options, name)} must be in [0, 1]")
+    if not options.takeover > 0:
+        raise InputError(f"dagger.takeover={options.takeover} must be positive, in m, or inf")
     if options.rounds and not options.scenario:
         raise InputError("dagger.scenario=[...] needs at least one name")
     for scenario in options.scenario:
@@ -95,7 +99,12 @@ def dagger_stage(
     for number in range(1, rounds + 1):
         folder = Path(output) / "dagger" / f"round_{number:02d}"
         share = told.teacher * (1.0 - (number - 1) / max(rounds - 1, 1))
-        shards = list(drive_round(told, vision, policy, number, options.seed, share, folder))
+        driver = partial(
+            mixed_driver, vision=vision, policy=policy, share=share, takeover=told.takeover
+        )
+        shards = drive_round(
+            told, driver, policy.contract.command, number, options.seed, folder, options.processes
+        )
         seen += seen_by(on_device, shards)
         policy = train_policy(settings, Windows(seen), judged, folder / "policy")
         epoch += settings.epochs
@@ -107,26 +116,25 @@ def dagger_stage(
 
 def drive_round(
     options: DaggerOptions,
-    vision: VisionNet,
-    policy: DrivingPolicy,
+    make: Callable[..., MixedDriver],
+    rule: CommandRule,
     number: int,
     seed: int,
-    share: float,
     folder: Path,
-) -> Iterator[Shard]:
-    """Let the pair drive the episodes of a round that are not there yet; yield all its shards.
+    processes: int = 1,
+) -> list[Shard]:
+    """Let the pair drive the episodes of a round that are not there yet; return all its shards.
 
     Args:
         options: Where and how long.
-        vision: The vision network, on the processor.
-        policy: The policy.
+        make: Makes who drives an episode, of the environment and ``seed``; picklable.
+        rule: The contract's rule, which reads commands from plans.
         number: Of the round, from 1.
         seed: Of the run.
-        share: Of the time that the teacher drives.
         folder: Where the shards go.
+        processes: Processes, each of which drives one episode at a time.
     """
     clear_pending(writable_folder(folder))
-    make = partial(mixed_driver, vision=vision, policy=policy, share=share)
     first = (number - 1) * options.episodes
     episodes = [
         Episode(
@@ -135,18 +143,36 @@ def drive_round(
         )
         for scenario in options.scenario for i in range(options.episodes)
     ]  # fmt: skip
-    for episode in tqdm(episodes, unit="episode", desc=f"round {number}"):
-        path = folder / episode.name
-        if not path.exists():
-            driver = partial(make, seed=episode.seed)
-            collect(episode, folder, driver, route_driver, policy.contract.command)
-        yield open_shard(path)
+    work = partial(_drive, folder=folder, make=make, rule=rule)
+    missing = [episode for episode in episodes if not (folder / episode.name).exists()]
+    with tqdm(total=len(missing), unit="episode", desc=f"round {number}") as bar:
+        if processes > 1 < len(missing):
+            with worker_pool(processes, one_thread) as pool:
+                for _ in pool.map(work, missing):
+                    bar.update()
+        else:
+            for episode in missing:
+                work(episode)
+                bar.update()
+    return [open_shard(folder / episode.name) for episode in episodes]
+
+
+def _drive(
+    episode: Episode, folder: Path, make: Callable[..., MixedDriver], rule: CommandRule
+) -> None:
+    """Drive and label one episode."""
+    collect(episode, folder, partial(make, seed=episode.seed), route_driver, rule)
 
 
 def mixed_driver(
-    env: CarlaDriverVectorEnv, vision: VisionNet, policy: DrivingPolicy, share: float, seed: int
+    env: CarlaDriverVectorEnv,
+    vision: VisionNet,
+    policy: DrivingPolicy,
+    share: float,
+    takeover: float,
+    seed: int,
 ) -> MixedDriver:
-    """Return who drives an episode: the pair, and the teacher for a share of the time."""
+    """Return who drives an episode: the pair, or the teacher in the cases of ``MixedDriver``."""
     network = packed(vision, vision.model)
     pair = PairDriver(env, policy.contract, torch_policy(policy), network)
-    return MixedDriver(env, pair, share, [seed, 5])
+    return MixedDriver(env, pair, share, takeover, [seed, 5])

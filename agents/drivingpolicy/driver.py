@@ -57,19 +57,29 @@ class StraightDriver:
 class MixedDriver:
     """One of two drivers at a time, in spells: the pair, or the teacher who sees the true state.
 
+    The teacher also takes over for a spell when the pair is too far from the path, as a safety driver
+    would, so that the episode goes on (HG-DAgger, Kelly et al. 2019).
+
     Args:
         env: One row of the environment.
         pair: The pair.
         share: Share of the spells in which the teacher drives, 0 to 1.
+        takeover: Distance from the path (m) at which the teacher takes over; infinite for never.
         seed: Of the choice.
     """
 
     def __init__(
-        self, env: CarlaDriverVectorEnv, pair: PairDriver, share: float, seed: list[int]
+        self,
+        env: CarlaDriverVectorEnv,
+        pair: PairDriver,
+        share: float,
+        takeover: float,
+        seed: list[int],
     ) -> None:
-        self.pair, self.teacher = pair, PreviewDriver(env)
-        draws = np.random.default_rng(seed).random(1 + int(env.steps * DT / SPELL))
-        self.taught = np.repeat(draws < share, round(SPELL / DT))
+        self.env, self.pair, self.teacher = env, pair, PreviewDriver(env)
+        self.spell, self.takeover = round(SPELL / DT), takeover
+        draws = np.random.default_rng(seed).random(1 + env.steps // self.spell)
+        self.taught = np.repeat(draws < share, self.spell)
         self.tick = 0
 
     def reset(self, observation: Any, info: dict[str, Any]) -> None:
@@ -81,6 +91,8 @@ class MixedDriver:
     def propose(self, info: dict[str, Any], observation: Any) -> tuple[Array, Array]:
         """Return curvature (1/m) and acceleration (m/s^2) of who drives now; both go along."""
         asked = self.pair.propose(info, observation)
+        if abs(self.env.simulator.state.d[0]) > self.takeover:
+            self.taught[self.tick : self.tick + self.spell] = True
         if self.taught[min(self.tick, len(self.taught) - 1)]:
             asked = self.teacher.propose(info, observation)
         self.tick += 1

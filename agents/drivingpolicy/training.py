@@ -65,6 +65,8 @@ class DaggerOptions:
     steps: int = option(500, "length of an episode in steps of 0.05 s")
     teacher: float = option(0.5, "share of the time that the teacher drives in the first round; falls to "
                             "0 in the last")  # fmt: skip
+    takeover: float = option(0.6, "distance from the path at which the teacher takes over for 3 s, m; inf "
+                             "= never: an episode then ends at a violation")  # fmt: skip
     disturbed: float = option(0.1, "share of the time in which noise is added to the commands")
 
 
@@ -86,6 +88,10 @@ class StageOptions(Protocol):
     @property
     def contract(self) -> str:
         """The release."""
+
+    @property
+    def processes(self) -> int:
+        """That drive episodes at the same time."""
 
     @property
     def seed(self) -> int:

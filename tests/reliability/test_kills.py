@@ -17,7 +17,7 @@ from tests.reliability.warm import Warm
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks warm processes")
 #: At random times of each study: over 300 and over 50 in all.
-KILLS, TERMINATIONS = 14, 3
+KILLS, TERMINATIONS = int(os.environ.get("STEERLAB_KILLS", "14")), 3
 SAMPLE = ("generate-pendulum-data", "train-tracking-ppo")
 
 

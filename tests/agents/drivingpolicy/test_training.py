@@ -41,6 +41,7 @@ class Options:
     policy: PolicyOptions = SMALL
     diffusion: Diffusion = field(default_factory=lambda: Diffusion(1))
     dagger: DaggerOptions = field(default_factory=DaggerOptions)
+    processes: int = 1
     contract: str = "openpilot-0.10.0"
     seed: int = 0
     device: str = "cpu"
@@ -135,6 +136,7 @@ def test_rounds_need_a_whole_pair(
     for wrong, words in (
         (DaggerOptions(rounds=-1), "dagger.rounds=-1"), (DaggerOptions(episodes=0), "episodes=0"),
         (DaggerOptions(steps=5), "steps=5"), (DaggerOptions(teacher=2.0), "teacher=2.0"),
+        (DaggerOptions(takeover=0.0), "takeover=0.0"),
         (DaggerOptions(scenario=("nowhere",)), "nowhere"),
         (DaggerOptions(rounds=1, scenario=()), "at least one"),
     ):  # fmt: skip
@@ -146,12 +148,15 @@ def test_rounds_need_a_whole_pair(
 def test_stopped_rounds_end_as_those_that_were_not(
     shards: list[Shard], vision_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped twice: amid the episodes of a round, and amid the training of the next one."""
+    """Stopped twice: amid the episodes of a round, and amid the training of the next one.
+
+    Two processes drive what was missing.
+    """
     start = policy_stage(Options(), vision_checkpoint, shards[:1], shards[1:], tmp_path / "start")
     told = DaggerOptions(rounds=2, scenario=("country_road",), episodes=2, steps=12)
-    options = Options(dagger=told)
 
-    def go(folder: str) -> Path:
+    def go(folder: str, processes: int = 1) -> Path:
+        options = Options(dagger=told, processes=processes)
         return dagger.dagger_stage(options, start, shards[:1], shards[1:], tmp_path / folder)
 
     whole = load_driving(go("whole"))
@@ -175,7 +180,7 @@ def test_stopped_rounds_end_as_those_that_were_not(
             patched.setattr(dagger, name, part)
             with pytest.raises(KeyboardInterrupt):
                 go("part")
-    again = load_driving(go("part"))
+    again = load_driving(go("part", processes=2))
     assert same(whole["policy"]["state"], again["policy"]["state"])
     assert whole["told"] == again["told"]
     assert again["told"]["round"] == 2

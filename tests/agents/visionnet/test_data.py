@@ -125,3 +125,24 @@ def test_workers_give_what_one_process_gives(shards: Path) -> None:
         assert a.keys() == b.keys()
         for name in a:
             torch.testing.assert_close(a[name], b[name], rtol=0, atol=0)
+
+
+def test_decoded_frames_are_kept_and_read_again(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = data.find(shards, "x")[0]
+    plain = data.FramePairs(found, AUGMENTATIONS, 3)
+    once = data.FramePairs(found, AUGMENTATIONS, 3, tmp_path)
+    for index in range(len(plain)):
+        for name, values in plain[index, 1].items():
+            np.testing.assert_array_equal(once[index, 1][name], values)
+    kept = sorted(tmp_path.glob("*.npy"))
+    assert len(kept) == len(found)
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", None)  # nothing is decoded a second time
+        again = data.FramePairs(found, AUGMENTATIONS, 3, tmp_path)
+        np.testing.assert_array_equal(again[4, 1]["img"], plain[4, 1]["img"])
+    for path in kept:
+        np.save(path, np.zeros((2, 1), np.uint8))
+    with pytest.raises(InputError, match="delete it"):
+        data.FramePairs(found, cache=tmp_path)[0]
