@@ -61,6 +61,7 @@ class Config:
     checkpoint: str = option(
         "", "epoch_NNNN.pt whose vision network makes the features; '' = true state"
     )
+    cache: str = option("", "folder that keeps decoded frames and features; '' = none")
     heads: tuple[str, ...] = option(tuple(ARMS), f"which of {', '.join(ARMS)}")
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds of weights, order and noise")
     policy: PolicyOptions = option(PolicyOptions(), "")
@@ -107,7 +108,7 @@ def _shards(path: str, name: str) -> list[Shard]:
 def _seen(shards: Sequence[Shard], config: Config) -> list[FeatureEpisode]:
     if not config.checkpoint:
         return with_true_features(shards)
-    return seen_by(load_vision(config.checkpoint), shards)
+    return seen_by(load_vision(config.checkpoint), shards, config.cache)
 
 
 def _trained(
@@ -153,7 +154,7 @@ def _print(found: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> No
     Console(width=max(Console().width, 140)).print(table)
 
 
-main = study(Config, run, resumes=True, free=("threads",))
+main = study(Config, run, resumes=True, free=("cache", "threads"))
 
 if __name__ == "__main__":
     main()

@@ -172,7 +172,7 @@ def _finite(values: Any) -> Any:
     return values if math.isfinite(values) else None
 
 
-FREE = ("training", "num_workers", "val_batch_size", "frame_cache", "processes", "threads")
+FREE = ("training", "num_workers", "val_batch_size", "cache", "processes", "threads")
 main = study(Config, run, resumes=True, free=FREE)
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def dagger_stage(
     start = load_driving(checkpoint)
     vision, policy = load_vision(checkpoint), policy_of(start["policy"], checkpoint)
     on_device = load_vision(checkpoint, torch_device(options.device))
-    seen, judged = seen_by(on_device, train), Windows(seen_by(on_device, valid))
+    seen_of = partial(seen_by, on_device, cache=options.cache)
+    seen, judged = seen_of(train), Windows(seen_of(valid))
     path, epoch = Path(checkpoint), int(start["told"].get("epoch", 0))
     for number in range(1, rounds + 1):
         folder = Path(output) / "dagger" / f"round_{number:02d}"
@@ -105,7 +106,7 @@ def dagger_stage(
         shards = drive_round(
             told, driver, policy.contract.command, number, options.seed, folder, options.processes
         )
-        seen += seen_by(on_device, shards)
+        seen += seen_of(shards)
         policy = train_policy(settings, Windows(seen), judged, folder / "policy")
         epoch += settings.epochs
         about = {"stage": "dagger", "round": number, "epoch": epoch, "before": start["told"]}

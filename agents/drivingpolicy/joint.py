@@ -118,7 +118,7 @@ def joint_stage(
     settings = settings_of(
         *design, contract=config.contract, seed=config.seed, device=config.device
     )
-    windows = Windows(seen_by(vision, train))
+    windows = Windows(seen_by(vision, train, config.cache))
     follower = PolicyFollower(new_policy(settings, windows), windows, options.weight, config.seed)
     kept = tuple(name for name in config.dataset.augmentations if name != "mirror")
     training = replace(

@@ -90,6 +90,10 @@ class StageOptions(Protocol):
         """The release."""
 
     @property
+    def cache(self) -> str:
+        """Folder that keeps features, or ''."""
+
+    @property
     def processes(self) -> int:
         """That drive episodes at the same time."""
 
@@ -163,9 +167,11 @@ def train_policy(
     return network.cpu().eval()
 
 
-def seen_by(vision: VisionNet, shards: Sequence[Shard]) -> list[FeatureEpisode]:
-    """Return shards with what a vision network makes of their frames."""
-    return [FeatureEpisode(shard, episode_features(vision, shard)) for shard in shards]
+def seen_by(
+    vision: VisionNet, shards: Sequence[Shard], cache: str | Path = ""
+) -> list[FeatureEpisode]:
+    """Return shards with what a vision network makes of their frames; ``cache`` keeps it."""
+    return [FeatureEpisode(shard, episode_features(vision, shard, cache)) for shard in shards]
 
 
 def policy_stage(
@@ -199,7 +205,7 @@ def policy_stage(
     )  # fmt: skip
     start = load_driving(checkpoint)
     vision = load_vision(checkpoint, torch_device(settings.device))
-    learned, judged = (Windows(seen_by(vision, shards)) for shards in (train, valid))
+    learned, judged = (Windows(seen_by(vision, shards, options.cache)) for shards in (train, valid))
     network = train_policy(settings, learned, judged, Path(output) / "policy")
     epoch = int(start["told"].get("epoch", 0)) + settings.epochs
     told = {"stage": "policy", "epoch": epoch, "vision": start["told"]}

@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from steerlab.agents.visionnet.augment import augment, check_augmentations
+from steerlab.agents.visionnet.kept import kept_array
 from steerlab.agents.visionnet.mirror import mirror_labels, mirror_pictures
 from steerlab.envs.shards.layout import PLANES
 from steerlab.envs.shards.read import Shard, open_all, open_shard
-from steerlab.envs.shards.write import digest_of
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import atomic_path
 from steerlab.openpilot.contracts import IMAGE_LAG
 from steerlab.openpilot.images import image_pair
 from steerlab.seeds import generator_seed
@@ -109,7 +108,7 @@ class FramePairs(Dataset[dict[str, Array]]):
         shards: The episodes.
         augmentations: What happens to the frames; see :mod:`steerlab.agents.visionnet.augment`.
         seed: Of these changes.
-        cache: Folder in which decoded frames are kept, 0.4 MB for each; none by default.
+        cache: Folder that keeps decoded frames, 0.4 MB for each; '' keeps none.
     """
 
     def __init__(
@@ -157,27 +156,20 @@ class FramePairs(Dataset[dict[str, Array]]):
     def _open(self, which: int) -> tuple[ReadFrames, dict[str, Array]]:
         if which not in self._opened:
             shard = open_shard(self.paths[which])
-            read = _cached(shard, Path(self.cache)) if self.cache else shard.read
+            read = _reader(shard, self.cache)
             self._opened[which] = read, {name: shard.read(name) for name in LABELS}
         return self._opened[which]
 
 
-def _cached(shard: Shard, folder: Path) -> ReadFrames:
-    """Return what reads frames from a file of decoded ones, which is written if there is none.
-
-    Raises:
-        InputError: The file is damaged, or the folder cannot be written.
-    """
-    path = folder / f"{digest_of(shard.path, shard.attributes)}.npy"
-    if not path.exists():
-        frames = np.stack([shard.read(name) for name in CAMERAS])
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, frames)
-    try:
-        narrow, wide = np.load(path, mmap_mode="r").reshape(len(CAMERAS), shard.frames, *PLANES)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the kept frames {str(path)!r} are damaged: delete it") from error
-    decoded = dict(zip(CAMERAS, (narrow, wide), strict=True))
+def _reader(shard: Shard, cache: str | Path) -> ReadFrames:
+    """Return what reads frames of a shard, from decoded ones if there is a folder for them."""
+    if not cache:
+        return shard.read
+    shape = (len(CAMERAS), shard.frames, *PLANES)
+    frames = kept_array(
+        cache, shard, "frames", shape, lambda: np.stack([shard.read(name) for name in CAMERAS])
+    )
+    decoded = dict(zip(CAMERAS, frames, strict=True))
     return lambda name, rows: decoded[name][rows]
 
 

@@ -38,7 +38,6 @@ from steerlab.agents.visionnet.units import label_units
 from steerlab.devices import torch_device
 from steerlab.envs.shards.read import Shard
 from steerlab.errors import InputError, unknown_name
-from steerlab.files import writable_folder
 from steerlab.options import option
 from steerlab.processes import process_rank, processes
 from steerlab.seeds import initial_weights
@@ -52,7 +51,7 @@ PRECISIONS = {"none": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _FREE = (
     "num_workers",
     "val_batch_size",
-    "frame_cache",
+    "cache",
 )  # options that may differ when a run goes on
 _LAST_RATE = 0.01  # of the largest one, at the end of cosine and linear
 _SHOWN = 3  # frames that TensorBoard shows after each epoch
@@ -101,9 +100,8 @@ class VisionTraining:
     gradient_clip: float = option(5.0, "largest norm of the gradient; 0 = no limit")
     ema_decay: float = option(0.99, "decay of the averaged weights that are kept; 0 = no average")
     num_workers: int = option(0, "processes that read frames; 0 = the training process itself")
-    frame_cache: str = option(
-        "", "folder that keeps decoded training frames, 0.4 MB each: faster epochs; '' = none"
-    )
+    cache: str = option("", "folder that keeps decoded frames, 0.4 MB each, and features: both are computed "
+                        "once; '' = none")  # fmt: skip
     log_interval: int = option(20, "gradient steps between two lines of the log")
     checkpoint_interval: int = option(
         100, "gradient steps between two saved states, from which a run can continue"
@@ -319,8 +317,7 @@ def _begin(
         network.set_units(*label_units(train, network.model))
     else:
         _take(network, start)
-    cache = writable_folder(config.frame_cache) if config.frame_cache else ""
-    pairs = FramePairs(train, config.dataset.augmentations, config.seed, cache)
+    pairs = FramePairs(train, config.dataset.augmentations, config.seed, config.cache)
     batches = EpochBatches(
         len(pairs), config.batch_size, config.seed, fabric.global_rank, fabric.world_size
     )

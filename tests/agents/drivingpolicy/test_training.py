@@ -42,6 +42,7 @@ class Options:
     diffusion: Diffusion = field(default_factory=lambda: Diffusion(1))
     dagger: DaggerOptions = field(default_factory=DaggerOptions)
     processes: int = 1
+    cache: str = ""
     contract: str = "openpilot-0.10.0"
     seed: int = 0
     device: str = "cpu"

@@ -14,6 +14,7 @@ from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.run_log import read_log
 from steerlab.agents.visionnet import data, training
 from steerlab.agents.visionnet.features import episode_features
+from steerlab.agents.visionnet.network import VisionNet
 from steerlab.agents.visionnet.pictures import compare_pictures
 from steerlab.agents.visionnet.training import (
     DatasetOptions,
@@ -36,6 +37,24 @@ SMALL = VisionTraining(
 def small(mini: str, monkeypatch: pytest.MonkeyPatch) -> VisionTraining:
     monkeypatch.setattr(training, "_SHOWN", 1)
     return replace(SMALL, size=mini)
+
+
+def test_features_are_kept_for_their_weights_and_their_shard(
+    mini: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (VisionNet(mini).eval() for _ in range(2))
+    found = data.find(shards, "x")[0][:2]
+    made = [[episode_features(n, s, tmp_path) for s in found] for n in (first, second)]
+    for network, kept in zip((first, second), made, strict=True):
+        for shard, features in zip(found, kept, strict=True):
+            np.testing.assert_array_equal(features, episode_features(network, shard))
+    assert np.abs(made[0][0] - made[1][0]).max() > 0 < np.abs(made[0][0] - made[0][1]).max()
+    monkeypatch.setattr(VisionNet, "features", None)  # nothing is computed a second time
+    np.testing.assert_array_equal(episode_features(first, found[0], tmp_path), made[0][0])
+    for path in tmp_path.glob("*_features_*"):
+        path.write_bytes(b"no array")
+    with pytest.raises(InputError, match="delete it"):
+        episode_features(first, found[0], tmp_path)
 
 
 @pytest.fixture
