@@ -80,20 +80,20 @@ class MixedDriver:
         self.spell, self.takeover = round(SPELL / DT), takeover
         draws = np.random.default_rng(seed).random(1 + env.steps // self.spell)
         self.taught = np.repeat(draws < share, self.spell)
-        self.tick = 0
+        self.tick = self.until = 0
 
     def reset(self, observation: Any, info: dict[str, Any]) -> None:
         """Forget the past: a new episode has begun."""
         self.pair.reset(observation, info)
         self.teacher.reset(observation, info)
-        self.tick = 0
+        self.tick = self.until = 0
 
     def propose(self, info: dict[str, Any], observation: Any) -> tuple[Array, Array]:
         """Return curvature (1/m) and acceleration (m/s^2) of who drives now; both go along."""
         asked = self.pair.propose(info, observation)
         if abs(self.env.simulator.state.d[0]) > self.takeover:
-            self.taught[self.tick : self.tick + self.spell] = True
-        if self.taught[min(self.tick, len(self.taught) - 1)]:
+            self.until = self.tick + self.spell
+        if self.tick < self.until or self.taught[min(self.tick, len(self.taught) - 1)]:
             asked = self.teacher.propose(info, observation)
         self.tick += 1
         return asked
