@@ -26,6 +26,7 @@ from steerlab.agents.visionnet.training import (
 from steerlab.envs.shards.read import Shard
 from steerlab.errors import InputError
 from steerlab.files import watch_changes
+from steerlab.seeds import initial_weights
 
 SMALL = VisionTraining(
     epochs=2, batch_size=6, val_batch_size=5, log_interval=2, checkpoint_interval=3,
@@ -42,13 +43,16 @@ def small(mini: str, monkeypatch: pytest.MonkeyPatch) -> VisionTraining:
 def test_features_are_kept_for_their_weights_and_their_shard(
     mini: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (VisionNet(mini).eval() for _ in range(2))
+    with initial_weights(0):
+        first, second = (VisionNet(mini).eval() for _ in range(2))
     found = data.find(shards, "x")[0][:2]
     made = [[episode_features(n, s, tmp_path) for s in found] for n in (first, second)]
     for network, kept in zip((first, second), made, strict=True):
         for shard, features in zip(found, kept, strict=True):
             np.testing.assert_array_equal(features, episode_features(network, shard))
-    assert np.abs(made[0][0] - made[1][0]).max() > 0 < np.abs(made[0][0] - made[0][1]).max()
+    assert np.abs(made[0][0] - made[1][0]).max() > 0
+    assert len(list(tmp_path.glob("*_features_*"))) == 4
+    assert len(list(tmp_path.glob("*_frames.npy"))) == 2
     monkeypatch.setattr(VisionNet, "features", None)  # nothing is computed a second time
     np.testing.assert_array_equal(episode_features(first, found[0], tmp_path), made[0][0])
     for path in tmp_path.glob("*_features_*"):
