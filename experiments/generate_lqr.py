@@ -5,7 +5,6 @@ target_states (N, 2), control_sequences (N, T, 1), state_trajectories (N, T+1, 2
 optimal_costs (N,). The same seed gives the same states as there: 42 for training, 123 for tests.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
@@ -27,7 +26,7 @@ from steerlab.envs.tracking.problem import TrackingProblem, final_error
 from steerlab.envs.tracking.problems import ProblemOptions, chosen_problem
 from steerlab.errors import InputError, unknown_name
 from steerlab.options import option
-from steerlab.processes import worker_pool
+from steerlab.processes import in_order
 from steerlab.study import study
 from steerlab.tables import percent
 from steerlab.types import Floats
@@ -91,20 +90,12 @@ def _in_parallel(
     size = 10_000 if problem.linear else 100
     starts = range(0, len(initial), size)
     jobs = [(problem, initial[i : i + size], targets[i : i + size], solver) for i in starts]
-    processes = min(processes or cpu_count() or 1, len(jobs))
+    processes = processes or cpu_count() or 1
     with tqdm(total=len(initial), unit="case", desc="optimum") as bar:
         parts = []
-
-        def collect(solved: Iterable[Floats]) -> None:
-            for part in solved:
-                bar.update(len(part))
-                parts.append(part)
-
-        if processes == 1:
-            collect(map(_solve, jobs))
-        else:
-            with worker_pool(processes) as pool:
-                collect(pool.map(_solve, jobs))
+        for part in in_order(_solve, jobs, processes):
+            bar.update(len(part))
+            parts.append(part)
     return np.concatenate(parts)
 
 

@@ -7,15 +7,17 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeVar
 
 from steerlab.errors import InputError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
@@ -75,6 +77,30 @@ def worker_pool(
                 "with fewer processes"
             ) from error
         raise
+
+
+def in_order(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    processes: int,
+    initializer: Callable[..., None] | None = None,
+) -> Iterator[Result]:
+    """Yield ``work(item)`` for all items in their order, computed by up to ``processes`` processes.
+
+    Args:
+        work: Called for each item; picklable, as its results are, if there is more than one process.
+        items: What it is called with.
+        processes: Most processes; one is this process itself.
+        initializer: Called once in each worker.
+
+    Raises:
+        InputError: A worker ended on its own.
+    """
+    if min(processes, len(items)) <= 1:
+        yield from map(work, items)
+        return
+    with worker_pool(min(processes, len(items)), initializer) as pool:
+        yield from pool.map(work, items)
 
 
 def one_thread() -> None:

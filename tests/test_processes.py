@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from steerlab.errors import InputError
-from steerlab.processes import worker_pool
+from steerlab.processes import in_order, worker_pool
 
 PARENT = """
 import os, sys, time
@@ -133,3 +133,16 @@ def test_a_study_stops_at_a_signal(tmp_path: Path, number: int, code: int) -> No
     assert "my_study" in text.replace("-", "_")
     assert f"output={tmp_path / 'out'}" in text.partition("To go on from there: ")[2]
     assert "Traceback" not in text
+
+
+def test_results_come_in_the_order_of_their_items() -> None:
+    items = [3, 1, 2]
+    alone, others = (list(in_order(_told, items, processes)) for processes in (1, 2))
+    assert [item for item, _ in alone] == [item for item, _ in others] == items
+    assert {pid for _, pid in alone} == {os.getpid()}
+    assert os.getpid() not in {pid for _, pid in others}
+
+
+def _told(item: int) -> tuple[int, int]:
+    time.sleep(0.1 * item)  # the first to be asked is the last to answer
+    return item, os.getpid()

@@ -35,7 +35,7 @@ from steerlab.envs.shards.write import clear_pending
 from steerlab.errors import InputError
 from steerlab.files import writable_folder
 from steerlab.openpilot.contracts import CommandRule
-from steerlab.processes import one_thread, worker_pool
+from steerlab.processes import in_order, one_thread
 from steerlab.seeds import episode_seed
 
 
@@ -146,15 +146,9 @@ def drive_round(
     ]  # fmt: skip
     work = partial(_drive, folder=folder, make=make, rule=rule)
     missing = [episode for episode in episodes if not (folder / episode.name).exists()]
-    with tqdm(total=len(missing), unit="episode", desc=f"round {number}") as bar:
-        if processes > 1 < len(missing):
-            with worker_pool(processes, one_thread) as pool:
-                for _ in pool.map(work, missing):
-                    bar.update()
-        else:
-            for episode in missing:
-                work(episode)
-                bar.update()
+    driven = in_order(work, missing, processes, one_thread)
+    for _ in tqdm(driven, total=len(missing), unit="episode", desc=f"round {number}"):
+        pass  # each leaves its shard
     return [open_shard(folder / episode.name) for episode in episodes]
 
 

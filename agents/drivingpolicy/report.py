@@ -20,7 +20,7 @@ from steerlab.envs.carla_driver.course import Course, course_name
 from steerlab.envs.kinematic_driver.record import Record, join
 from steerlab.files import write_json
 from steerlab.film import write_film
-from steerlab.processes import worker_pool
+from steerlab.processes import in_order
 
 _ROWS = (
     ("km", "km driven", ".2f"),
@@ -92,17 +92,8 @@ def drive_course(
     """Drive the held-out episodes ``first``, ``first + 1``, .. of a course, each by itself."""
     work = partial(drive_episode, make, course)
     numbers = range(first, first + episodes)
-    with tqdm(total=episodes, unit="episode", desc=name) as bar:
-        records = []
-        if processes > 1:
-            with worker_pool(processes) as pool:
-                for record in pool.map(work, numbers):
-                    records.append(record)
-                    bar.update()
-        else:
-            for record in map(work, numbers):
-                records.append(record)
-                bar.update()
+    driven = in_order(work, numbers, processes)
+    records = list(tqdm(driven, total=episodes, unit="episode", desc=name))
     return join(records)
 
 

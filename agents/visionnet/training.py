@@ -48,11 +48,8 @@ if TYPE_CHECKING:
 KIND = "vision training"
 SCHEDULERS = ("cosine", "linear", "constant")
 PRECISIONS = {"none": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-_FREE = (
-    "num_workers",
-    "val_batch_size",
-    "cache",
-)  # options that may differ when a run goes on
+#: Options that may differ when a run goes on.
+_FREE = ("num_workers", "val_batch_size", "cache")
 _LAST_RATE = 0.01  # of the largest one, at the end of cosine and linear
 _SHOWN = 3  # frames that TensorBoard shows after each epoch
 

@@ -22,9 +22,11 @@ zarr = pytest.importorskip("zarr")
 @pytest.mark.slow
 def test_collect_resume_inspect_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shards = tmp_path / "shards"
-    options = ["scenario=[country_road]", "steps=24", f"output={shards}"]
+    options = ["scenario=[country_road]", "steps=24", "disturbance=2", f"output={shards}"]
     collect.main([*options, "episodes=1"])
     (first,) = find_shards(shards)
+    told = open_shard(first).attributes["disturbance"]
+    assert (told["lateral"], told["longitudinal"]) == (2.0, 0.8)
     before = first.stat().st_mtime_ns
     collect.main([*options, "episodes=2"])  # more of the same: what is there stays
     assert len(list(find_shards(shards))) == 2
@@ -54,6 +56,7 @@ def test_errors_come_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["backend=cloud"], "backend"),
         (["episodes=0"], "episodes"),
         (["disturbed=2"], "disturbed"),
+        (["disturbance=11"], "disturbance"),
         (["contract=openpilot-1"], "openpilot-1"),
     ):
         with pytest.raises(SystemExit, match=text):
