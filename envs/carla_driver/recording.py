@@ -16,6 +16,7 @@ from steerlab.envs.kinematic_driver.simulator import Simulator
 from steerlab.envs.labels.corridor import Path, corridor
 from steerlab.envs.labels.record import Others, Record
 from steerlab.envs.maps.road_map import RoadMap
+from steerlab.types import Floats
 
 ONWARD = 230.0  # m that a lane is followed beyond the place where the route leaves it
 JUMP = 4.0  # m beyond its way of a tick: the vehicle has left, and another one has come in
@@ -66,7 +67,9 @@ class Recorder:
         state = State(*np.array([tick.state for tick in self.ticks]).T)
         chains, of_knot = _chains(scenes[0].road_map, routes.lane[scenes[0].route])
         knots = np.clip(state.s / routes.spacing, 0, routes.knots - 1).astype(int)
-        used, way_of = np.unique(of_knot[knots], return_inverse=True)
+        crossed = _crossed(scenes[0].road_map, routes, scenes[0].route, knots, state.d)
+        chain = np.minimum(of_knot[knots] + crossed, len(chains) - 1)
+        used, way_of = np.unique(chain, return_inverse=True)
         gaps = np.array([tick.stop_gap for tick in self.ticks])
         stop = np.where(gaps < NOTHING, state.s + FRONT + gaps, np.inf)
         ego = np.array([scene.ego for scene in scenes])
@@ -120,6 +123,36 @@ def _chains(
             chain.append(int(following[int(np.argmin(turned))]))
             left -= float(road_map.lane_length[chain[-1]])
     return chains, of_knot
+
+
+def _crossed(
+    road_map: RoadMap, routes: Routes, route: int, knots: NDArray[np.intp], offset: Floats
+) -> NDArray[np.bool_]:
+    """Return where a lane change has taken the car nearer to the middle of the new lane, (T,).
+
+    Args:
+        road_map: The map.
+        routes: The routes of the scenario.
+        route: Which of them is driven.
+        knots: Of the route, where the car is, (T,).
+        offset: Of the car from the route's path, m to the right, (T,).
+    """
+    changing = np.flatnonzero(routes.other[route, knots] >= 0)
+    crossed = np.zeros(len(knots), bool)
+    for tick in changing:
+        k = knots[tick]
+        x, y, _, heading, _ = routes.pose[route, k]
+        away = []
+        for lane, along in ((routes.lane, routes.lane_s), (routes.other, routes.other_s)):
+            part = road_map.lane(int(lane[route, k]))
+            east, north = (
+                np.interp(along[route, k], road_map.s[part], road_map.points[part, i])
+                for i in (0, 1)
+            )
+            right = (north - y) * np.cos(heading) - (east - x) * np.sin(heading)
+            away.append(abs(offset[tick] - right))
+        crossed[tick] = away[1] < away[0]
+    return crossed
 
 
 def _successors(road_map: RoadMap, lane: int) -> list[int]:
