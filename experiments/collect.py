@@ -69,7 +69,7 @@ class Config:
     disturbed: float = option(0.5, "share of the time that the driver's commands are disturbed")
     disturbance: float = option(
         1.0,
-        "standard deviation of the lateral disturbance, m/s^2; the longitudinal one has 0.4 of it",
+        "standard deviation of the lateral disturbance, m/s^2; the longitudinal one has 0.8 of it",
     )
     pictures: bool = option(
         True,
@@ -142,7 +142,7 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
     need_zarr()
     clear_pending(output)
     disturbance = Disturbance(
-        config.disturbed, lateral=config.disturbance, longitudinal=0.4 * config.disturbance
+        config.disturbed, lateral=config.disturbance, longitudinal=0.8 * config.disturbance
     )
     todo, kept = [], 0
     for name in config.scenario:

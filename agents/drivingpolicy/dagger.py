@@ -58,8 +58,11 @@ def check_dagger(options: DaggerOptions, at_least: int = 0) -> None:
     for name in ("teacher", "disturbed"):
         if not 0 <= getattr(options, name) <= 1:
             raise InputError(f"dagger.{name}={getattr(options, name)} must be in [0, 1]")
-    if not options.takeover > 0:
-        raise InputError(f"dagger.takeover={options.takeover} must be positive, in m, or inf")
+    for name, unit in (("takeover", "m"), ("overspeed", "m/s")):
+        if not getattr(options, name) > 0:
+            raise InputError(
+                f"dagger.{name}={getattr(options, name)} must be positive, in {unit}, or inf"
+            )
     if options.rounds and not options.scenario:
         raise InputError("dagger.scenario=[...] needs at least one name")
     for scenario in options.scenario:
@@ -101,8 +104,9 @@ def dagger_stage(
         folder = Path(output) / "dagger" / f"round_{number:02d}"
         share = told.teacher * (1.0 - (number - 1) / max(rounds - 1, 1))
         driver = partial(
-            mixed_driver, vision=vision, policy=policy, share=share, takeover=told.takeover
-        )
+            mixed_driver, vision=vision, policy=policy, share=share, takeover=told.takeover,
+            overspeed=told.overspeed,
+        )  # fmt: skip
         shards = drive_round(
             told, driver, policy.contract.command, number, options.seed, folder, options.processes
         )
@@ -165,9 +169,10 @@ def mixed_driver(
     policy: DrivingPolicy,
     share: float,
     takeover: float,
+    overspeed: float,
     seed: int,
 ) -> MixedDriver:
     """Return who drives an episode: the pair, or the teacher in the cases of ``MixedDriver``."""
     network = packed(vision, vision.model)
     pair = PairDriver(env, policy.contract, torch_policy(policy), network)
-    return MixedDriver(env, pair, share, takeover, [seed, 5])
+    return MixedDriver(env, pair, share, takeover, overspeed, [seed, 5])

@@ -57,14 +57,15 @@ class StraightDriver:
 class MixedDriver:
     """One of two drivers at a time, in spells: the pair, or the teacher who sees the true state.
 
-    The teacher also takes over for a spell when the pair is too far from the path, as a safety driver
-    would, so that the episode goes on (HG-DAgger, Kelly et al. 2019).
+    The teacher also takes over for a spell when the pair is too far from the path or too fast, as a
+    safety driver would, so that the episode goes on (HG-DAgger, Kelly et al. 2019).
 
     Args:
         env: One row of the environment.
         pair: The pair.
         share: Share of the spells in which the teacher drives, 0 to 1.
         takeover: Distance from the path (m) at which the teacher takes over; infinite for never.
+        overspeed: The same for m/s above the planned speed, which bends, stops and the vehicle ahead limit.
         seed: Of the choice.
     """
 
@@ -74,10 +75,11 @@ class MixedDriver:
         pair: PairDriver,
         share: float,
         takeover: float,
+        overspeed: float,
         seed: list[int],
     ) -> None:
         self.env, self.pair, self.teacher = env, pair, PreviewDriver(env)
-        self.spell, self.takeover = round(SPELL / DT), takeover
+        self.spell, self.takeover, self.overspeed = round(SPELL / DT), takeover, overspeed
         draws = np.random.default_rng(seed).random(1 + env.steps // self.spell)
         self.taught = np.repeat(draws < share, self.spell)
         self.tick = self.until = 0
@@ -91,7 +93,9 @@ class MixedDriver:
     def propose(self, info: dict[str, Any], observation: Any) -> tuple[Array, Array]:
         """Return curvature (1/m) and acceleration (m/s^2) of who drives now; both go along."""
         asked = self.pair.propose(info, observation)
-        if abs(self.env.simulator.state.d[0]) > self.takeover:
+        planned = self.env.preview(np.zeros(1))["planned_speed"][0, 0]
+        away, faster = abs(self.env.simulator.state.d[0]), info["speed"][0] - planned
+        if away > self.takeover or faster > self.overspeed:
             self.until = self.tick + self.spell
         if self.tick < self.until or self.taught[min(self.tick, len(self.taught) - 1)]:
             asked = self.teacher.propose(info, observation)

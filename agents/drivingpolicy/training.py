@@ -67,6 +67,8 @@ class DaggerOptions:
                             "0 in the last")  # fmt: skip
     takeover: float = option(0.6, "distance from the path at which the teacher takes over for 3 s, m; inf "
                              "= never: an episode then ends at a violation")  # fmt: skip
+    overspeed: float = option(3.0, "speed above the one planned for bends, stops and the vehicle ahead at "
+                              "which the teacher takes over as well, m/s; inf = never")  # fmt: skip
     disturbed: float = option(0.1, "share of the time in which noise is added to the commands")
 
 

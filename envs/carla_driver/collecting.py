@@ -43,12 +43,13 @@ class Disturbance:
     share: float = 0.5  # of the time, in spells
     spell: float = 3.0  # s, mean length of a disturbed spell
     lateral: float = 1.0  # m/s^2, standard deviation
-    longitudinal: float = 0.4  # m/s^2
-    time: float = 1.0  # s, over which it changes
+    longitudinal: float = 0.8  # m/s^2
+    time: float = 1.0  # s, over which the lateral one changes
+    slow: float = 3.0  # s, the same of the longitudinal one: bends are met too fast and too slowly
 
     def draw(self, ticks: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return lateral and longitudinal accelerations (ticks, 2) to add, m/s^2."""
-        keep = np.exp(-DT / self.time)
+        keep = np.exp(-DT / np.array([self.time, self.slow]))
         chance = rng.standard_normal((ticks, 2)) * np.sqrt(1 - keep**2)
         switch = rng.random(ticks)
         value, active = rng.standard_normal(2), rng.random() < self.share

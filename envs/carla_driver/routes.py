@@ -36,6 +36,9 @@ SMOOTHING = 5.0  # m; the path is averaged twice over this length
 SHORTEST = 120.0  # m of a route
 FAR = 2000.0  # m; ways that lead at least as far count as endless
 NARROWEST = 2.4  # m of a lane that an episode begins on or that is changed to
+#: Time of a lane change (s), and how long before it the driver announces it. Together they fit into the 5 s
+#: that a policy remembers: a car between two lanes whose announcement is forgotten cannot know its way.
+CHANGE_TIME, ANNOUNCED = (3.5, 4.25), 0.5
 DOOMED = 400.0  # m; a lane that ends sooner is left if another one leads on
 DESIRES, STOPS, PIECES = 24, 40, 160  # most of a route
 
@@ -206,7 +209,7 @@ def _change(
         return None
     other = options[int(rng.integers(len(options)))]
     speed = min(float(net.map.lane_limit[lane]), scenario.speed[1])
-    length = float(np.clip(rng.uniform(5, 7) * speed, 25.0, 0.8 * room))
+    length = float(np.clip(rng.uniform(*CHANGE_TIME) * speed, 25.0, 0.8 * room))
     begin = s + float(rng.uniform(0.05, 0.5 if doomed else 1.0)) * (room - length)
     return other, begin, begin + length
 
@@ -461,7 +464,10 @@ def _marks(net: Network, way: _Walk, raw: _Line, even: Array, path: Array) -> di
             break
         speed = float(m.lane_limit[way.pieces[piece][0]])
         desire[i] = wanted
-        desire_at[i] = edges[piece] - max(15.0, 2.0 * speed), edges[piece + 1]
+        early = (
+            ANNOUNCED * speed if wanted in (CHANGE_LEFT, CHANGE_RIGHT) else max(15.0, 2.0 * speed)
+        )
+        desire_at[i] = edges[piece] - early, edges[piece + 1]
     return {
         "piece_lane": piece_lane, "piece_other": piece_other, "piece_at": piece_at, "stop_at": stop_at,
         "stop_signal": stop_signal, "desire": desire, "desire_at": desire_at,

@@ -147,7 +147,7 @@ def test_spells_of_the_teacher(pair: tuple[DrivingPolicy, Network]) -> None:
     asked = {}
     for share in (0.0, 1.0):
         driver = PairDriver(env, network.contract, torch_policy(network), vision)
-        mixed = MixedDriver(env, driver, share, math.inf, [1])
+        mixed = MixedDriver(env, driver, share, math.inf, math.inf, [1])
         mixed.reset(observation, info)
         asked[share] = mixed.propose(info, observation)
     teacher = mixed.teacher.propose(info)
@@ -157,16 +157,20 @@ def test_spells_of_the_teacher(pair: tuple[DrivingPolicy, Network]) -> None:
     assert straight[0, 0] == 0.0
 
 
-def test_the_teacher_takes_over_far_from_the_path(pair: tuple[DrivingPolicy, Network]) -> None:
+@pytest.mark.parametrize("reason", ["far", "fast"])
+def test_the_teacher_takes_over(reason: str, pair: tuple[DrivingPolicy, Network]) -> None:
     network, vision = pair
     env = CarlaDriverVectorEnv(1, scenario="country_road", traffic=0)
     observation, info = env.reset(seed=1)
     driver = PairDriver(env, network.contract, torch_policy(network), vision)
-    mixed = MixedDriver(env, driver, 0.0, 0.6, [1])
+    mixed = MixedDriver(env, driver, 0.0, 0.6, 3.0, [1])
     mixed.reset(observation, info)
+    planned = float(env.preview([0.0])["planned_speed"][0, 0])
     taught = []
     for step in range(70):
-        env.simulator.state.d[0] = 0.7 if step == 2 else -0.5
+        now = step == 2
+        env.simulator.state.d[0] = 0.7 if reason == "far" and now else -0.5
+        info["speed"][0] = planned + (3.5 if reason == "fast" and now else 2.5)
         asked = mixed.propose(info, observation)
         taught.append(bool(asked[0] == mixed.teacher.propose(info)[0]))
     assert taught == [False] * 2 + [True] * 60 + [False] * 8

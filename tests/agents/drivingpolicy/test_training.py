@@ -138,6 +138,7 @@ def test_rounds_need_a_whole_pair(
         (DaggerOptions(rounds=-1), "dagger.rounds=-1"), (DaggerOptions(episodes=0), "episodes=0"),
         (DaggerOptions(steps=5), "steps=5"), (DaggerOptions(teacher=2.0), "teacher=2.0"),
         (DaggerOptions(takeover=0.0), "takeover=0.0"),
+        (DaggerOptions(overspeed=0.0), "overspeed=0.0"),
         (DaggerOptions(scenario=("nowhere",)), "nowhere"),
         (DaggerOptions(rounds=1, scenario=()), "at least one"),
     ):  # fmt: skip

@@ -5,6 +5,7 @@ import pytest
 
 from steerlab.envs.carla_driver.routes import Network, Routes, make_routes, routes_of, starts
 from steerlab.envs.carla_driver.scenarios import SCENARIOS, Scenario
+from steerlab.envs.kinematic_driver.dynamics import DT
 from steerlab.envs.kinematic_driver.randomization import (
     CHANGE_LEFT,
     CHANGE_RIGHT,
@@ -13,6 +14,7 @@ from steerlab.envs.kinematic_driver.randomization import (
 )
 from steerlab.envs.maps import RoadMap, load_map
 from steerlab.errors import InputError
+from steerlab.openpilot.contracts import HISTORY
 
 
 def routes(name: str) -> tuple[RoadMap, Routes]:
@@ -93,6 +95,18 @@ def test_lane_changes_go_to_the_side_that_they_say() -> None:
             assert other == (m.lane_left if desire == CHANGE_LEFT else m.lane_right)[lane]
             seen += 1
     assert seen > 50
+
+
+def test_a_lane_change_ends_while_its_announcement_is_remembered() -> None:
+    _, r = routes("highway_follow")
+    for i in range(len(r.end)):
+        changes = np.isin(r.desire[i], (CHANGE_LEFT, CHANGE_RIGHT))
+        for begin, end in r.desire_at[i][changes]:
+            if end > r.end[i]:
+                continue
+            limit = float(r.limit[i, max(int(begin / r.spacing), 0)])
+            speed = min(limit, SCENARIOS["highway_follow"].speed[1])
+            assert (end - begin) / speed < HISTORY * DT
 
 
 def test_merging_leaves_the_lane_that_ends() -> None:
