@@ -18,6 +18,8 @@ from steerlab.files import atomic_path, writable_folder
 
 KIND = "a driving pair"
 FOLDER = Path("artifacts", "checkpoints")  # in the folder of a run
+#: The trained pair of the package, ``checkpoint=steerlab``; ``steerlab_pair.md`` beside it is its card.
+SHIPPED = Path(__file__).with_name("steerlab_pair.pt")
 #: Settings and state of a network.
 Part = dict[str, Any]
 
@@ -56,12 +58,40 @@ def save_driving(
     return Path(path)
 
 
+def checkpoint_path(name: str | Path) -> Path:
+    """Return the file of a checkpoint; the name ``steerlab`` stands for the pair of the package."""
+    return SHIPPED if str(name) == "steerlab" else Path(name)
+
+
+def save_half(source: str | Path, target: str | Path) -> Path:
+    """Write a checkpoint with its weights in float16, half the size; networks load it like any other.
+
+    Vectors, such as biases and means, stay float32.
+
+    Raises:
+        InputError: ``source`` is no checkpoint of a driving pair.
+    """
+    found = load_driving(source)
+    for part in (found["vision"], found["policy"]):
+        if part is not None:
+            part["state"] = {
+                name: values.half() if values.is_floating_point() and values.ndim > 1 else values
+                for name, values in part["state"].items()
+            }
+    return save_driving(target, **found)
+
+
 def load_driving(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return ``vision``, ``policy`` (each a part, or None) and ``told`` of a checkpoint.
+
+    Args:
+        path: The file, or ``steerlab`` for the pair of the package.
+        device: Where its tensors go.
 
     Raises:
         InputError: There is no such file, or it is no checkpoint of a driving pair.
     """
+    path = checkpoint_path(path)
     found = load_checkpoint(path, KIND, device)
     with fitting(path, KIND):
         return {"vision": found["vision"], "policy": found["policy"], "told": dict(found["told"])}

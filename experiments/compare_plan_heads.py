@@ -80,8 +80,9 @@ def run(config: Config, output: Path) -> Figures:
         raise InputError("heads=[...] and seeds=[...] need at least one entry each")
     torch.set_num_threads(config.threads)
     shards = _shards(config.train, "train")
-    parts = (*split_by_episode(shards, 0.1), _shards(config.test, "test"))
-    train, valid, test = (Windows(_seen(part, config)) for part in parts)
+    learned, judged = split_by_episode(shards, 0.1)
+    train = Windows(_seen(learned, config, config.policy.mirror))
+    valid, test = (Windows(_seen(part, config)) for part in (judged, _shards(config.test, "test")))
     held = plan_errors(constant_turn, test)
     found: Figures = {HELD: {name: [value] for name, value in held.items()}}
     for name in config.heads:
@@ -105,10 +106,10 @@ def _shards(path: str, name: str) -> list[Shard]:
     return shards
 
 
-def _seen(shards: Sequence[Shard], config: Config) -> list[FeatureEpisode]:
+def _seen(shards: Sequence[Shard], config: Config, mirror: bool = False) -> list[FeatureEpisode]:
     if not config.checkpoint:
-        return with_true_features(shards)
-    return seen_by(load_vision(config.checkpoint), shards, config.cache)
+        return with_true_features(shards, mirror)
+    return seen_by(load_vision(config.checkpoint), shards, config.cache, mirror)
 
 
 def _trained(

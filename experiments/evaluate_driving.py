@@ -1,12 +1,15 @@
 """Drive an exported pair from camera to command over held-out episodes of CarlaDriver-v0.
 
-The files run in openpilot's runner: image and feature queues, plan to command, smoothing. Beside them
+Without policy= the pair of checkpoint= is exported to output=/pair first; by default that is the one of the
+package. The files run in openpilot's runner: image and feature queues, plan to command, smoothing. Beside them
 drive the preview controller, which sees the true state, a plan that is always straight ahead and, with
 policynet=, a PolicyNet on features of the true state. Prints
 metres per violation by kind, the offset from the path and comfort, for each scenario and for all of them.
 map= takes the scenarios to a map that was not trained on; weather is drawn anew in every episode.
 
 Examples:
+  steerlab evaluate-driving films=1
+  steerlab evaluate-driving checkpoint=runs/mine/artifacts/checkpoints/epoch_0060.pt traffic=0
   steerlab evaluate-driving policy=out/driving_policy.onnx vision=out/driving_vision.onnx
   steerlab evaluate-driving policy=out/driving_policy.onnx vision=out/driving_vision.onnx "scenario=[highway_follow]" map=Town06.xodr traffic=0 films=1
   steerlab evaluate-driving policy=out/driving_supercombo.onnx contract=openpilot-supercombo-2026-07
@@ -19,12 +22,16 @@ from pathlib import Path
 import torch
 
 from steerlab.agents.classical.preview import PreviewDriver
+from steerlab.agents.driving import load_vision
+from steerlab.agents.drivingpolicy.checkpoint import load_driving_policy
 from steerlab.agents.drivingpolicy.closed_loop import DriveFigures, MakeDriver, PairFiles
 from steerlab.agents.drivingpolicy.driver import StraightDriver
 from steerlab.agents.drivingpolicy.report import drive_courses
 from steerlab.agents.policynet.closed_loop import PolicyFile
 from steerlab.envs.carla_driver.course import CourseOptions, courses
 from steerlab.errors import InputError, unknown_name
+from steerlab.exporters.policy import export_policy
+from steerlab.exporters.vision import export_vision
 from steerlab.openpilot.contracts import contract
 from steerlab.options import option
 from steerlab.study import study
@@ -36,6 +43,8 @@ BESIDE: Mapping[str, MakeDriver] = {"preview": PreviewDriver, "straight": Straig
 class Config(CourseOptions):
     """Options of the study."""
 
+    checkpoint: str = option("steerlab", "epoch_NNNN.pt of a pair, or steerlab: that of the package; "
+                             "policy= replaces it")  # fmt: skip
     policy: str = option("", "ONNX file of the policy, or of a supercombo")
     vision: str = option("", "ONNX file of the vision network; '' for a supercombo")
     contract: str = option("openpilot-0.10.0", "the release whose modeld is played")
@@ -53,9 +62,7 @@ def run(config: Config, output: Path) -> dict[str, dict[str, DriveFigures]]:
     torch.set_num_threads(1)
     _check(config)
     named = courses(config, config.steps)
-    drivers: dict[str, MakeDriver] = {
-        "pair": PairFiles(config.policy, config.vision, config.contract)
-    }
+    drivers: dict[str, MakeDriver] = {"pair": _files(config, output)}
     if config.policynet:
         drivers["PolicyNet"] = PolicyFile(config.policynet, config.contract)
     env = named[0].env()
@@ -65,6 +72,19 @@ def run(config: Config, output: Path) -> dict[str, dict[str, DriveFigures]]:
     return drive_courses(drivers, named, config.episodes, output, config.processes, config.films)
 
 
+def _files(config: Config, output: Path) -> PairFiles:
+    """Return the files that drive; those of a checkpoint are written first."""
+    if config.policy:
+        return PairFiles(config.policy, config.vision, config.contract)
+    policy, network = load_driving_policy(config.checkpoint), load_vision(config.checkpoint)
+    target, folder = contract(config.contract), output / "pair"
+    half = {"half": False, "tinygrad": False}
+    seen = export_vision(network, folder, config.checkpoint, **half).onnx
+    done = export_policy(policy, folder, config.checkpoint, target=target, vision=seen, **half)
+    vision = done.vision.onnx if done.vision else ""
+    return PairFiles(str(done.policy.onnx), str(vision), config.contract)
+
+
 def _check(config: Config) -> None:
     """Refuse what is out of range before anything is driven.
 
@@ -72,8 +92,8 @@ def _check(config: Config) -> None:
         InputError: An option is out of range.
     """
     contract(config.contract)
-    if not config.policy:
-        raise InputError("policy= is missing; give an ONNX file of steerlab export-policy")
+    if config.vision and not config.policy:
+        raise InputError("vision= needs policy=, the ONNX file that was exported with it")
     for name in config.beside:
         if name not in BESIDE:
             raise unknown_name("driver to set beside", name, BESIDE)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from steerlab.agents.checkpoint import load_checkpoint
-from steerlab.agents.driving import KIND as DRIVING
+from steerlab.agents.driving import KIND as DRIVING, checkpoint_path
 from steerlab.agents.drivingpolicy.checkpoint import load_driving_policy
 from steerlab.agents.drivingpolicy.network import DrivingPolicy
 from steerlab.agents.policynet.model import PolicyNet
@@ -41,7 +41,9 @@ class Config:
     """Options of the study."""
 
     checkpoint: str = option(
-        "", "policy_model.pth of train-policynet or quickstart, or epoch_NNNN.pt of train-driving"
+        "",
+        "policy_model.pth of train-policynet or quickstart, or epoch_NNNN.pt of train-driving, or "
+        "steerlab: that of the package",
     )
     contract: str = option("", "the release; '' = the one that the policy was trained for")
     vision: str = option("", "driving_vision.onnx that makes the features; '' = none")
@@ -71,7 +73,7 @@ def run(config: Config, output: Path) -> ExportedPolicy:
     done = export_policy(
         policy,
         places.onnx.parent,
-        Path(config.checkpoint).resolve().parent.name,
+        checkpoint_path(config.checkpoint).resolve().parent.name,
         target=target,
         vision=config.vision,
         places=places,
@@ -99,7 +101,7 @@ def read_policy(path: str) -> PolicyNet | DrivingPolicy:
     Raises:
         InputError: The file is absent, or no checkpoint with a policy.
     """
-    if load_checkpoint(path)["kind"] == DRIVING:
+    if load_checkpoint(checkpoint_path(path))["kind"] == DRIVING:
         return load_driving_policy(path)
     return load_policy(path)
 

@@ -34,7 +34,7 @@ from steerlab.study import study
 class Config:
     """Options of the study."""
 
-    checkpoint: str = option("", "epoch_NNNN.pt of train-driving")
+    checkpoint: str = option("", "epoch_NNNN.pt of train-driving, or steerlab: that of the package")
     contract: str = option("", "the release; '' = the one that the network was trained for")
     shards: str = option("", "folder of shards: some of their frames are kept beside the file for "
                          "its checks; '' = noise")  # fmt: skip

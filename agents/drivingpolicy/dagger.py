@@ -97,8 +97,8 @@ def dagger_stage(
     start = load_driving(checkpoint)
     vision, policy = load_vision(checkpoint), policy_of(start["policy"], checkpoint)
     on_device = load_vision(checkpoint, torch_device(options.device))
-    seen_of = partial(seen_by, on_device, cache=options.cache)
-    seen, judged = seen_of(train), Windows(seen_of(valid))
+    seen_of = partial(seen_by, on_device, cache=options.cache, mirror=options.policy.mirror)
+    seen, judged = seen_of(train), Windows(seen_by(on_device, valid, options.cache))
     path, epoch = Path(checkpoint), int(start["told"].get("epoch", 0))
     for number in range(1, rounds + 1):
         folder = Path(output) / "dagger" / f"round_{number:02d}"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlab.agents.drivingpolicy.encoders import WINDOW
 from steerlab.agents.supervised import Batch
+from steerlab.agents.visionnet.mirror import mirror_labels
 from steerlab.envs.shards.layout import COMMANDS, STATE
 from steerlab.envs.shards.read import Shard
 from steerlab.envs.shards.sunnypilot import history
@@ -24,6 +25,7 @@ class FeatureEpisode(NamedTuple):
 
     shard: Shard
     features: Singles  # (F, 512)
+    mirrored: bool = False  # whether it saw the mirror images of the frames
 
 
 class Windows:
@@ -77,7 +79,7 @@ def _examples(
     seen: FeatureEpisode,
 ) -> tuple[dict[str, NDArray[np.generic]], Singles, NDArray[np.integer]]:
     """Return the examples of an episode, the features of its frames, and their ticks."""
-    shard, features = seen
+    shard, features, mirrored = seen
     if features.shape != (shard.frames, FEATURES):
         raise InputError(
             f"features of {str(shard.path)!r} have shape {features.shape}, must be "
@@ -87,15 +89,20 @@ def _examples(
     state, commands = shard.read("state")[ticks], shard.read("commands")[ticks]
     column = {name: state[:, i] for i, name in enumerate(STATE)}
     taught = [COMMANDS.index(name) for name in ("teacher_curvature", "teacher_acceleration")]
+    side = np.float32(-1.0 if mirrored else 1.0)
+    told = {
+        name: shard.read(name) for name in ("desire", "traffic_convention", "plan", "desire_state")
+    }
+    told = mirror_labels(told) if mirrored else told
     parts: dict[str, NDArray[np.generic]] = {
-        "desire": history(shard.read("desire"), ticks),
-        "traffic": shard.read("traffic_convention"),
+        "desire": history(told["desire"], ticks),
+        "traffic": told["traffic_convention"],
         "car": shard.read("lateral_control_params"),
-        "command": commands[:, taught],
-        "now": np.stack([column["acceleration"], column["yaw_rate"]], 1).astype(np.float32),
-        "plan": shard.read("plan"),
+        "command": commands[:, taught] * np.array([side, 1.0], np.float32),
+        "now": np.stack([column["acceleration"], side * column["yaw_rate"]], 1).astype(np.float32),
+        "plan": told["plan"],
         "known": shard.read("plan_valid").astype(np.float32),
-        "desired": shard.read("desire_state").argmax(1),
+        "desired": told["desire_state"].argmax(1),
     }
     return parts, np.asarray(features, np.float32), ticks
 
@@ -107,24 +114,28 @@ _TRUTH = {
 }  # fmt: skip
 
 
-def true_features(shard: Shard) -> Singles:
-    """Return features (F, 512) of the labels, for studies without a vision network.
+def true_features(shard: Shard, mirrored: bool = False) -> Singles:
+    """Return features (F, 512) of the labels, or of their mirror images, for studies without a vision network.
 
     A seeded projection of lines, edges, leads and motion as they truly are: what a vision network
     without error would give. No network that looks at pictures has them.
     """
     columns = []
+    masks = ("lane_lines_valid", "road_edges_valid", "lead_valid")
+    told = {name: shard.read(name) for name in (*_TRUTH, *masks)}
+    told = mirror_labels(told) if mirrored else told
     for name, unit in _TRUTH.items():
-        values = shard.read(name)
-        if f"{name}_valid" in ("lane_lines_valid", "road_edges_valid", "lead_valid"):
-            values = values * shard.read(f"{name}_valid")[..., None]
+        values = told[name]
+        if f"{name}_valid" in masks:
+            values = values * told[f"{name}_valid"][..., None]
         columns.append(np.clip(values.reshape(len(values), -1) / unit, -5.0, 5.0))
-    told = np.concatenate(columns, axis=1)
+    truth = np.concatenate(columns, axis=1)
     rng = np.random.default_rng(generator_seed("data", 0, FEATURES))
-    projection = rng.normal(0.0, told.shape[1] ** -0.5, (told.shape[1], FEATURES))
-    return np.asarray(told @ projection, np.float32)
+    projection = rng.normal(0.0, truth.shape[1] ** -0.5, (truth.shape[1], FEATURES))
+    return np.asarray(truth @ projection, np.float32)
 
 
-def with_true_features(shards: Sequence[Shard]) -> list[FeatureEpisode]:
-    """Return episodes with :func:`true_features`."""
-    return [FeatureEpisode(shard, true_features(shard)) for shard in shards]
+def with_true_features(shards: Sequence[Shard], mirror: bool = False) -> list[FeatureEpisode]:
+    """Return episodes with :func:`true_features`; with ``mirror`` their mirror images too."""
+    sides = (False, True) if mirror else (False,)
+    return [FeatureEpisode(s, true_features(s, side), side) for side in sides for s in shards]

@@ -39,6 +39,7 @@ class PolicyOptions:
     trunk: int = option(128, "width of the hidden layers before the heads")
     encoder: str = option("gru", "encoder of the window of features: gru or attention")
     head: str = option("anchored", "kind of plan head: anchored, mdn, regression or flow")
+    mirror: bool = option(True, "learn from the mirror images of all episodes too")
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,21 @@ def train_policy(
 
 
 def seen_by(
-    vision: VisionNet, shards: Sequence[Shard], cache: str | Path = ""
+    vision: VisionNet, shards: Sequence[Shard], cache: str | Path = "", mirror: bool = False
 ) -> list[FeatureEpisode]:
-    """Return shards with what a vision network makes of their frames; ``cache`` keeps it."""
-    return [FeatureEpisode(shard, episode_features(vision, shard, cache)) for shard in shards]
+    """Return shards with what a vision network makes of their frames.
+
+    Args:
+        vision: The network.
+        shards: Episodes.
+        cache: Folder that keeps features; '' keeps none.
+        mirror: Add the mirror images of all episodes.
+    """
+    sides = (False, True) if mirror else (False,)
+    return [
+        FeatureEpisode(shard, episode_features(vision, shard, cache, side), side)
+        for side in sides for shard in shards
+    ]  # fmt: skip
 
 
 def policy_stage(
@@ -207,7 +219,8 @@ def policy_stage(
     )  # fmt: skip
     start = load_driving(checkpoint)
     vision = load_vision(checkpoint, torch_device(settings.device))
-    learned, judged = (Windows(seen_by(vision, shards, options.cache)) for shards in (train, valid))
+    learned = Windows(seen_by(vision, train, options.cache, options.policy.mirror))
+    judged = Windows(seen_by(vision, valid, options.cache))
     network = train_policy(settings, learned, judged, Path(output) / "policy")
     epoch = int(start["told"].get("epoch", 0)) + settings.epochs
     told = {"stage": "policy", "epoch": epoch, "vision": start["told"]}

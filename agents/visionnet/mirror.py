@@ -26,13 +26,15 @@ _META = [i + {2: 1, 3: -1}.get((i - _BLINKERS) % 4, 0) if i >= _BLINKERS else i 
 _SIGNS: dict[str, tuple[int, ...]] = {
     "lane_lines": (0,), "road_edges": (0,), "lead": (1,), "pose": (1, 3, 5),
     "road_transform": (1, 3, 5), "wide_from_device_euler": (0, 2),
+    "plan": (1, 4, 7, 9, 11, 12, 14), "driven": (1, 4, 7, 9, 11, 12, 14),
 }  # fmt: skip
 #: Labels whose entries change places, by the axis, counted from the end.
 _ORDERS: dict[str, tuple[int, list[int]]] = {
     "lane_lines": (-3, [3, 2, 1, 0]), "lane_lines_valid": (-2, [3, 2, 1, 0]),
     "lane_lines_prob": (-1, [3, 2, 1, 0]), "road_edges": (-3, [1, 0]),
     "road_edges_valid": (-2, [1, 0]), "desire_pred": (-1, _DESIRES), "meta": (-1, _META),
-    "meta_valid": (-1, _META),
+    "meta_valid": (-1, _META), "desire": (-1, _DESIRES), "desire_state": (-1, _DESIRES),
+    "traffic_convention": (-1, [1, 0]),
 }  # fmt: skip
 
 

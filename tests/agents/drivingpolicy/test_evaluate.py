@@ -148,3 +148,15 @@ def test_what_is_said_is_drawn_as_labels_are() -> None:
     assert label["plan_valid"].all()
     course = Course(as_scenario("country_road"), traffic=0, steps=60)
     assert course.env().traffic == 0
+
+
+def test_windows_in_the_mirror_turn_the_other_way() -> None:
+    seen = invented(3)
+    plain, mirrored = Windows([seen]).parts, Windows([seen._replace(mirrored=True)]).parts
+    assert plain["command"][:, 0].abs().min() > 0
+    np.testing.assert_array_equal(mirrored["command"][:, 0], -plain["command"][:, 0])
+    np.testing.assert_array_equal(mirrored["command"][:, 1], plain["command"][:, 1])
+    np.testing.assert_array_equal(mirrored["now"][:, 1], -plain["now"][:, 1])
+    np.testing.assert_array_equal(mirrored["traffic"], plain["traffic"].flip(1))
+    np.testing.assert_array_equal(mirrored["plan"][..., 1], -plain["plan"][..., 1])
+    np.testing.assert_array_equal(mirrored["plan"][..., 0], plain["plan"][..., 0])

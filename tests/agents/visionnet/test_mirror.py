@@ -49,6 +49,8 @@ def test_labels_change_sides() -> None:
         "road_transform": np.array([0.0, 0.0, 1.22, 0.04, 0.0, 0.0], np.float32),
         "wide_from_device_euler": np.array([0.01, 0.02, 0.03], np.float32),
         "desire_pred": pred, "meta": meta, "lead_prob": np.ones(3, np.float32),
+        "plan": np.tile(np.arange(15, dtype=np.float32), (33, 1)), "desire_state": pred[0],
+        "desire": pred, "traffic_convention": np.array([1.0, 0.0], np.float32),
     }  # fmt: skip
     found = mirror_labels(labels)
     assert found["lane_lines"][:, 5, 0] == pytest.approx([-6.0, -2.0, 1.5, 5.0])
@@ -62,6 +64,13 @@ def test_labels_change_sides() -> None:
     assert found["wide_from_device_euler"] == pytest.approx([-0.01, 0.02, -0.03])
     assert found["desire_pred"][0] == pytest.approx([0.1, 0, 0, 0, 0.75, 0, 0, 0.15])
     assert found["meta"][[31, 33, 34, 37, 38, 4]] == pytest.approx([0.25, 0, 1, 0.5, 0, 0.125])
+    # x y z, their rates and accelerations, then roll pitch yaw and their rates
+    assert found["plan"][3].tolist() == [
+        0, -1, 2, 3, -4, 5, 6, -7, 8, -9, 10, -11, -12, 13, -14
+    ]  # fmt: skip
+    assert found["desire_state"] == pytest.approx([0.1, 0, 0, 0, 0.75, 0, 0, 0.15])
+    assert found["desire"][2] == pytest.approx([0.1, 0, 0, 0, 0.75, 0, 0, 0.15])
+    assert found["traffic_convention"].tolist() == [0.0, 1.0]
     assert found["lead_prob"] is labels["lead_prob"]
     again = mirror_labels(found)
     for name, values in labels.items():
