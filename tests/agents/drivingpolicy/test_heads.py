@@ -103,6 +103,7 @@ def test_signal_and_noise_add_up(schedule: str) -> None:
     assert (signal[0], noise[-1]) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "steps"), [("mdn", 0), ("anchored", 2), ("flow", 4)])
 def test_a_head_learns(head: str, steps: int, windows: Windows) -> None:
     """The way ahead bends left or right by chance: the hypotheses of those with several cover both."""

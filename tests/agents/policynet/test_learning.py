@@ -116,6 +116,7 @@ def test_a_smaller_knee_makes_small_errors_of_the_steering_weigh_more() -> None:
     assert heavy["loss"] - light["loss"] == pytest.approx(30.0 * light["steer"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_loss_goes_down_on_one_drive() -> None:
     torch.manual_seed(0)
     network = PolicyNet("openpilot-0.10.0", PolicySize(16, 16, 16))
@@ -135,6 +136,7 @@ def test_the_loss_goes_down_on_one_drive() -> None:
     assert last["loss"] < 0.6 * first["loss"]
 
 
+@pytest.mark.slow
 def test_a_share_of_the_drives_is_hard_and_disturbances_fade(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

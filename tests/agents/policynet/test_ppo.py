@@ -179,6 +179,7 @@ def test_what_is_paid_is_the_budget_that_is_used_up(network: PolicyNet) -> None:
     np.testing.assert_allclose(sorted(total.tolist()), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_resumes_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +219,7 @@ def test_training_resumes_to_the_same_numbers(
         assert word in lines[0]
 
 
+@pytest.mark.slow
 def test_a_better_command_is_learned(network: PolicyNet, drive: Rollout) -> None:
     """With advantages that are the drawn steering itself, the policy comes to steer to that side."""
     learner = copy.deepcopy(network)

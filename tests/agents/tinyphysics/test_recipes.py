@@ -84,6 +84,7 @@ def test_output_weights_are_those_that_the_output_is_linear_in(bench: Bench) -> 
     )
 
 
+@pytest.mark.slow
 def test_evolution_lowers_the_cost(bench: Bench, tmp_path: Path) -> None:
     config = evolution.EvolutionConfig(
         generations=4, population=8, routes=2, sigma=0.05, weights="all"
@@ -94,6 +95,7 @@ def test_evolution_lowers_the_cost(bench: Bench, tmp_path: Path) -> None:
     assert bench.selection_costs(trained.policies[-1]).mean() < 0.01 * before
 
 
+@pytest.mark.slow
 def test_stopped_evolution_ends_with_the_same_weights(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
