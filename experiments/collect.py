@@ -71,6 +71,8 @@ class Config:
         1.0,
         "standard deviation of the lateral disturbance, m/s^2; the longitudinal one has 0.8 of it",
     )
+    hasty: float = option(0.5, "share of the time that the driver takes bends too fast, so that braking "
+                          "before them is seen; 0 if disturbed=0")  # fmt: skip
     pictures: bool = option(
         True,
         "false leaves frames black, which is several times faster: for studies on the true state",
@@ -131,8 +133,9 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
         raise unknown_name("backend", config.backend, BACKENDS)
     if config.episodes < 1 or config.processes < 1:
         raise InputError("episodes and processes must be at least 1")
-    if not 0 <= config.disturbed <= 1:
-        raise InputError(f"disturbed={config.disturbed} must be in [0, 1]")
+    for name in ("disturbed", "hasty"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise InputError(f"{name}={getattr(config, name)} must be in [0, 1]")
     if not 0 <= config.disturbance <= 10:
         raise InputError(f"disturbance={config.disturbance} must be in [0, 10] m/s^2")
     if not config.scenario:
@@ -142,8 +145,9 @@ def _todo(config: Config, output: Path) -> tuple[list[Episode], int]:
     need_zarr()
     clear_pending(output)
     disturbance = Disturbance(
-        config.disturbed, lateral=config.disturbance, longitudinal=0.8 * config.disturbance
-    )
+        config.disturbed, lateral=config.disturbance, longitudinal=0.8 * config.disturbance,
+        hasty=config.hasty,
+    )  # fmt: skip
     todo, kept = [], 0
     for name in config.scenario:
         scenario = as_scenario(name)

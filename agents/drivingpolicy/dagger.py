@@ -144,7 +144,7 @@ def drive_round(
     episodes = [
         Episode(
             as_scenario(scenario), episode_seed("imitation", seed, first + i), options.map,
-            options.steps, disturbance=Disturbance(share=options.disturbed),
+            options.steps, disturbance=Disturbance(share=options.disturbed, hasty=0.0),
         )
         for scenario in options.scenario for i in range(options.episodes)
     ]  # fmt: skip

@@ -17,6 +17,7 @@ SCALE = {
     "steer": 10.0, "pedal": 1.0, "now": 0.2, "desire": 0.1, "spread": 0.01, "plan": 0.3,
     "choice": 0.1, "flow": 0.3,
 }  # fmt: skip
+TOO_FAST = 4.0  # weight of an acceleration that is too high, beside one that is too low
 HIDDEN = 0.5  # share of the examples from which speed and delay are hidden
 #: Standard deviations of the errors of a car's speed (m/s) and delay (s).
 SENSED = (0.1, 0.02)
@@ -40,9 +41,11 @@ def policy_loss(network: nn.Module, batch: Batch, generator: torch.Generator) ->
     huber = nn.functional.smooth_l1_loss
     log_std = outputs.curvature_log_std[:, 0].clamp(-10.0, 5.0)
     missed = (wanted[0] - curvature.detach()).abs()
+    heavy = torch.where(pedal > wanted[1], TOO_FAST, 1.0)
     losses = {
         "steer": huber(curvature / bound, wanted[0] / bound, beta=0.5),
-        "pedal": huber(pedal, wanted[1], beta=0.5),
+        # Nearly squared: drivers brake rarely, and a median of what they do would never brake.
+        "pedal": (huber(pedal, wanted[1], beta=2.0, reduction="none") * heavy).mean(),
         "now": _motion(outputs, batch, car + car.new_tensor([0.0, rule.extra_delay_s])),
         "desire": nn.functional.cross_entropy(outputs.desire, batch["desired"]),
         "spread": (missed * torch.exp(-log_std) + log_std).mean(),

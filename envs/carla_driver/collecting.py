@@ -30,6 +30,8 @@ from steerlab.envs.shards.write import ShardWriter
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import DESIRES, FRAME_HZ, CommandRule
 
+#: A driver in a hurry takes bends this much faster than planned, if this many m ahead nothing is on the road.
+HURRY, FREE = 1.4, 60.0
 _BLACK = (np.zeros(PLANES, np.uint8), np.zeros(PLANES, np.uint8))
 #: Made with the environment; has ``reset(observation, info)``, ``propose(info, observation)``, which
 #: returns curvature (1/m) and acceleration (m/s^2), (1,) each, and ``keep(info, actions)``.
@@ -45,22 +47,36 @@ class Disturbance:
     lateral: float = 1.0  # m/s^2, standard deviation
     longitudinal: float = 0.8  # m/s^2
     time: float = 1.0  # s, over which the lateral one changes
-    slow: float = 3.0  # s, the same of the longitudinal one: bends are met too fast and too slowly
+    slow: float = 3.0  # s, the same of the longitudinal one
+    hasty: float = 0.5  # share of the time, in spells, in which bends are taken too fast
+    haste: float = 10.0  # s, mean length of such a spell
 
     def draw(self, ticks: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return lateral and longitudinal accelerations (ticks, 2) to add, m/s^2."""
         keep = np.exp(-DT / np.array([self.time, self.slow]))
         chance = rng.standard_normal((ticks, 2)) * np.sqrt(1 - keep**2)
-        switch = rng.random(ticks)
-        value, active = rng.standard_normal(2), rng.random() < self.share
+        value, active = rng.standard_normal(2), _spells(ticks, self.share, self.spell, rng)
         out = np.zeros((ticks, 2))
         for t in range(ticks):
-            mean = self.spell if active else self.spell * (1 - self.share) / max(self.share, 1e-6)
-            if self.share < 1 and switch[t] < DT / mean:
-                active = not active
             value = keep * value + chance[t]
-            out[t] = value * active
+            out[t] = value * active[t]
         return out * [self.lateral, self.longitudinal]
+
+    def in_haste(self, ticks: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Return when bends are taken too fast, (ticks,); never without disturbances."""
+        return _spells(ticks, self.hasty if self.share > 0 else 0.0, self.haste, rng)
+
+
+def _spells(ticks: int, share: float, length: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return ``share`` of the ticks, in spells that last ``length`` s on average, (ticks,)."""
+    switch, active = rng.random(ticks), rng.random() < share
+    out = np.zeros(ticks, bool)
+    for t in range(ticks):
+        mean = length if active else length * (1 - share) / max(share, 1e-6)
+        if 0 < share < 1 and switch[t] < DT / mean:
+            active = not active
+        out[t] = active
+    return out
 
 
 @dataclass(frozen=True)
@@ -120,6 +136,7 @@ def collect(
         rng = np.random.default_rng([episode.seed, 4])
         phase = int(rng.integers(stride))
         added = episode.disturbance.draw(env.steps, rng)
+        hasty = episode.disturbance.in_haste(env.steps, rng)
         observation, info = env.reset(seed=episode.seed)
         driver = make_driver(env)
         driver.reset(observation, info)
@@ -128,7 +145,10 @@ def collect(
         for tick in range(env.steps):
             scene = env.scene(0)
             v = np.asarray(info["speed"], float)
-            curvature, pull = _disturbed(driver.propose(info, observation), added[tick], v)
+            asked = driver.propose(info, observation)
+            if hasty[tick]:
+                asked = _hurried(asked, info)
+            curvature, pull = _disturbed(asked, added[tick], v)
             recorder.add(scene, (float(curvature[0]), float(pull[0])), float(info["stop_gap"][0]))
             if tick % stride == phase:
                 writer.add_frame(*(shield.planes(scene) if episode.pictures else _BLACK))
@@ -160,6 +180,16 @@ def _stride(hz: int) -> int:
     if hz not in (5, FRAME_HZ):
         raise InputError(f"hz={hz} must be 5 or {FRAME_HZ}")
     return FRAME_HZ // hz
+
+
+def _hurried(
+    asked: tuple[NDArray[Any], NDArray[Any]], info: dict[str, Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return curvature (1/m) and acceleration (m/s^2) of a driver in a hurry, if nothing is ahead."""
+    free = np.minimum(info["lead_gap"], info["stop_gap"]) > FREE
+    speed = np.minimum(info["cruise_speed"], HURRY * info["planned_speed"])
+    held = np.clip(0.8 * (speed - info["speed"]), -1.2, 1.2)
+    return asked[0], np.where(free, np.maximum(asked[1], held), asked[1])
 
 
 def _disturbed(

@@ -9,7 +9,7 @@ import torch
 from steerlab.agents.drivingpolicy.anchors import anchors_of
 from steerlab.agents.drivingpolicy.data import Windows
 from steerlab.agents.drivingpolicy.heads.anchored import Anchored
-from steerlab.agents.drivingpolicy.losses import policy_loss
+from steerlab.agents.drivingpolicy.losses import TOO_FAST, policy_loss
 from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
 from steerlab.agents.drivingpolicy.training import PolicyTraining, new_policy
 from steerlab.errors import InputError
@@ -126,6 +126,22 @@ def test_a_head_learns(head: str, steps: int, windows: Windows) -> None:
     wanted = network.shape.read(batch["plan"])[0][:, 2]
     away = (knots - wanted[:, None]).abs()  # of 0.1 rad/s
     assert away.amin(1).mean() < 0.05 if head != "mdn" else away.amin(1).mean() < 0.09
+
+
+def test_too_much_speed_costs_more_than_too_little(windows: Windows) -> None:
+    network = new_policy(PolicyTraining(design=small("regression", 0)), windows)
+    batch = {name: values[:8] for name, values in windows[torch.arange(8)].items()}
+
+    def pedal(wanted: float) -> float:
+        command = torch.full_like(batch["command"], wanted)
+        losses = policy_loss(
+            network, batch | {"command": command}, torch.Generator().manual_seed(0)
+        )
+        return float(losses["pedal"].detach())
+
+    # Far away the loss is linear: its slopes on both sides of what the network says are 1 and 4.
+    assert pedal(52.0) - pedal(50.0) == pytest.approx(2.0, rel=1e-4)
+    assert pedal(-52.0) - pedal(-50.0) == pytest.approx(2.0 * TOO_FAST, rel=1e-4)
 
 
 def test_what_cannot_be_is_refused_in_words() -> None:

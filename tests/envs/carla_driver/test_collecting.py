@@ -1,5 +1,6 @@
 """Collected shards: what is in them follows from the episode, and from nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,5 +90,23 @@ def test_disturbance_is_of_the_stated_size() -> None:
     added = Disturbance(share=0.4, lateral=0.8).draw(40_000, rng)
     active = added[:, 0] != 0
     assert active.mean() == pytest.approx(0.4, abs=0.06)
-    assert added[active].std(axis=0) == pytest.approx([0.8, 0.4], rel=0.1)
+    assert added[active].std(axis=0) == pytest.approx([0.8, 0.8], rel=0.1)
     assert (Disturbance(share=0.0).draw(100, rng) == 0).all()
+    hasty = Disturbance(hasty=0.3).in_haste(100_000, rng)
+    assert hasty.mean() == pytest.approx(0.3, abs=0.05)
+    assert np.diff(hasty.astype(int)).clip(0).sum() == pytest.approx(0.3 * 5000 / 10, rel=0.3)
+    assert not Disturbance(share=0.0).in_haste(100, rng).any()
+
+
+@pytest.mark.slow
+def test_bends_are_met_too_fast_by_a_driver_in_a_hurry(tmp_path: Path) -> None:
+    scenario = replace(as_scenario("country_road"), traffic=0)
+    taught = COMMANDS.index("teacher_acceleration")
+    hardest = []
+    for hasty in (0.0, 1.0):
+        disturbance = Disturbance(lateral=0.0, longitudinal=0.0, hasty=hasty)
+        episode = Episode(scenario, 1, steps=400, disturbance=disturbance, pictures=False)
+        path = collect(episode, tmp_path / str(hasty), PreviewDriver, route_driver, RULE)
+        hardest.append(open_shard(path).read("commands")[:, taught].min())
+    assert hardest[0] > -1.0
+    assert hardest[1] < -1.5
