@@ -18,6 +18,9 @@ SCALE = {
     "choice": 0.1, "flow": 0.3,
 }  # fmt: skip
 TOO_FAST = 4.0  # weight of an acceleration that is too high, beside one that is too low
+BRAKING = (
+    4.0  # weight of each m/s^2 that the teacher brakes, beside an example in which it does not
+)
 HIDDEN = 0.5  # share of the examples from which speed and delay are hidden
 #: Standard deviations of the errors of a car's speed (m/s) and delay (s).
 SENSED = (0.1, 0.02)
@@ -41,7 +44,7 @@ def policy_loss(network: nn.Module, batch: Batch, generator: torch.Generator) ->
     huber = nn.functional.smooth_l1_loss
     log_std = outputs.curvature_log_std[:, 0].clamp(-10.0, 5.0)
     missed = (wanted[0] - curvature.detach()).abs()
-    heavy = torch.where(pedal > wanted[1], TOO_FAST, 1.0)
+    heavy = torch.where(pedal > wanted[1], TOO_FAST, 1.0) * (1.0 + BRAKING * (-wanted[1]).relu())
     losses = {
         "steer": huber(curvature / bound, wanted[0] / bound, beta=0.5),
         # Nearly squared: drivers brake rarely, and a median of what they do would never brake.

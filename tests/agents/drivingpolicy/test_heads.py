@@ -9,7 +9,7 @@ import torch
 from steerlab.agents.drivingpolicy.anchors import anchors_of
 from steerlab.agents.drivingpolicy.data import Windows
 from steerlab.agents.drivingpolicy.heads.anchored import Anchored
-from steerlab.agents.drivingpolicy.losses import TOO_FAST, policy_loss
+from steerlab.agents.drivingpolicy.losses import BRAKING, TOO_FAST, policy_loss
 from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
 from steerlab.agents.drivingpolicy.training import PolicyTraining, new_policy
 from steerlab.errors import InputError
@@ -128,7 +128,7 @@ def test_a_head_learns(head: str, steps: int, windows: Windows) -> None:
     assert away.amin(1).mean() < 0.05 if head != "mdn" else away.amin(1).mean() < 0.09
 
 
-def test_too_much_speed_costs_more_than_too_little(windows: Windows) -> None:
+def test_braking_too_little_costs_more_than_too_much(windows: Windows) -> None:
     network = new_policy(PolicyTraining(design=small("regression", 0)), windows)
     batch = {name: values[:8] for name, values in windows[torch.arange(8)].items()}
 
@@ -139,9 +139,12 @@ def test_too_much_speed_costs_more_than_too_little(windows: Windows) -> None:
         )
         return float(losses["pedal"].detach())
 
-    # Far away the loss is linear: its slopes on both sides of what the network says are 1 and 4.
+    # Far away the loss is linear, with slope 1 where the network says too little.
     assert pedal(52.0) - pedal(50.0) == pytest.approx(2.0, rel=1e-4)
-    assert pedal(-52.0) - pedal(-50.0) == pytest.approx(2.0 * TOO_FAST, rel=1e-4)
+    said = 50.0 - 1.0 - pedal(50.0)
+    for braking in (20.0, 30.0):
+        weight = TOO_FAST * (1.0 + BRAKING * braking)
+        assert pedal(-braking) == pytest.approx(weight * (said + braking - 1.0), rel=1e-3)
 
 
 def test_what_cannot_be_is_refused_in_words() -> None:
