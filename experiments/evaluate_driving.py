@@ -78,9 +78,10 @@ def _files(config: Config, output: Path) -> PairFiles:
         return PairFiles(config.policy, config.vision, config.contract)
     policy, network = load_driving_policy(config.checkpoint), load_vision(config.checkpoint)
     target, folder = contract(config.contract), output / "pair"
-    half = {"half": False, "tinygrad": False}
-    seen = export_vision(network, folder, config.checkpoint, **half).onnx
-    done = export_policy(policy, folder, config.checkpoint, target=target, vision=seen, **half)
+    seen = export_vision(network, folder, config.checkpoint, half=False, tinygrad=False).onnx
+    done = export_policy(
+        policy, folder, config.checkpoint, target=target, vision=seen, half=False, tinygrad=False
+    )
     vision = done.vision.onnx if done.vision else ""
     return PairFiles(str(done.policy.onnx), str(vision), config.contract)
 

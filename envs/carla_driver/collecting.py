@@ -31,7 +31,7 @@ from steerlab.errors import InputError
 from steerlab.openpilot.contracts import DESIRES, FRAME_HZ, CommandRule
 
 #: A driver in a hurry takes bends this much faster than planned, if this many m ahead nothing is on the road.
-HURRY, FREE = 1.4, 60.0
+HURRY, FREE = 1.8, 60.0
 _BLACK = (np.zeros(PLANES, np.uint8), np.zeros(PLANES, np.uint8))
 #: Made with the environment; has ``reset(observation, info)``, ``propose(info, observation)``, which
 #: returns curvature (1/m) and acceleration (m/s^2), (1,) each, and ``keep(info, actions)``.

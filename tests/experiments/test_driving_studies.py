@@ -51,7 +51,8 @@ def test_what_is_wrong_is_said_before_work_starts(tmp_path: Path) -> None:
     for main, arguments, words in (
         (compare_plan_heads.main, [f"train={shards}", "test=x", "heads=[gan]"], "gan"),
         (compare_plan_heads.main, ["heads=[mdn]"], "train is missing"),
-        (evaluate_driving.main, [], "policy= is missing"),
+        (evaluate_driving.main, ["vision=a.onnx"], "vision= needs policy="),
+        (evaluate_driving.main, ["checkpoint=none.pt"], "none.pt"),
         (evaluate_driving.main, ["policy=a.onnx", "beside=[nobody]"], "nobody"),
         (evaluate_driving.main, ["policy=a.onnx", "episodes=0"], "episodes=0"),
         (evaluate_driving.main, ["policy=a.onnx", "films=99"], "films=99"),
@@ -60,6 +61,17 @@ def test_what_is_wrong_is_said_before_work_starts(tmp_path: Path) -> None:
     ):
         with pytest.raises(SystemExit, match=words):
             main([*arguments, output])
+
+
+@pytest.mark.slow
+def test_the_pair_of_the_package_drives_by_default(tmp_path: Path) -> None:
+    evaluate_driving.main(
+        ["episodes=1", "steps=60", "traffic=0", "beside=[]", f"output={tmp_path / 'run'}"]
+    )
+    (found,) = json.loads((tmp_path / "run" / "driving.json").read_text()).values()
+    assert found["pair"]["violations"] == 0
+    assert found["pair"]["cte_p50_steady"] < 0.5
+    assert (tmp_path / "run" / "pair" / "driving_policy.onnx").is_file()
 
 
 @pytest.mark.exhaustive
