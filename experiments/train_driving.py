@@ -60,7 +60,8 @@ class Config(VisionTraining):
 
     stage: str = option("vision", "vision, joint, policy, dagger, or all (one after the other)")
     checkpoint: str = option("", "epoch_NNNN.pt to begin with: the weights of vision, the vision "
-                             "network of stage=joint and policy, or the pair of stage=dagger")  # fmt: skip
+                             "network of stage=joint and policy, or the pair of stage=dagger; steerlab: the "
+                             "pair of the package")  # fmt: skip
     joint: JointOptions = option(JointOptions(), "")
     policy: PolicyOptions = option(PolicyOptions(), "")
     diffusion: Diffusion = option(Diffusion(), "")
