@@ -18,9 +18,7 @@ SCALE = {
     "choice": 0.1, "flow": 0.3,
 }  # fmt: skip
 TOO_FAST = 4.0  # weight of an acceleration that is too high, beside one that is too low
-BRAKING = (
-    4.0  # weight of each m/s^2 that the teacher brakes, beside an example in which it does not
-)
+BRAKING = 4.0  # what each m/s^2 that the teacher brakes adds to an example's weight of 1
 HIDDEN = 0.5  # share of the examples from which speed and delay are hidden
 #: Standard deviations of the errors of a car's speed (m/s) and delay (s).
 SENSED = (0.1, 0.02)

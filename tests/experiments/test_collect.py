@@ -26,7 +26,7 @@ def test_collect_resume_inspect_convert(tmp_path: Path, capsys: pytest.CaptureFi
     collect.main([*options, "episodes=1"])
     (first,) = find_shards(shards)
     told = open_shard(first).attributes["disturbance"]
-    assert (told["lateral"], told["longitudinal"]) == (2.0, 0.8)
+    assert (told["lateral"], told["longitudinal"]) == (2.0, 1.6)
     before = first.stat().st_mtime_ns
     collect.main([*options, "episodes=2"])  # more of the same: what is there stays
     assert len(list(find_shards(shards))) == 2
