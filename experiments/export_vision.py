@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from steerlab.agents.driving import load_vision
+from steerlab.agents.driving import checkpoint_path, load_vision
 from steerlab.agents.visionnet.data import find
 from steerlab.agents.visionnet.network import VISION
 from steerlab.errors import InputError
@@ -63,7 +63,7 @@ def run(config: Config, output: Path) -> Exported:
     done = export_vision(
         network,
         places.onnx.parent,
-        _run_name(Path(config.checkpoint)),
+        _run_name(checkpoint_path(config.checkpoint)),
         target=target,
         shards=find(config.shards, "shards")[0] if config.shards else None,
         places=places,
