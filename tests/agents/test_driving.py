@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from steerlab.agents.checkpoint import load_checkpoint
 from steerlab.agents.driving import (
     SHIPPED,
     checkpoint_path,
@@ -41,6 +42,7 @@ def test_the_pair_of_the_package_has_a_card_and_tells_no_folder() -> None:
     assert SHIPPED.stat().st_size < 8e6
     card = SHIPPED.with_suffix(".md").read_text("utf-8")
     assert "must not steer a car" in card
+    assert load_checkpoint(SHIPPED)["settings"] == {}  # where paths of a run would be
     assert b"/home/" not in SHIPPED.read_bytes()
     assert load_vision("steerlab").contract.id == load_driving_policy("steerlab").contract.id
     assert load_driving("steerlab")["told"]["stage"] in ("policy", "dagger")
