@@ -23,6 +23,7 @@ from steerlab.options import option
 #: Kind of the checkpoints of :func:`fit`.
 KIND = "supervised training"
 SCHEDULES = ("cosine", "step", "plateau", "none")
+KEEPS = ("best", "last")
 Batch = dict[str, Tensor]
 #: Gets the model, a batch and a random generator; returns scalars, "loss" the one to minimise.
 Loss = Callable[[nn.Module, Batch, torch.Generator], dict[str, Tensor]]
@@ -41,6 +42,9 @@ class FitConfig:
     schedule: str = option("cosine", "learning rate over time: cosine, step, plateau or none")
     warmup_steps: int = option(0, "steps over which the learning rate rises linearly")
     patience: int = option(0, "epochs without a better validation loss before stopping; 0 = never")
+    keep: str = option(
+        "best", "epoch whose weights are kept: best (lowest validation loss) or last"
+    )
     gradient_clip: float = option(1.0, "largest norm of the gradient; 0 = no limit")
     ema_decay: float = option(0.0, "decay of the averaged weights that are kept; 0 = no average")
     seed: int = option(0, "seed of the initial weights, the order of batches and the noise")
@@ -82,8 +86,8 @@ class FitResult:
     """What :func:`fit` returns.
 
     Attributes:
-        best: State dictionary of the epoch with the lowest validation loss (averaged weights if
-            ``ema_decay`` is set). It is loaded into the model as well.
+        best: State dictionary of the epoch that is kept (averaged weights if ``ema_decay`` is set).
+            It is loaded into the model as well.
         history: One dictionary of scalars an epoch.
         best_epoch: Epoch of ``best``, from 0.
         seconds: Training time, that of resumed parts included.
@@ -107,7 +111,7 @@ def fit(
     metrics: Metrics | None = None,
     describe: Mapping[str, Any] | None = None,
 ) -> FitResult:
-    """Minimise ``loss`` on ``train``, keep the weights that are best on ``valid``.
+    """Minimise ``loss`` on ``train``, keep the weights of the epoch that is best on ``valid``, or of the last.
 
     Writes into ``output``: ``last.pt`` after every epoch and ``best.pt``, ``metrics.jsonl`` and
     TensorBoard events, ``training_stats.json`` and ``training_curves.png``. If ``last.pt`` exists,
@@ -151,7 +155,7 @@ def fit(
             scalars |= _judge(learner.kept, loss, valid, config, metrics)
             valid_loss = scalars["valid/loss"]
             learner.schedule.epoch_done(valid_loss)
-            better = valid_loss < best.best_loss
+            better = valid_loss < (math.inf if config.keep == "last" else best.best_loss)
             if better:
                 best = _Best(valid_loss, epoch)
             shown = {part: f"{scalars[f'{part}/loss']:.4g}" for part in ("train", "valid")}
@@ -183,7 +187,7 @@ class _Learner:
 
 @dataclass(frozen=True)
 class _Best:
-    """The lowest validation loss so far, and its epoch."""
+    """The epoch that is kept so far, and its validation loss."""
 
     best_loss: float = math.inf
     best_epoch: int = -1
@@ -345,6 +349,10 @@ class _Schedule:
 def _check(config: FitConfig, train: Dataset, valid: Dataset) -> None:
     if config.schedule not in SCHEDULES:
         raise unknown_name("schedule", config.schedule, SCHEDULES)
+    if config.keep not in KEEPS:
+        raise unknown_name("keep", config.keep, KEEPS)
+    if config.patience and config.keep == "last":
+        raise InputError("patience= needs keep=best: there is no best epoch to wait for")
     if config.warmup_steps and config.schedule in ("step", "plateau"):
         raise InputError(f"warmup_steps works with schedule=cosine or none, not {config.schedule}")
     for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("warmup_steps", 0)):

@@ -49,6 +49,8 @@ class Config(CourseOptions):
     vision: str = option("", "ONNX file of the vision network; '' for a supercombo")
     contract: str = option("openpilot-0.10.0", "the release whose modeld is played")
     episodes: int = option(10, "held-out episodes of each scenario, at most 10,000")
+    first: int = option(0, "number of the first of them; those that were looked at are not held out "
+                        "any more")  # fmt: skip
     steps: int = option(500, "length of an episode in steps of 0.05 s")
     beside: tuple[str, ...] = option(("preview", "straight"), "also drive: preview, straight")
     policynet: str = option("", "also drive: an ONNX file or a policy_model.pth of train-policynet, on "
@@ -69,7 +71,9 @@ def run(config: Config, output: Path) -> dict[str, dict[str, DriveFigures]]:
     for make in drivers.values():
         make(env)  # says now what is wrong with the files
     drivers |= {name: BESIDE[name] for name in config.beside}
-    return drive_courses(drivers, named, config.episodes, output, config.processes, config.films)
+    return drive_courses(
+        drivers, named, config.episodes, output, config.processes, config.films, config.first
+    )
 
 
 def _files(config: Config, output: Path) -> PairFiles:
@@ -99,7 +103,7 @@ def _check(config: Config) -> None:
         if name not in BESIDE:
             raise unknown_name("driver to set beside", name, BESIDE)
     for name, least, most in (
-        ("episodes", 1, 10_000), ("steps", 50, 4000), ("films", 0, config.episodes),
+        ("episodes", 1, 10_000), ("first", 0, 10_000 - config.episodes), ("steps", 50, 4000), ("films", 0, config.episodes),
         ("processes", 1, 256),
     ):  # fmt: skip
         if not least <= getattr(config, name) <= most:

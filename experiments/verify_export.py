@@ -11,18 +11,21 @@ the checks says whether a model may steer a car.
 Examples:
   steerlab verify-export model=output/driving_policy.onnx
   steerlab verify-export model=driving_vision.onnx contract=openpilot-0.10.1 tinygrad=false
+  steerlab verify-export model=pair/driving_policy.onnx vision=pair/driving_vision.onnx episodes=10
   steerlab verify-export model=driving_policy.onnx trust_pickle=true tinygrad_path=openpilot/tinygrad_repo
 """
 
 import dataclasses
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from tqdm.auto import tqdm
 
+from steerlab.agents.drivingpolicy.closed_loop import pair_loop
 from steerlab.agents.policynet.closed_loop import closed_loop
 from steerlab.agents.policynet.evaluate import held_out
 from steerlab.errors import InputError
@@ -58,8 +61,10 @@ class Config:
     trust_pickle: bool = option(False, "load the tinygrad pickle, which executes what is in it")
     tinygrad_path: str = option("", "folder of the target's tinygrad; '' takes the installed one")
     latency_ms: float = option(50.0, "largest accepted median time of a run with one thread, ms")
-    episodes: int = option(0, "held-out episodes of KinematicDriver-v0 that a policy drives in float32 "
-                           "and in float16; 0 = no closed loop")  # fmt: skip
+    episodes: int = option(0, "held-out episodes that a policy drives in float32 and in float16, of "
+                           "KinematicDriver-v0 or, if it sees pictures, of CarlaDriver-v0; 0 = none")  # fmt: skip
+    vision: str = option("", "ONNX file of the vision network with which a policy for pictures drives "
+                         "these episodes; a supercombo needs none")  # fmt: skip
 
 
 def run(config: Config, output: Path) -> list[Check]:
@@ -71,6 +76,10 @@ def run(config: Config, output: Path) -> list[Check]:
     chosen = contract(config.contract)
     if config.episodes:
         held_out().seeds(config.episodes)
+    elif config.vision:
+        raise InputError("vision= needs episodes=, the number of episodes to drive with it")
+    pictures = config.vision or not chosen.is_split
+    loop = partial(pair_loop, vision=config.vision) if pictures else closed_loop
     options = Options(
         probe=config.probe,
         metadata=config.metadata,
@@ -80,7 +89,7 @@ def run(config: Config, output: Path) -> list[Check]:
         trust_pickle=config.trust_pickle,
         tinygrad_path=config.tinygrad_path or None,
         latency_ms=config.latency_ms,
-        drive=closed_loop(config.contract, config.episodes) if config.episodes else None,
+        drive=loop(config.contract, config.episodes) if config.episodes else None,
     )
     with tqdm(total=len(check_names()), unit="check", leave=False) as bar:
 

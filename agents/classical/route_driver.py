@@ -8,6 +8,7 @@ bends ahead, the vehicle ahead (intelligent driver model, Treiber 2000) and the 
 import numpy as np
 
 from steerlab.agents.classical.preview import SPEED_GAIN, lqr_gains
+from steerlab.envs.kinematic_driver.dynamics import curvature_scale
 from steerlab.envs.labels.plan import FAR, Situation
 from steerlab.types import Array
 
@@ -25,7 +26,7 @@ def route_driver(situation: Situation) -> tuple[Array, Array]:
 
 
 def steering(situation: Situation) -> Array:
-    """Return the curvature that it asks for, (B,) 1/m."""
+    """Return the curvature that it asks for, (B,) 1/m; never more than an action can ask for."""
     v, vehicle = situation.speed, situation.vehicle
     late = vehicle.lateral_delay
     pull = vehicle.actuator_lag + vehicle.smoothing
@@ -42,7 +43,9 @@ def steering(situation: Situation) -> Array:
         speed**2 * (situation.command - here), speed**2 * (situation.command - here),
     ])  # fmt: skip
     feedback = -(lqr_gains(vehicle.actuator_lag, vehicle.smoothing) * state).sum(axis=0)
-    return np.asarray(curvature[:, 2] + feedback / speed**2)
+    # Far from the path the feedback would ask for more than a car can do: radii below a metre.
+    most = curvature_scale(np, speed)
+    return np.asarray(np.clip(curvature[:, 2] + feedback / speed**2, -most, most))
 
 
 def acceleration(situation: Situation) -> Array:

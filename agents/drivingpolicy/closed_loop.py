@@ -8,20 +8,23 @@ of all episodes over all violations, with a bootstrap interval over episodes. Of
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from steerlab.agents.drivingpolicy.driver import PairDriver
 from steerlab.envs.cameras.geometry import NARROW, WIDE
 from steerlab.envs.carla_driver.course import Course
 from steerlab.envs.carla_driver.env import VIOLATIONS, CarlaDriverVectorEnv
-from steerlab.envs.kinematic_driver.record import Record, drive_once, offset_figures
+from steerlab.envs.carla_driver.scenarios import as_scenario
+from steerlab.envs.kinematic_driver.record import Record, drive_once, join, offset_figures
 from steerlab.envs.kinematic_driver.roads import START
 from steerlab.envs.shards.pictures import DRAWN, calibrated_view, draw_labels
 from steerlab.openpilot.contracts import contract
-from steerlab.openpilot.engines import load_network
+from steerlab.openpilot.engines import Network, load_network
 from steerlab.seeds import HELD_OUT
 from steerlab.types import Bytes
 
@@ -47,6 +50,43 @@ class PairFiles:
         """
         vision = load_network(self.vision) if self.vision else None
         return PairDriver(env, contract(self.contract), load_network(self.policy), vision)
+
+
+def pair_loop(
+    contract_: str, episodes: int, vision: str | Path = ""
+) -> Callable[[Network], dict[str, float]]:
+    """Return what ``verify`` calls to drive a policy that sees pictures.
+
+    It drives held-out episodes of the scenario ``country_road`` without other vehicles, from camera to command.
+
+    Args:
+        contract_: The release whose modeld is played.
+        episodes: How many.
+        vision: ONNX file of the vision network; '' for a supercombo.
+
+    Raises:
+        InputError: The contract is unknown, or the vision file cannot be read.
+    """
+    chosen, course = contract(contract_), Course(as_scenario("country_road"), traffic=0)
+    seen = load_network(vision) if vision else None
+
+    def run(policy: Network) -> dict[str, float]:
+        def make(env: CarlaDriverVectorEnv) -> PairDriver:
+            return PairDriver(env, chosen, policy, seen)
+
+        numbers = tqdm(range(episodes), unit="episode", desc="closed loop", leave=False)
+        found = drive_figures(join([drive_episode(make, course, n) for n in numbers]))
+        names = (
+            "cte_p50_steady",
+            "cte_p95_steady",
+            "lane_kept",
+            "jerk_rms",
+            "progress",
+            "violations",
+        )
+        return {name: float(getattr(found, name)) for name in names}
+
+    return run
 
 
 def drive_episode(make: MakeDriver, course: Course, number: int) -> Record:

@@ -19,6 +19,7 @@ SCALE = {
 }  # fmt: skip
 TOO_FAST = 4.0  # weight of an acceleration that is too high, beside one that is too low
 BRAKING = 4.0  # what each m/s^2 that the teacher brakes adds to an example's weight of 1
+ASKED = 3.0  # what a desire in the window adds to the weight of an example's steering, 1
 HIDDEN = 0.5  # share of the examples from which speed and delay are hidden
 #: Standard deviations of the errors of a car's speed (m/s) and delay (s).
 SENSED = (0.1, 0.02)
@@ -43,8 +44,11 @@ def policy_loss(network: nn.Module, batch: Batch, generator: torch.Generator) ->
     log_std = outputs.curvature_log_std[:, 0].clamp(-10.0, 5.0)
     missed = (wanted[0] - curvature.detach()).abs()
     heavy = torch.where(pedal > wanted[1], TOO_FAST, 1.0) * (1.0 + BRAKING * (-wanted[1]).relu())
+    asked = 1.0 + ASKED * batch["desire"].amax((1, 2))
     losses = {
-        "steer": huber(curvature / bound, wanted[0] / bound, beta=0.5),
+        "steer": (
+            huber(curvature / bound, wanted[0] / bound, beta=0.5, reduction="none") * asked
+        ).mean(),
         # Nearly squared: drivers brake rarely, and a median of what they do would never brake.
         "pedal": (huber(pedal, wanted[1], beta=2.0, reduction="none") * heavy).mean(),
         "now": _motion(outputs, batch, car + car.new_tensor([0.0, rule.extra_delay_s])),

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from steerlab.agents.drivingpolicy.encoders import make_encoder
+from steerlab.agents.drivingpolicy.encoders import WINDOW, make_encoder, present
 from steerlab.agents.drivingpolicy.heads import HYPOTHESES, Hypotheses, make_head
 from steerlab.agents.policynet.model import LONGITUDINAL_DELAY, near_of, read_car
 from steerlab.errors import InputError
@@ -28,6 +28,9 @@ from steerlab.openpilot.plan import FREE, Near, PlanShape
 from steerlab.options import option
 
 _SPEED, _DELAY = 15.0, 0.3  # units of speed, m/s, and delay, s
+#: Width to which the desires of a window are reduced. A pulse is one frame of 25: through the encoder's memory
+#: alone a policy learned to use the pictures long before it noticed one.
+WISH = 32
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class DrivingPolicy(nn.Module):
         check_design(design)
         self.encoder = make_encoder(design.encoder, design.reduced, design.hidden)
         self.features_read = nn.Linear(FEATURES, 4)
-        direct = 2 + 3  # traffic; speed, delay, and whether they are known
+        self.wish = nn.Linear(WINDOW * len(DESIRES), WISH)
+        direct = WISH + 2 + 3  # desires; traffic; speed, delay, and whether they are known
         self.trunk = nn.Sequential(
             nn.Linear(design.hidden + design.reduced + direct, design.trunk), nn.SiLU(),
             nn.Linear(design.trunk, design.trunk), nn.SiLU(),
@@ -177,7 +181,8 @@ class DrivingPolicy(nn.Module):
                 [car[:, :1] / _SPEED, car[:, 1:] / _DELAY, torch.ones_like(known)], 1
             )
             of_car = of_car * known
-        seen = self.trunk(torch.cat([state, reduced, traffic, of_car], dim=-1))
+        wish = nn.functional.silu(self.wish((desire * present(features)).flatten(1)))
+        seen = self.trunk(torch.cat([state, reduced, wish, traffic, of_car], dim=-1))
         parts = self.heads(seen).split(list(self.widths.values()), -1)
         outputs = dict(zip(self.widths, parts, strict=True))
         now = outputs["now"] + self.features_read(features[:, -1])

@@ -45,6 +45,7 @@ def drive_courses(
     output: Path,
     processes: int = 1,
     films: int = 0,
+    first: int = 0,
 ) -> dict[str, dict[str, DriveFigures]]:
     """Let all drivers drive held-out episodes of all courses; print and write the figures, and return them.
 
@@ -55,6 +56,7 @@ def drive_courses(
         output: Folder of ``driving.json`` and of the films.
         processes: Processes that drive.
         films: Episodes of each course that are filmed, with the first driver.
+        first: Number of the first held-out episode.
     """
     found: dict[str, dict[str, DriveFigures]] = {}
     records: dict[str, list[Record]] = {name: [] for name in drivers}
@@ -62,15 +64,15 @@ def drive_courses(
         title = course_name(course)
         for name, make in drivers.items():
             records[name].append(
-                drive_course(make, course, episodes, f"{name}: {title}", processes)
+                drive_course(make, course, episodes, f"{name}: {title}", processes, first)
             )
         found[title] = {name: drive_figures(r[-1]) for name, r in records.items()}
         print_figures(found[title], f"{episodes} held-out episodes: {title}")
         _write(found, output)
-        for number in range(films):
+        for number in range(first, first + films):
             stem = output / f"{course.scenario.name}_{number}"
-            first = next(iter(drivers.values()))
-            print(f"film: {write_film(film(first, course, number), stem)}")
+            shown = next(iter(drivers.values()))
+            print(f"film: {write_film(film(shown, course, number), stem)}")
     if len(courses) > 1:
         found["all"] = {name: drive_figures(pooled(r)) for name, r in records.items()}
         print_figures(found["all"], f"{episodes * len(courses)} held-out episodes")

@@ -34,6 +34,9 @@ class PolicyOptions:
     learning_rate: float = option(1e-3, "largest step size of AdamW; falls along a cosine")
     weight_decay: float = option(1e-3, "decoupled weight decay")
     ema_decay: float = option(0.98, "decay of the averaged weights that are kept; 0 = no average")
+    keep: str = option(
+        "best", "epoch whose weights are kept: best (lowest validation loss) or last"
+    )
     reduced: int = option(128, "width to which each frame's 512 features are reduced")
     hidden: int = option(128, "width of the encoder's state")
     trunk: int = option(128, "width of the hidden layers before the heads")
@@ -119,6 +122,7 @@ def settings_of(
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         ema_decay=options.ema_decay,
+        keep=options.keep,
         seed=seed,
         device=device,
         contract=contract,
@@ -148,12 +152,12 @@ def new_policy(config: PolicyTraining, train: Windows) -> DrivingPolicy:
 def train_policy(
     config: PolicyTraining, train: Windows, valid: Windows, output: str | Path
 ) -> DrivingPolicy:
-    """Train a policy, or go on where ``output`` has one half trained; return the best on ``valid``.
+    """Train a policy, or go on where ``output`` has one half trained; return the one of the kept epoch.
 
     Args:
         config: Options.
         train: Windows to learn from.
-        valid: Windows to choose by.
+        valid: Windows to choose by if ``config.keep`` is ``best``.
         output: Folder of the checkpoints, the log and the curves.
 
     Raises:

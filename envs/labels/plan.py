@@ -23,7 +23,7 @@ from steerlab.types import Floats
 
 STEPS = round(T_IDXS[-1] / DT)
 FAR = 1e3  # m: nothing is ahead
-FITS = 4  # rounds of fitting a plan
+FITS = 8  # rounds of fitting a plan
 TURN, PACE = 8.0, 2.0  # m that a radian, and a metre per second, of error count for
 STIFF = 1e-3  # holds values that nothing depends on
 

@@ -81,6 +81,23 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "best.pt")["step"] == best
 
 
+def test_the_last_epoch_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Validation gets worse from epoch to epoch: its examples are those of training, turned round."""
+    worse = TensorData(**{n: -v if n == "y" else v for n, v in data(32, 1).tensors.items()})
+    results = [
+        fit(network(), loss, data(), worse, replace(CONFIG, epochs=4, keep=keep), tmp_path / keep)
+        for keep in ("best", "last")
+    ]
+    assert [r["valid/loss"] for r in results[0].history] == [
+        r["valid/loss"] for r in results[1].history
+    ]
+    assert results[0].best_epoch < 3 == results[1].best_epoch
+    assert load_checkpoint(tmp_path / "last" / "best.pt")["step"] == 3
+    for name, values in network().state_dict().items():
+        assert values.shape == results[1].best[name].shape
+        assert not torch.equal(results[0].best[name], results[1].best[name])
+
+
 def test_global_generator_is_left_alone(tmp_path: Path) -> None:
     model = network()
     before = torch.get_rng_state()
@@ -93,6 +110,8 @@ def test_global_generator_is_left_alone(tmp_path: Path) -> None:
     [
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"epochs": 0}, "epochs=0"),
+        ({"keep": "lst"}, "did you mean 'last'"),
+        ({"keep": "last", "patience": 2}, "patience= needs keep=best"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"device": "gpu"}, "device='gpu'"),

@@ -6,9 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from steerlab.agents.drivingpolicy.driver import StraightDriver
 from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
 from steerlab.agents.visionnet.network import VisionNet
-from steerlab.experiments import collect, compare_plan_heads, evaluate_driving, train_driving
+from steerlab.envs.carla_driver.course import CourseOptions, courses
+from steerlab.experiments import (
+    collect,
+    compare_plan_heads,
+    evaluate_driving,
+    train_driving,
+    verify_export,
+)
 from steerlab.exporters.openpilot import export_model
 
 
@@ -56,6 +64,7 @@ def test_what_is_wrong_is_said_before_work_starts(tmp_path: Path) -> None:
         (evaluate_driving.main, ["policy=a.onnx", "beside=[nobody]"], "nobody"),
         (evaluate_driving.main, ["policy=a.onnx", "episodes=0"], "episodes=0"),
         (evaluate_driving.main, ["policy=a.onnx", "films=99"], "films=99"),
+        (evaluate_driving.main, ["policy=a.onnx", "first=9999", "episodes=2"], "first=9999"),
         (train_driving.main, ["stage=dagger", f"dataset.train_path={shards}"], "needs checkpoint="),
         (train_driving.main, ["stage=all", "dagger.rounds=1", "dagger.steps=1"], "dagger.steps=1"),
     ):
@@ -71,7 +80,35 @@ def test_the_pair_of_the_package_drives_by_default(tmp_path: Path) -> None:
     (found,) = json.loads((tmp_path / "run" / "driving.json").read_text()).values()
     assert found["pair"]["violations"] == 0
     assert found["pair"]["cte_p50_steady"] < 0.5
-    assert (tmp_path / "run" / "pair" / "driving_policy.onnx").is_file()
+    policy, vision = (tmp_path / "run" / "pair" / f"driving_{n}.onnx" for n in ("policy", "vision"))
+    arguments = [
+        f"model={policy}",
+        f"vision={vision}",
+        "tinygrad=false",
+        f"output={tmp_path / 'v'}",
+    ]
+    verify_export.main([*arguments, "episodes=1"])
+    (loop,) = (c for c in json.loads((tmp_path / "v" / "checks.json").read_text())
+               if c["name"] == "closed loop")  # fmt: skip
+    assert loop["status"] == "pass"
+    assert "lane_kept" in loop["found"]
+    with pytest.raises(SystemExit, match="vision= needs episodes="):
+        verify_export.main(arguments)
+
+
+def test_episodes_are_the_same_whichever_comes_first(tmp_path: Path) -> None:
+    kilometres = []
+    for first, episodes in ((0, 2), (1, 1), (0, 1)):
+        output = tmp_path / f"{first}_{episodes}"
+        output.mkdir()
+        found = evaluate_driving.drive_courses(
+            {"straight": StraightDriver}, courses(CourseOptions(traffic=0), 60), episodes, output,
+            first=first,
+        )  # fmt: skip
+        (figures,) = found.values()
+        kilometres.append(figures["straight"].km)
+    assert kilometres[0] == pytest.approx(sum(kilometres[1:]))
+    assert kilometres[1] != kilometres[2]
 
 
 @pytest.mark.exhaustive

@@ -2,9 +2,12 @@
 
 The anchors are the centres of k-means over the training's knots. Noise of a truncated schedule is
 added to them, and a network says, from the noisy hypothesis and what is seen, the plan without
-noise, and how likely this hypothesis is the one. With 0 steps it is asked once, of the anchors as they
-are: the same network without any diffusion. With K steps it is asked K times (DDIM, Song et al. 2021).
-The noise of the steps is fixed, so asking is a function and can be exported.
+noise. With 0 steps it is asked once, of the anchors as they are: the same network without any diffusion.
+With K steps it is asked K times (DDIM, Song et al. 2021). The noise of the steps is fixed, so asking is a
+function and can be exported.
+
+Which anchor is the likeliest follows from what is seen alone. In training only the hypothesis of the right
+anchor is moved toward the truth, so whoever saw the hypotheses could tell the right one by that.
 """
 
 import numpy as np
@@ -51,7 +54,8 @@ class Anchored(PlanHead):
         if not 0 < truncation <= 1:
             raise InputError(f"diffusion.truncation={truncation} must be in (0, 1]")
         self.schedule, self.truncation = schedule, truncation
-        self.denoiser = Denoiser(width, HYPOTHESES, KNOTS + 1)
+        self.denoiser = Denoiser(width, HYPOTHESES, KNOTS)
+        self.weights = nn.Linear(width, HYPOTHESES)
         fixed = torch.Generator().manual_seed(0)
         self.register_buffer("anchors", torch.zeros(HYPOTHESES, KNOTS))
         self.register_buffer("noise", torch.randn(HYPOTHESES, KNOTS, generator=fixed))
@@ -72,16 +76,16 @@ class Anchored(PlanHead):
     def forward(self, seen: Tensor) -> Hypotheses:
         """Return the hypotheses for the vectors that describe windows, (B, width)."""
         if not self.steps:
-            clean, logits = self._asked(self._start(len(seen)), seen, seen.new_zeros(1, 1))
-            return Hypotheses(clean, self.spreads(seen), logits)
+            clean = self._asked(self._start(len(seen)), seen, seen.new_zeros(1, 1))
+            return Hypotheses(clean, self.spreads(seen), self.weights(seen))
         times = self.truncation * torch.linspace(1.0, 0.0, self.steps + 1, device=seen.device)
         signal, noise = self.amounts(times)
         knots = signal[0] * self._start(len(seen)) + noise[0] * self.noise
         for step in range(self.steps):
-            clean, logits = self._asked(knots, seen, times[step].reshape(1, 1))
+            clean = self._asked(knots, seen, times[step].reshape(1, 1))
             rest = (knots - signal[step] * clean) / noise[step]
             knots = signal[step + 1] * clean + noise[step + 1] * rest
-        return Hypotheses(clean, self.spreads(seen), logits)
+        return Hypotheses(clean, self.spreads(seen), self.weights(seen))
 
     def loss(self, seen: Tensor, truth: Truth, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of the anchor nearest to the truth, and of the choice of the anchor.
@@ -108,18 +112,17 @@ class Anchored(PlanHead):
             knots = signal[..., None] * (anchors + toward) + noise[..., None] * drawn
         else:
             time, knots = seen.new_zeros(1, 1), anchors
-        clean, logits = self._asked(knots, seen, time)
+        clean = self._asked(knots, seen, time)
         best = self.real(clean[rows, nearest][:, None])
         spread = self.spreads(seen)[rows, nearest][:, None]
         return {
             "plan": truth.surprise(best, spread).mean(),
-            "choice": nn.functional.cross_entropy(logits, nearest),
+            "choice": nn.functional.cross_entropy(self.weights(seen), nearest),
         }
 
     def _start(self, rows: int) -> Tensor:
         return self.anchors[None].expand(rows, -1, -1)
 
-    def _asked(self, knots: Tensor, seen: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hypotheses, estimated without noise, and their logits."""
-        said = self.denoiser(knots, seen, time)
-        return self.anchors + said[..., :KNOTS], said[..., KNOTS]
+    def _asked(self, knots: Tensor, seen: Tensor, time: Tensor) -> Tensor:
+        """Return the hypotheses, estimated without noise."""
+        return self.anchors + self.denoiser(knots, seen, time)

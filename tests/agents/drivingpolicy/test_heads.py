@@ -9,9 +9,16 @@ import torch
 from steerlab.agents.drivingpolicy.anchors import anchors_of
 from steerlab.agents.drivingpolicy.data import Windows
 from steerlab.agents.drivingpolicy.heads.anchored import Anchored
-from steerlab.agents.drivingpolicy.losses import BRAKING, TOO_FAST, policy_loss
+from steerlab.agents.drivingpolicy.losses import (
+    ASKED,
+    BRAKING,
+    TOO_FAST,
+    policy_loss,
+    read_command,
+)
 from steerlab.agents.drivingpolicy.network import Diffusion, DrivingPolicy, PolicyDesign
 from steerlab.agents.drivingpolicy.training import PolicyTraining, new_policy
+from steerlab.agents.supervised import Batch
 from steerlab.errors import InputError
 from steerlab.openpilot.contracts import T_IDXS, contract
 from steerlab.openpilot.plan import FREE, Near, PlanShape
@@ -126,6 +133,84 @@ def test_a_head_learns(head: str, steps: int, windows: Windows) -> None:
     wanted = network.shape.read(batch["plan"])[0][:, 2]
     away = (knots - wanted[:, None]).abs()  # of 0.1 rad/s
     assert away.amin(1).mean() < 0.05 if head != "mdn" else away.amin(1).mean() < 0.09
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_likeliest_hypothesis_is_the_one_that_is_seen(steps: int, windows: Windows) -> None:
+    """Which way the road bends is seen: the hypothesis that the network takes bends that way."""
+    network = new_policy(PolicyTraining(design=small("anchored", steps)), windows)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(280):
+        batch = told_sides(
+            network, windows, torch.randint(len(windows), (32,), generator=generator)
+        )
+        losses = policy_loss(network, batch, generator)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    batch = told_sides(network, windows, torch.arange(len(windows)))
+    with torch.no_grad():
+        outputs = network.predict(batch["features"], batch["desire"], batch["traffic"])
+        found = network.plan_head(outputs.seen)
+    rows = torch.arange(len(windows))
+    bend = network.plan_head.real(found.knots)[rows, found.logits.argmax(1), 2]
+    assert (bend * network.shape.read(batch["plan"])[0][:, 2] > 0).float().mean() > 0.95
+
+
+def told_sides(network: DrivingPolicy, windows: Windows, rows: torch.Tensor) -> Batch:
+    """Return examples whose last features tell which way the road bends."""
+    batch = windows[rows]
+    batch["features"][:, -1, 3] = 20.0 * network.shape.read(batch["plan"])[0][:, 2]
+    return batch
+
+
+@pytest.mark.parametrize("encoder", ["gru", "attention"])
+def test_a_pulse_of_seconds_ago_is_soon_followed(encoder: str, windows: Windows) -> None:
+    """The pictures do not tell that the driver has asked for a lane change: the pulse alone does."""
+    network = new_policy(PolicyTraining(design=small("regression", 0, encoder)), windows)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    generator = torch.Generator().manual_seed(0)
+
+    def asked() -> dict[str, torch.Tensor]:
+        batch = windows[torch.randint(len(windows), (64,), generator=generator)]
+        features = torch.randn(batch["features"].shape, generator=generator)
+        age = torch.randint(25, (64,), generator=generator)
+        side = torch.randint(2, (64,), generator=generator)
+        desire = torch.zeros_like(batch["desire"])
+        desire[torch.arange(64), 24 - age, 3 + side] = 1.0
+        answer = 0.004 * (2.0 * side - 1.0) * (age > 5) * (age < 20)
+        command = torch.stack([answer, torch.zeros(64)], 1)
+        return batch | {"features": features, "desire": desire, "command": command}
+
+    for _ in range(120):
+        losses = policy_loss(network, asked(), generator)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    batch = asked()
+    with torch.no_grad():
+        outputs = network.predict(
+            batch["features"], batch["desire"], batch["traffic"], batch["car"], torch.ones(64, 1)
+        )
+        said, _ = read_command(network, outputs.near, batch["car"])
+    right = (said * batch["command"][:, 0])[batch["command"][:, 0] != 0.0] > 0.0
+    assert right.float().mean() > 0.9
+
+
+def test_steering_weighs_more_while_a_desire_is_remembered(windows: Windows) -> None:
+    network = new_policy(PolicyTraining(design=small("regression", 0)), windows)
+    batch = {name: values[:8] for name, values in windows[torch.arange(8)].items()}
+    with torch.no_grad():  # so that the desire changes the weight alone
+        network.wish.weight.zero_()
+        network.encoder.get_parameter("input_gates.weight")[:, -8:] = 0.0
+    desire = torch.zeros_like(batch["desire"])
+    desire[:, -1, 3] = 1.0
+    plain, heavy = (
+        policy_loss(network, batch | {"desire": given}, torch.Generator().manual_seed(0))["steer"]
+        for given in (torch.zeros_like(desire), desire)
+    )
+    assert float((heavy / plain).detach()) == pytest.approx(1.0 + ASKED)
 
 
 def test_braking_too_little_costs_more_than_too_much(windows: Windows) -> None:

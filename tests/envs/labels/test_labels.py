@@ -1,10 +1,13 @@
 """Plans, leads and the rest on drives whose answers are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from steerlab.agents.classical.route_driver import route_driver
 from steerlab.envs.cameras.geometry import Mount
+from steerlab.envs.kinematic_driver.dynamics import curvature_scale
 from steerlab.envs.labels.hindsight import driven
 from steerlab.envs.labels.labels import SHAPES, labels
 from steerlab.envs.labels.plan import Situation, recover, shaped_plan
@@ -65,6 +68,25 @@ def test_plan_leads_back_to_the_middle() -> None:
     assert miss.max() < 0.6
     assert miss[T_IDXS > 4].max() < 0.1
     assert np.abs(s - recovery.s[0]).max() < 0.3
+
+
+@pytest.mark.parametrize("speed", [6.0, 9.0, 13.0])
+@pytest.mark.parametrize("turned", [0.5, 1.3])
+def test_far_from_the_heading_of_the_road_the_plan_is_still_the_drive(
+    speed: float, turned: float
+) -> None:
+    """The teacher asks for what a car can do, and the plan follows it round the corner."""
+    straight = drive("straight", speed=speed, offset=2.0)
+    rpy = straight.rpy + np.array([0.0, 0.0, turned])
+    state = straight.state._replace(psi=straight.state.psi + turned)
+    record = dataclasses.replace(straight, state=state, rpy=rpy)
+    recovery = recover(record, FIRST, route_driver)
+    assert recovery.curvature == pytest.approx(-curvature_scale(np, recovery.speed[:, 0]))
+    plan = shaped_plan(record, FIRST, recovery, RULE)
+    away = np.linalg.norm(plan[..., :2] - recovery.place, axis=-1)
+    assert away[recovery.known].max() < 2.0
+    assert np.abs(plan[..., YAW_RATE]).max() < 1.0
+    assert plan[..., VX].max() < 1.2 * recovery.speed.max()
 
 
 def test_rule_reads_the_teachers_command_from_the_plan() -> None:
