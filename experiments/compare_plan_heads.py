@@ -1,11 +1,10 @@
 """Compare plan heads on the features of one frozen vision network: equal steps, several seeds.
 
 Every head is trained on the same windows with the same optimiser for the same number of steps. A tenth
-of the episodes is kept for validation; the last epoch is evaluated. The heads are evaluated on other shards; use those
-of a map that was
-not trained on. Errors are displacements from the teacher's plan 2 s and 4 s ahead. FDE is the error at
-that time and ADE its mean up to it, for the likeliest hypothesis (top-1) and for the best of all five.
-Without checkpoint= the features are projections of the labels, as a vision network without errors would
+of the episodes is kept for validation; the last epoch is evaluated, on other shards: use those of a map
+that was not trained on. Errors are displacements from the teacher's plan 2 s and 4 s ahead. FDE is the
+error at that time and ADE its mean up to it, for the likeliest hypothesis (top-1) and for the best of all
+five. Without checkpoint= the features are projections of the labels, as a vision network without errors would
 give them (for development). Trained heads are kept: after a stop the same command continues.
 
 Examples:

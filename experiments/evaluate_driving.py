@@ -103,8 +103,8 @@ def _check(config: Config) -> None:
         if name not in BESIDE:
             raise unknown_name("driver to set beside", name, BESIDE)
     for name, least, most in (
-        ("episodes", 1, 10_000), ("first", 0, 10_000 - config.episodes), ("steps", 50, 4000), ("films", 0, config.episodes),
-        ("processes", 1, 256),
+        ("episodes", 1, 10_000), ("first", 0, 10_000 - config.episodes), ("steps", 50, 4000),
+        ("films", 0, config.episodes), ("processes", 1, 256),
     ):  # fmt: skip
         if not least <= getattr(config, name) <= most:
             raise InputError(f"{name}={getattr(config, name)} must be in {least}..{most}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from steerlab.agents.checkpoint import load_checkpoint
@@ -17,6 +18,8 @@ from steerlab.agents.driving import (
 from steerlab.agents.drivingpolicy.checkpoint import load_driving_policy, policy_part
 from steerlab.agents.drivingpolicy.network import DrivingPolicy, PolicyDesign
 from steerlab.agents.visionnet.network import VisionNet
+from steerlab.envs.carla_driver.env import CarlaDriverVectorEnv
+from steerlab.openpilot.contracts import DESIRES
 
 
 def test_half_precision_halves_the_file_and_loads_like_any_other(tmp_path: Path) -> None:
@@ -46,3 +49,20 @@ def test_the_pair_of_the_package_has_a_card_and_tells_no_folder() -> None:
     assert b"/home/" not in SHIPPED.read_bytes()
     assert load_vision("steerlab").contract.id == load_driving_policy("steerlab").contract.id
     assert load_driving("steerlab")["told"]["stage"] in ("policy", "dagger")
+
+
+def test_the_pair_of_the_package_follows_a_desire() -> None:
+    """On a motorway it steers left where a change to the left was announced a second ago, and right."""
+    vision, policy = load_vision("steerlab"), load_driving_policy("steerlab")
+    env = CarlaDriverVectorEnv(1, scenario="highway_follow", traffic=0, threads=1)
+    env.reset(seed=3)
+    pairs = [torch.as_tensor(np.concatenate([p, p])[None]) for p in env.planes(0)]
+    with torch.no_grad():
+        window = vision.features(*pairs)[:, None].repeat(2, 25, 1)
+        desire = torch.zeros(2, 25, 8)
+        for row, name in enumerate(("laneChangeLeft", "laneChangeRight")):
+            desire[row, -6, DESIRES.index(name)] = 1.0
+        traffic, car = torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[25.0, 0.3]] * 2)
+        outputs = policy.predict(window, desire, traffic, car, torch.ones(2, 1))
+    left, right = (outputs.near.curvature * 25.0**2).tolist()
+    assert right - left > 0.3  # m/s^2
