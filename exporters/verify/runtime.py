@@ -20,7 +20,9 @@ from steerlab.openpilot.tinygrad import TinygradEngine, holds_jit, missing_compi
 from steerlab.readers.graphs import one_line
 from steerlab.types import Array
 
-PARITY = 1e-5  # torch to onnxruntime, relative above 1; plan vectors by their length
+#: Torch to onnxruntime, relative above 1; plan vectors by their length. Rounding depends on the processor: one
+#: vision network differed by 9.5e-6 on one machine and by more than 1e-5 on another.
+PARITY = 3e-5
 TINYGRAD_PARITY = 1e-4  # tinygrad to onnxruntime, relative above 1
 
 
@@ -59,7 +61,7 @@ def torch_parity(subject: Subject) -> str:
     found = difference(outputs, wanted, subject.slices)
     text = f"{found:.1e} ({difference(outputs, wanted):.1e} value by value)"
     if not found <= PARITY:
-        raise Fail(f"differs by {text}", f"export in float32; below {PARITY:g} is usual")
+        raise Fail(f"differs by {text}", "export in float32; below 1e-05 is usual")
     return text
 
 
