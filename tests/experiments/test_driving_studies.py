@@ -93,7 +93,7 @@ def test_the_pair_of_the_package_drives_by_default(tmp_path: Path) -> None:
     assert loop["status"] == "pass"
     assert "lane_kept" in loop["found"]
     with pytest.raises(SystemExit, match="vision= needs episodes="):
-        verify_export.main(arguments)
+        verify_export.main([*arguments, f"output={tmp_path / 'w'}"])
 
 
 def test_episodes_are_the_same_whichever_comes_first(tmp_path: Path) -> None:
