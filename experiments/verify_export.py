@@ -78,6 +78,8 @@ def run(config: Config, output: Path) -> list[Check]:
         held_out().seeds(config.episodes)
     elif config.vision:
         raise InputError("vision= needs episodes=, the number of episodes to drive with it")
+    if config.vision and not chosen.is_split:
+        raise InputError(f"vision= is not for {chosen.id}: its network sees the pictures itself")
     pictures = config.vision or not chosen.is_split
     loop = partial(pair_loop, vision=config.vision) if pictures else closed_loop
     options = Options(

@@ -61,7 +61,7 @@ def torch_parity(subject: Subject) -> str:
     found = difference(outputs, wanted, subject.slices)
     text = f"{found:.1e} ({difference(outputs, wanted):.1e} value by value)"
     if not found <= PARITY:
-        raise Fail(f"differs by {text}", "export in float32; below 1e-05 is usual")
+        raise Fail(f"differs by {text}", "export in float32; about 1e-05 is rounding")
     return text
 
 
