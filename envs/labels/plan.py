@@ -29,14 +29,17 @@ STIFF = 1e-3  # holds values that nothing depends on
 
 
 class Situation(NamedTuple):
-    """What a teacher gets about B cars, (B,) each unless stated."""
+    """What a teacher gets about B cars, (B,) each unless stated.
+
+    There are no commands that are still in the delay: a policy that learns from the labels cannot see
+    them, and would learn the mean over what they may have been.
+    """
 
     offset: Floats  # m right of the route
     heading_error: Floats  # rad
     speed: Floats  # m/s
     acceleration: Floats  # m/s^2
     curvature: Floats  # 1/m, that is driven
-    command: Floats  # 1/m, last command as it went into the delay
     vehicle: Vehicle
     gap: Floats  # m from the front to the next vehicle ahead, FAR if there is none
     lead_speed: Floats  # m/s
@@ -143,8 +146,7 @@ def _situation(
         return np.interp(at, path.s, path.curvature), np.interp(at, path.s, path.limit)
 
     return Situation(
-        state.d, state.psi, state.v, state.a, state.k, state.k_command, vehicle, gap, lead_speed,
-        stop, preview,
+        state.d, state.psi, state.v, state.a, state.k, vehicle, gap, lead_speed, stop, preview,
     )  # fmt: skip
 
 
