@@ -102,3 +102,11 @@ def test_it_steers_with_the_bend_where_the_command_will_act_and_towards_the_path
 def test_late_steering_is_corrected_more_gently() -> None:
     hard, soft = (float(steering(beside_a_bend(delay))[0]) for delay in (0.1, 0.5))
     assert hard < soft < 0.003
+
+
+def test_far_from_the_path_it_steers_back_no_harder() -> None:
+    """Plans from there would else begin with curvatures that belong to no road."""
+    beside = beside_a_bend(0.3)
+    far, farther = (float(steering(beside._replace(offset=np.array([d])))[0]) for d in (2.5, 6.0))
+    near = float(steering(beside._replace(offset=np.array([2.0])))[0])
+    assert far == farther < near
