@@ -12,7 +12,7 @@ from steerlab.envs.kinematic_driver.dynamics import curvature_scale
 from steerlab.envs.labels.plan import FAR, Situation
 from steerlab.types import Array
 
-PUBLISHED = 0.1  # s, over which openpilot smooths what it publishes, on top of the car's own
+PUBLISHED = 0.1  # s: openpilot's smoothing of what it publishes, on top of the car's own
 LATERAL = 2.2  # m/s^2, in bends
 BRAKING = 1.6  # m/s^2, before bends and stops
 STRONGEST = 3.5  # m/s^2
@@ -36,7 +36,7 @@ def steering(situation: Situation) -> Array:
     v, vehicle = situation.speed, situation.vehicle
     late = vehicle.lateral_delay
     pull = vehicle.actuator_lag + vehicle.smoothing + PUBLISHED
-    curvature, _ = situation.preview(np.stack([0.0 * v, v * (late + pull)], axis=1))
+    curvature, _ = situation.preview(np.stack([np.zeros_like(v), v * (late + pull)], axis=1))
     speed = np.maximum(v, 0.5)
     state = np.stack([
         np.clip(situation.offset, -2.5, 2.5), speed * np.sin(situation.heading_error),

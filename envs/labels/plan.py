@@ -38,7 +38,6 @@ class Situation(NamedTuple):
     offset: Floats  # m right of the route
     heading_error: Floats  # rad
     speed: Floats  # m/s
-    acceleration: Floats  # m/s^2
     curvature: Floats  # 1/m, that is driven
     vehicle: Vehicle
     gap: Floats  # m from the front to the next vehicle ahead, FAR if there is none
@@ -146,7 +145,7 @@ def _situation(
         return np.interp(at, path.s, path.curvature), np.interp(at, path.s, path.limit)
 
     return Situation(
-        state.d, state.psi, state.v, state.a, state.k, vehicle, gap, lead_speed, stop, preview,
+        state.d, state.psi, state.v, state.k, vehicle, gap, lead_speed, stop, preview,
     )  # fmt: skip
 
 

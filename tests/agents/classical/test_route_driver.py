@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.linalg import solve_discrete_are, solve_discrete_lyapunov
+from scipy.linalg import solve_discrete_lyapunov
 
+from steerlab.agents.classical.lqr import lqr_gain
 from steerlab.agents.classical.preview import CONTROL_COST
 from steerlab.agents.classical.route_driver import PUBLISHED, gains, steering
 from steerlab.envs.kinematic_driver.dynamics import DT, Vehicle
 from steerlab.envs.labels.plan import FAR, Situation
+from steerlab.openpilot.contracts import contract
 from steerlab.types import Floats
 
 #: Delay, lag of the actuator and smoothing with openpilot's own, s: the corners of the randomisation.
@@ -55,7 +57,7 @@ def test_gains_cost_little_more_than_those_of_the_lqr_that_sees_all(
     a, b = system(*car)
     q, r = np.zeros_like(a), np.array([[CONTROL_COST]])
     q[0, 0], q[1, 1] = 1.0, 0.1
-    best = solve_discrete_are(a, b, q, r)
+    _, best = lqr_gain(a, b, q, r)
     k = feedback(car[0], car[1] + car[2], len(a))
     assert radius(a, b, k) < 0.98
     ours = solve_discrete_lyapunov((a - b @ k).T, q + k.T @ r @ k)
@@ -83,8 +85,8 @@ def beside_a_bend(delay: float) -> Situation:
     fields = dict.fromkeys(Vehicle._fields, one)
     fields |= {"lateral_delay": delay * one, "actuator_lag": 0.2 * one, "smoothing": 0.1 * one}
     return Situation(
-        0.5 * one, 0.02 * one, 20.0 * one, 0.0 * one, 0.002 * one, Vehicle(**fields), FAR * one,
-        0.0 * one, FAR * one,
+        0.5 * one, 0.02 * one, 20.0 * one, 0.002 * one, Vehicle(**fields), FAR * one, 0.0 * one,
+        FAR * one,
         lambda ahead: (np.where(ahead > 5.0, 0.003, 0.001), np.full_like(ahead, 30.0)),
     )  # fmt: skip
 
@@ -97,6 +99,10 @@ def test_it_steers_with_the_bend_where_the_command_will_act_and_towards_the_path
     k = gains(np.array([delay]), np.array([0.2 + 0.1 + PUBLISHED]))[:, 0]
     wanted = 0.003 - k @ [offset, rate, acceleration] / 400.0
     assert float(steering(beside_a_bend(delay))[0]) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_openpilot_smooths_for_as_long_as_the_teacher_reckons_with() -> None:
+    assert contract("openpilot-0.10.0").command.lat_smooth_s == PUBLISHED
 
 
 def test_late_steering_is_corrected_more_gently() -> None:
